@@ -1,0 +1,140 @@
+"""The model repository, written: the only thing that the job and the service share.
+
+    REPOSITORY/NAME/config.pbtxt
+                    labels.txt
+                    N/model.onnx  manifest.json  golden.npz
+
+Owns: the layout, atomicity and version numbers. A version appears whole, by one rename, or not at all; config.pbtxt
+and labels.txt are there before the first version is. Does not own: what the files mean to the service.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MANIFEST_SCHEMA = 1
+MAX_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A version to be: its graph, what is known of it, and real answers that every server of it must reproduce."""
+
+    name: str
+    model: bytes
+    manifest: Mapping[str, Any]
+    golden: Mapping[str, NDArray[Any]]  # by tensor name: inputs and expected outputs
+    label_names: tuple[str, ...]
+    image: tuple[int, int, int]  # (H, W, C)
+
+
+def publish(repository: Path, artifact: Artifact) -> Path:
+    """Write the artifact as the next version of its model and return its folder.
+
+    Raises:
+        OSError: the repository cannot be written; what was there before is untouched.
+    """
+    folder = repository / artifact.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_publisher(folder):
+        for abandoned in folder.glob(".*.tmp"):  # of a job that was killed
+            shutil.rmtree(abandoned) if abandoned.is_dir() else abandoned.unlink()
+        _write_atomically(folder / "labels.txt", "".join(f"{label}\n" for label in artifact.label_names).encode())
+        if not (folder / "config.pbtxt").exists():  # an operator's changes to it stay
+            _write_atomically(folder / "config.pbtxt", config(artifact).encode())
+        number = next_version(folder)
+        staging = folder / f".{number}.tmp"
+        staging.mkdir()
+        try:
+            _write_version(staging, artifact)
+            staging.rename(folder / str(number))
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        _sync_folder(folder)
+    return folder / str(number)
+
+
+def _write_version(folder: Path, artifact: Artifact) -> None:
+    manifest = {
+        "schema": MANIFEST_SCHEMA,
+        "model": artifact.name,
+        "sha256": hashlib.sha256(artifact.model).hexdigest(),
+        **artifact.manifest,
+    }
+    golden = io.BytesIO()
+    np.savez_compressed(golden, allow_pickle=False, **artifact.golden)
+    _write(folder / "model.onnx", artifact.model)
+    _write(folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
+    _write(folder / "golden.npz", golden.getvalue())
+    _sync_folder(folder)
+
+
+@contextmanager
+def _only_publisher(folder: Path) -> Iterator[None]:
+    """Hold the folder against other jobs; the lock dies with the process."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def next_version(folder: Path) -> int:
+    """One more than the largest version number there is."""
+    names = (path.name for path in folder.iterdir())
+    return max((int(name) for name in names if name.isdecimal()), default=0) + 1
+
+
+def config(artifact: Artifact) -> str:
+    """The model's config.pbtxt, in Triton's schema."""
+    dims = ", ".join(str(size) for size in artifact.image)
+    return f"""\
+name: "{artifact.name}"
+platform: "onnxruntime_onnx"
+max_batch_size: {MAX_BATCH_SIZE}
+input [ {{ name: "images" data_type: TYPE_UINT8 dims: [ {dims} ] }} ]
+output [ {{
+  name: "probabilities" data_type: TYPE_FP32 dims: [ {len(artifact.label_names)} ]
+  label_filename: "labels.txt"
+}} ]
+dynamic_batching {{ }}
+"""
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    staging = path.with_name(f".{path.name}.tmp")
+    try:
+        _write(staging, content)
+        staging.rename(path)
+    finally:
+        staging.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in the folder outlast a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
