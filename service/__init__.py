@@ -1,0 +1,18 @@
+"""The inference service: ModelInferRequest bytes in, probabilities out, in batches.
+
+A request passes these stops, in reading order, which is also the order of imports:
+
+    fronts/         the wire: HTTP/2, deadlines, cancellation (`native` or `grpcio`)
+    servicers.py    every method but inference: convert, ask, convert
+    protocol.py     ModelInferRequest bytes → checked rows; outputs → reply bytes
+    registry.py     what is loaded, by name and version; reload
+    loader.py       a version on disk → an engine that has proved its golden answers, behind a batcher
+    batcher.py      requests → batches → answers, bounded in every way
+    engine.py       one ONNX Runtime session on one device
+
+Beside them: repository.py (what is on disk), model.py and tensors.py (what a model takes and gives), statistics.py and
+metrics.py (what happened), health.py, errors.py, settings.py, logs.py; server.py runs the whole and ends it.
+client.py is the command-line client; pb/ holds the stubs made from ../proto.
+
+It imports nothing of the training job and runs without torch; a model repository is all that the two share.
+"""

@@ -116,7 +116,7 @@ def train(
                 if not math.isfinite(state.loss):
                     raise TrainingError(f"the loss is {state.loss} at step {step}; lower --batch-size or change --seed")
                 report(state)
-        if state.validation is not None and state.validation > best_accuracy:
+        if state.validation is not None and state.validation >= best_accuracy:
             best_accuracy = state.validation
             best = {name: tensor.clone() for name, tensor in average.module.state_dict().items()}
 

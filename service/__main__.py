@@ -1,0 +1,40 @@
+"""`python -m service`: serve a model repository.
+
+Exit status: 0 stopped by a signal with every accepted call answered; 2 a setting makes no sense or cannot be had.
+"""
+
+import sys
+
+from pydantic import ValidationError
+from pydantic_settings import CliApp, SettingsError
+
+from service.settings import Settings
+
+
+def main() -> None:
+    """Run the command and exit."""
+    try:
+        settings = CliApp.run(Settings)
+    except (ValidationError, SettingsError) as error:
+        sys.exit(_refuse(error))
+
+    from service import logs, server  # ONNX Runtime and gRPC take a moment; --help and refusals need not wait
+
+    logs.configure(settings.log_format)
+    sys.exit(server.serve(settings))
+
+
+def _refuse(error: ValidationError | SettingsError) -> int:
+    """Say in a line each which settings make no sense; the exit status."""
+    if isinstance(error, SettingsError):
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for problem in error.errors():
+        where = "".join(f"--{part} ".replace("_", "-") for part in problem["loc"])
+        got = f"{problem['input']!r}: " if where else ""
+        print(f"error: {where}{got}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Every error a caller can meet: its gRPC status, its text and its details.
+
+    ServiceError
+    ├── InvalidArgument     INVALID_ARGUMENT    the request is wrong: which field, what was expected, what came
+    ├── NotFound            NOT_FOUND           no such model or version
+    ├── NotReady            UNAVAILABLE         the version exists but cannot answer now
+    ├── Draining            UNAVAILABLE         the server is stopping; try another
+    ├── MessageTooLarge     RESOURCE_EXHAUSTED  the message is over the limit
+    ├── QueueFull           RESOURCE_EXHAUSTED  too many rows wait; when to try again
+    ├── DeadlineExceeded    DEADLINE_EXCEEDED   the deadline passed, or cannot be met, in the queue
+    ├── Unimplemented       UNIMPLEMENTED       not offered
+    └── EngineFailed        INTERNAL            a fixed text and an id that stands in the log
+
+Texts of other exceptions never reach a caller: fronts answer them as EngineFailed does.
+"""
+
+import secrets
+from typing import ClassVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
+from google.rpc.status_pb2 import Status
+
+# Where rich error details travel (https://grpc.io/docs/guides/error/).
+DETAILS_KEY = "grpc-status-details-bin"
+
+
+class ServiceError(Exception):
+    """Base of every error that is told to a caller."""
+
+    code: ClassVar[grpc.StatusCode]
+
+    @property
+    def message(self) -> str:
+        """What the caller reads."""
+        return str(self)
+
+    def detail(self) -> Message | None:
+        """The google.rpc detail that goes with the error, if any."""
+        return None
+
+    def trailing_metadata(self) -> list[tuple[str, bytes]]:
+        """The metadata that carries the detail."""
+        detail = self.detail()
+        if detail is None:
+            return []
+        status = Status(code=self.code.value[0], message=self.message)
+        status.details.add().Pack(detail)
+        return [(DETAILS_KEY, status.SerializeToString())]
+
+
+class InvalidArgument(ServiceError):
+    """The request breaks the model's contract at `field`."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(description)
+        self.field = field
+
+    def detail(self) -> Message | None:
+        """The field and what is wrong with it; nothing where no field could be read."""
+        if not self.field:
+            return None
+        violation = BadRequest.FieldViolation(field=self.field, description=self.message)
+        return BadRequest(field_violations=[violation])
+
+
+class NotFound(ServiceError):
+    """No such model, or no such version of it."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class NotReady(ServiceError):
+    """The version is known but cannot answer: loading, failed or going away."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class _Retryable(ServiceError):
+    """An error that says when to try again."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def detail(self) -> Message:
+        """RetryInfo, with the delay that is worth waiting."""
+        delay = Duration()
+        delay.FromNanoseconds(int(self.retry_after * 1e9))
+        return RetryInfo(retry_delay=delay)
+
+
+class Draining(_Retryable):
+    """The server finishes what it has and takes nothing new."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__("the server is draining: it finishes what it has and takes no new requests", 1.0)
+
+
+class QueueFull(_Retryable):
+    """As many rows wait as may."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, waiting: int, limit: int, retry_after: float) -> None:
+        super().__init__(f"the queue is full: {waiting} rows wait, the limit is {limit}", retry_after)
+
+
+class MessageTooLarge(ServiceError):
+    """The request is larger than the server takes."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"the message has {size} bytes, the limit is {limit} (--max-message-bytes)")
+
+
+class DeadlineExceeded(ServiceError):
+    """The caller's deadline passed while the request waited, or would."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Unimplemented(ServiceError):
+    """A method or parameter that this server does not offer."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class EngineFailed(ServiceError):
+    """Something broke that is not the caller's fault; `error_id` finds it in the log."""
+
+    code = grpc.StatusCode.INTERNAL
+
+    def __init__(self) -> None:
+        self.error_id = secrets.token_hex(6)
+        super().__init__(f"the request could not be computed; error id {self.error_id} stands in the server's log")

@@ -1,0 +1,96 @@
+"""The fast front: pygrpc-native, whose HTTP/2 and gRPC work runs in Rust outside the GIL.
+
+Owns: one thread that takes calls in bursts, their deadlines and cancellations. It serves ModelInfer; every other method
+goes through to the grpcio front on `fallback`, a Unix socket.
+"""
+
+import threading
+import time
+
+import structlog
+from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
+
+from service.errors import EngineFailed, ServiceError
+from service.protocol import Inference, InferRequest
+
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+# Calls taken from the front in one crossing of the GIL.
+BURST = 256
+
+log = structlog.get_logger(__name__)
+
+
+class NativeFront:
+    """The front on a TCP address.
+
+    Raises:
+        OSError: the address is taken or cannot be bound.
+    """
+
+    def __init__(self, address: str, inference: Inference, *, fallback: str) -> None:
+        self._inference = inference
+        self._front = NativeGrpcFront(address, [(MODEL_INFER, False)], call_details=True)
+        self._front.set_fallback(fallback)
+        self.port = self._front.bound_port
+        self._pending: dict[int, InferRequest] = {}
+        self._thread = threading.Thread(target=self._take, name="front", daemon=True)
+
+    def start(self) -> None:
+        """Take calls."""
+        self._front.start()
+        self._thread.start()
+
+    def close(self) -> None:
+        """End at once; calls in flight get UNAVAILABLE, so drain first."""
+        self._front.close()
+        self._thread.join()
+
+    def _take(self) -> None:
+        pending = self._pending
+        while (events := self._front.recv_batch_details(BURST)) is not None:
+            arrived = time.monotonic()
+            for kind, call_id, _, payload, _, details in events:
+                if kind == EVENT_CANCEL:
+                    if request := pending.pop(call_id, None):
+                        request.cancel()
+                elif payload is not None:
+                    left = details[2] if details else None
+                    self._accept(call_id, payload, arrived, None if left is None else arrived + left)
+
+    def _accept(self, call_id: int, payload: bytes, arrived: float, deadline: float | None) -> None:
+        reply = NativeReply(self._front, call_id, self._pending)
+        try:
+            request = self._inference.accept(payload, reply, arrived=arrived, deadline=deadline)
+        except Exception:  # the thread must outlive whatever one call does to it
+            error = EngineFailed()
+            log.exception("a call failed", method="ModelInfer", error_id=error.error_id)
+            reply.fail(error)
+            return
+        if request is not None and not reply.used:
+            self._pending[call_id] = request
+            if reply.used:  # answered between the two lines above
+                self._pending.pop(call_id, None)
+
+
+class NativeReply:
+    """The way back to the caller of one call."""
+
+    __slots__ = ("_call_id", "_front", "_pending", "used")
+
+    def __init__(self, front: NativeGrpcFront, call_id: int, pending: dict[int, InferRequest]) -> None:
+        self._front = front
+        self._call_id = call_id
+        self._pending = pending
+        self.used = False
+
+    def respond(self, payload: bytes) -> None:
+        """Send the serialised response."""
+        self.used = True
+        self._pending.pop(self._call_id, None)
+        self._front.respond(self._call_id, payload)
+
+    def fail(self, error: ServiceError) -> None:
+        """End the call with the error."""
+        self.used = True
+        self._pending.pop(self._call_id, None)
+        self._front.fail(self._call_id, error.code.value[0], error.message, error.trailing_metadata() or None)

@@ -1,0 +1,295 @@
+"""From a version on disk to one that answers: every check that stands between a file and traffic.
+
+Owns the order of them: read the files, compare the hash, open the graph, complete and compare the configuration, prove
+the golden answers in every batch size (which also warms each up), and only then put a batcher before the engines.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batcher import Batcher, Policy
+from service.engine import Engine, GraphTensor
+from service.model import ModelSpec, TensorSpec
+from service.pb.model_config_pb2 import DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelOutput
+from service.repository import (
+    BACKEND,
+    PLATFORM,
+    LoadError,
+    ModelFolder,
+    VersionFiles,
+    label_names,
+    read_config,
+    read_version,
+)
+from service.statistics import Statistics
+from service.tensors import BY_CONFIG, BY_ONNX
+
+# What Triton takes for a graph with a free first axis and no configuration.
+DERIVED_MAX_BATCH_SIZE = 4
+# Batches that may wait where the configuration sets no limit.
+DEFAULT_QUEUE_BATCHES = 16
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How engines are made: the devices, one engine each, and the threads of each."""
+
+    devices: Sequence[str]
+    threads: int
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A version that answers."""
+
+    spec: ModelSpec
+    batcher: Batcher
+    statistics: Statistics
+    labels: dict[str, tuple[str, ...]]  # by output
+    sha256: str
+    verified: bool  # made by our training job: hash and golden answers hold
+    device: str
+    provider: str
+    load_seconds: float = field(compare=False)
+
+
+def load(folder: ModelFolder, version: int, runtime: Runtime) -> LoadedModel:
+    """Load a version and prove it.
+
+    Raises:
+        LoadError: it cannot be served; the message says why.
+        engine.DeviceUnavailable: the device could not be had.
+    """
+    started = time.perf_counter()
+    config = read_config(folder)
+    files = read_version(folder, version)
+    engines = [_open(files.model, device, runtime.threads) for device in runtime.devices]
+    spec = complete_spec(folder.name, version, config, engines[0])
+    labels = {
+        output.name: label_names(folder, output.label_filename)
+        for output in spec.config.output
+        if output.label_filename
+    }
+    for engine in engines:
+        if files.golden:
+            prove(engine, spec, files)
+        else:
+            warm_up(engine, spec)
+    statistics = Statistics()
+    batcher = Batcher(
+        [engine.run for engine in engines],
+        _policy(spec),
+        statistics,
+        name=spec.name,
+        same_shape=all(-1 not in tensor.shape for tensor in spec.inputs),
+    )
+    return LoadedModel(
+        spec=spec,
+        batcher=batcher,
+        statistics=statistics,
+        labels=labels,
+        sha256=files.sha256,
+        verified=files.manifest is not None,
+        device=",".join(engine.device for engine in engines),
+        provider=engines[0].provider,
+        load_seconds=time.perf_counter() - started,
+    )
+
+
+def _open(model: bytes, device: str, threads: int) -> Engine:
+    try:
+        return Engine(model, device=device, threads=threads)
+    except Exception as error:  # ONNX Runtime's errors share no narrower base
+        if type(error).__module__.startswith("onnxruntime"):
+            raise LoadError(f"model.onnx cannot be opened: {error}") from error
+        raise
+
+
+def _policy(spec: ModelSpec) -> Policy:
+    limit = max(spec.max_batch_size, 1)
+    batching = spec.config.dynamic_batching
+    if not spec.config.HasField("dynamic_batching"):
+        return Policy(max_batch_size=limit, max_queue_rows=DEFAULT_QUEUE_BATCHES * limit)
+    return Policy(
+        max_batch_size=limit,
+        max_queue_rows=batching.default_queue_policy.max_queue_size or DEFAULT_QUEUE_BATCHES * limit,
+        max_delay=batching.max_queue_delay_microseconds * 1e-6,
+    )
+
+
+# --- configuration -----------------------------------------------------------------------------------------------
+
+
+def complete_spec(name: str, version: int, config: ModelConfig, engine: Engine) -> ModelSpec:
+    """Fill in what the configuration leaves out from the graph, and hold it against the graph.
+
+    Raises:
+        LoadError: the two contradict each other, or the graph uses a type that is not served.
+    """
+    free_first = all(tensor.shape and tensor.shape[0] is None for tensor in (*engine.inputs, *engine.outputs))
+    complete = ModelConfig()
+    complete.CopyFrom(config)
+    complete.name, complete.platform, complete.backend = name, PLATFORM, BACKEND
+    if not (config.input or config.output or config.max_batch_size):
+        complete.max_batch_size = DERIVED_MAX_BATCH_SIZE if free_first else 0
+        if free_first and not config.HasField("dynamic_batching"):
+            complete.dynamic_batching.CopyFrom(ModelDynamicBatching())
+    batches = complete.max_batch_size > 0
+    if batches and not free_first:
+        fixed = next(t for t in (*engine.inputs, *engine.outputs) if not t.shape or t.shape[0] is not None)
+        raise LoadError(
+            f"max_batch_size is {complete.max_batch_size}, but the first axis of {fixed.name!r} is not free: "
+            f"its shape is {_show(fixed.shape)}; set max_batch_size to 0 or export with a free batch axis"
+        )
+    inputs = _match("input", list(config.input), engine.inputs, batches)
+    outputs = _match("output", list(config.output), engine.outputs, batches)
+    _write_back(complete, inputs, outputs)
+    return ModelSpec(name, version, inputs, outputs, complete.max_batch_size, complete)
+
+
+def _match(
+    kind: str, declared: Sequence[ModelInput | ModelOutput], graph: Sequence[GraphTensor], batches: bool
+) -> tuple[TensorSpec, ...]:
+    """The graph's tensors, in its order, narrowed to what the configuration declares."""
+    by_name = {tensor.name: tensor for tensor in declared}
+    names = [tensor.name for tensor in graph]
+    odd = sorted(by_name.keys() ^ set(names)) if declared else []
+    if odd:
+        raise LoadError(f"config.pbtxt and the graph differ in {kind} {odd[0]!r}: {sorted(by_name)} against {names}")
+    specs = []
+    for tensor in graph:
+        if tensor.type not in BY_ONNX:
+            raise LoadError(f"{kind} {tensor.name!r} has type {tensor.type}; served are {', '.join(BY_ONNX)}")
+        spec = TensorSpec(
+            tensor.name,
+            BY_ONNX[tensor.type],
+            tuple(-1 if axis is None else axis for axis in tensor.shape[1 if batches else 0 :]),
+        )
+        if tensor.name in by_name:
+            spec = _narrow(kind, spec, by_name[tensor.name])
+        specs.append(spec)
+    return tuple(specs)
+
+
+def _narrow(kind: str, graph: TensorSpec, declared: ModelInput | ModelOutput) -> TensorSpec:
+    expected = BY_CONFIG.get(DataType.Name(declared.data_type))
+    if expected is not graph.data_type:
+        raise LoadError(
+            f"{kind} {graph.name!r}: config.pbtxt says {DataType.Name(declared.data_type)}, "
+            f"the graph has {graph.data_type.config}"
+        )
+    dims = tuple(declared.dims)
+    fits = len(dims) == len(graph.shape) and all(
+        ours in (-1, theirs) or (theirs == -1 and ours > 0) for ours, theirs in zip(dims, graph.shape, strict=True)
+    )
+    if not fits:
+        raise LoadError(
+            f"{kind} {graph.name!r}: config.pbtxt says dims {_show(dims)}, the graph has {_show(graph.shape)} "
+            "(both without the batch axis where max_batch_size > 0)"
+        )
+    shape = tuple(max(ours, theirs) for ours, theirs in zip(dims, graph.shape, strict=True))
+    return TensorSpec(graph.name, graph.data_type, shape)
+
+
+def _write_back(config: ModelConfig, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Put the matched tensors into the configuration that ModelConfig answers."""
+    declared_inputs = {tensor.name: tensor for tensor in config.input}
+    declared_outputs = {tensor.name: tensor for tensor in config.output}
+    new_inputs, new_outputs = [], []
+    for spec in inputs:
+        tensor = ModelInput(name=spec.name, data_type=DataType.Value(spec.data_type.config), dims=spec.shape)
+        if spec.name in declared_inputs:
+            tensor.format = declared_inputs[spec.name].format
+        new_inputs.append(tensor)
+    for spec in outputs:
+        result = ModelOutput(name=spec.name, data_type=DataType.Value(spec.data_type.config), dims=spec.shape)
+        if spec.name in declared_outputs:
+            result.label_filename = declared_outputs[spec.name].label_filename
+        new_outputs.append(result)
+    del config.input[:]
+    del config.output[:]
+    config.input.extend(new_inputs)
+    config.output.extend(new_outputs)
+
+
+def _show(shape: Sequence[int | None]) -> str:
+    return "[" + ", ".join("-1" if axis is None else str(axis) for axis in shape) + "]"
+
+
+# --- proof -------------------------------------------------------------------------------------------------------
+
+
+def batch_sizes(limit: int) -> list[int]:
+    """1, 2, 4 … and the limit itself."""
+    return sorted({*(2**power for power in range(limit.bit_length())), limit})
+
+
+def prove(engine: Engine, spec: ModelSpec, files: VersionFiles) -> None:
+    """Answer the golden inputs in every batch size and compare; this also warms each size up.
+
+    Raises:
+        LoadError: an answer differs by more than the tolerance, or in its label.
+    """
+    names = [tensor.name for tensor in (*spec.inputs, *spec.outputs)]
+    absent = [name for name in names if name not in files.golden]
+    if absent:
+        raise LoadError(f"golden.npz holds {sorted(files.golden)}, but not {absent[0]!r}")
+    samples = min(len(files.golden[name]) for name in names)
+    if samples == 0:
+        raise LoadError("golden.npz holds no samples")
+    for size in batch_sizes(max(spec.max_batch_size, 1)):
+        pick = np.arange(max(size, samples)) % samples  # every sample in every size
+        for start in range(0, len(pick) - size + 1, size):
+            rows = pick[start : start + size]
+            answers = _run(engine, [files.golden[tensor.name][rows] for tensor in spec.inputs])
+            for tensor, answer in zip(spec.outputs, answers, strict=True):
+                _compare(tensor.name, files.golden[tensor.name][rows], answer, rows, files.golden_tolerance)
+
+
+def _compare(
+    name: str, expected: NDArray[np.generic], answer: NDArray[np.generic], rows: NDArray[np.int64], tolerance: float
+) -> None:
+    if expected.shape != answer.shape:
+        raise LoadError(f"golden {name!r} has shape {list(expected.shape)}, the engine gives {list(answer.shape)}")
+    gap = np.abs(expected.astype(np.float64) - answer.astype(np.float64)).reshape(len(rows), -1)
+    flips = expected.reshape(len(rows), -1).argmax(1) != answer.reshape(len(rows), -1).argmax(1)
+    worst = int(gap.max(1).argmax())
+    if not gap.max() <= tolerance or flips.any():  # "not <=" so that NaN fails
+        sample = int(rows[int(flips.argmax()) if flips.any() else worst])
+        raise LoadError(
+            f"the golden answers do not hold at batch size {len(rows)}: {name!r} differs by {gap.max():.2e}, allowed "
+            f"{tolerance:.0e}, and {int(flips.sum())} of {len(rows)} labels differ, first at sample {sample}"
+        )
+
+
+def warm_up(engine: Engine, spec: ModelSpec) -> None:
+    """Run zeros in every batch size, so that no request is the first; free axes get size 1.
+
+    Raises:
+        LoadError: the graph cannot be run, or does not answer a row for a row.
+    """
+    for size in batch_sizes(max(spec.max_batch_size, 1)):
+        lead = (size,) if spec.batches else ()
+        zeros = [
+            np.zeros((*lead, *(max(axis, 1) for axis in tensor.shape)), tensor.data_type.dtype)
+            for tensor in spec.inputs
+        ]
+        answers = _run(engine, zeros)
+        for tensor, answer in zip(spec.outputs, answers, strict=True):
+            if spec.batches and (answer.ndim == 0 or len(answer) != size):
+                raise LoadError(
+                    f"output {tensor.name!r} has shape {list(answer.shape)} for {size} rows; "
+                    "a model that batches answers a row for a row: set max_batch_size to 0"
+                )
+
+
+def _run(engine: Engine, inputs: Sequence[NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
+    try:
+        return engine.run(tuple(inputs))
+    except Exception as error:
+        shapes = ", ".join(str(list(array.shape)) for array in inputs)
+        raise LoadError(f"the graph cannot be run on inputs of shape {shapes}: {error}") from error

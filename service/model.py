@@ -1,0 +1,32 @@
+"""What a model version takes and gives, as plain data that every layer may hold."""
+
+from dataclasses import dataclass
+
+from service.pb.model_config_pb2 import ModelConfig
+from service.tensors import DataType
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of a model. `shape` leaves the batch axis out where the model batches; -1 is a free axis."""
+
+    name: str
+    data_type: DataType
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)  # a version is itself: specs are looked up by identity, which is fast
+class ModelSpec:
+    """A version of a model. `max_batch_size` 0 means that it does not batch: shapes are whole, a request is a run."""
+
+    name: str
+    version: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+    config: ModelConfig  # complete: what config.pbtxt leaves out is filled in from the graph
+
+    @property
+    def batches(self) -> bool:
+        """Whether the first axis of every tensor is the batch."""
+        return self.max_batch_size > 0

@@ -1,0 +1,203 @@
+"""The model repository on disk: Triton's layout, read.
+
+    REPOSITORY/NAME/config.pbtxt     optional: what it leaves out is derived from the graph
+                    labels.txt       where an output names it
+                    N/model.onnx     and, from our training job, manifest.json and golden.npz
+
+Owns: which models and versions there are, and reading their files with every problem named. Does not own: loading.
+Only folders whose name is a positive number without leading zeros are versions; all else is ignored.
+"""
+
+import hashlib
+import json
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf import text_format
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from service.pb.model_config_pb2 import ModelConfig
+
+PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
+VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+
+class LoadError(Exception):
+    """A model or version cannot be served; the message says what was expected, what was found and where."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model on disk: its newest-first version numbers and a fingerprint of each, which changes with its files."""
+
+    path: Path
+    versions: dict[int, str]
+
+    @property
+    def name(self) -> str:
+        """The folder's name is the model's."""
+        return self.path.name
+
+    def version_path(self, version: int) -> Path:
+        """The folder of a version."""
+        return self.path / str(version)
+
+
+class Golden(BaseModel):
+    """The part of a manifest that says how exactly golden answers must be met."""
+
+    tolerance: float
+
+
+class Manifest(BaseModel):
+    """What the service reads of manifest.json; the rest is for people."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str
+    sha256: str
+    golden: Golden
+
+
+@dataclass(frozen=True)
+class VersionFiles:
+    """A version's files, read and consistent with each other. `manifest` None means made by somebody else."""
+
+    model: bytes
+    sha256: str
+    manifest: Manifest | None
+    golden: dict[str, NDArray[Any]]
+    golden_tolerance: float
+
+
+def scan(repository: Path) -> list[ModelFolder]:
+    """All model folders, by name.
+
+    Raises:
+        LoadError: the repository cannot be read.
+    """
+    try:
+        folders = sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return [ModelFolder(path, _versions(path)) for path in folders]
+    except OSError as error:
+        raise LoadError(f"the repository {repository} cannot be read: {error}") from error
+
+
+def _versions(folder: Path) -> dict[int, str]:
+    numbers = sorted((int(path.name) for path in folder.iterdir() if VERSION.fullmatch(path.name)), reverse=True)
+    config = _stamp(folder / "config.pbtxt")
+    return {
+        number: config + "".join(_stamp(path) for path in sorted((folder / str(number)).glob("*")))
+        for number in numbers
+    }
+
+
+def _stamp(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:
+        return f"{path.name}:-;"
+    return f"{path.name}:{stat.st_mtime_ns}:{stat.st_size};"
+
+
+def read_config(folder: ModelFolder) -> ModelConfig:
+    """The model's config.pbtxt, empty where there is none.
+
+    Raises:
+        LoadError: it is no ModelConfig, is another model's, or asks for what this service does not do.
+    """
+    path = folder.path / "config.pbtxt"
+    config = ModelConfig()
+    try:
+        text_format.Parse(path.read_text(), config)
+    except FileNotFoundError:
+        pass
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise LoadError(f"{path} cannot be read: {error}") from error
+    if config.name and config.name != folder.name:
+        raise LoadError(f"{path} names the model {config.name!r}, its folder {folder.name!r}")
+    if config.platform not in ("", PLATFORM) or config.backend not in ("", BACKEND):
+        raise LoadError(f"{path}: only platform {PLATFORM!r} is served, not {config.platform or config.backend!r}")
+    if config.max_batch_size < 0:
+        raise LoadError(f"{path}: max_batch_size is {config.max_batch_size}, expected 0 or more")
+    refused = [field for field in _refused_fields(config) if field]
+    if refused:
+        raise LoadError(f"{path}: {', '.join(refused)} cannot be honoured by this service; remove it")
+    return config
+
+
+def _refused_fields(config: ModelConfig) -> list[str]:
+    """Fields that change what a model answers, which silence must not pass over."""
+    return [
+        "sequence_batching" if config.HasField("sequence_batching") else "",
+        "ensemble_scheduling" if config.HasField("ensemble_scheduling") else "",
+        "model_transaction_policy.decoupled" if config.model_transaction_policy.decoupled else "",
+        "batch_input" if config.batch_input else "",
+        "batch_output" if config.batch_output else "",
+        "input.reshape" if any(tensor.HasField("reshape") for tensor in config.input) else "",
+        "output.reshape" if any(tensor.HasField("reshape") for tensor in config.output) else "",
+        "input.allow_ragged_batch" if any(tensor.allow_ragged_batch for tensor in config.input) else "",
+        "input.optional" if any(tensor.optional for tensor in config.input) else "",
+    ]
+
+
+def read_version(folder: ModelFolder, version: int) -> VersionFiles:
+    """Read a version's files.
+
+    Raises:
+        LoadError: one is missing or cannot be read, or the graph is not the one that the manifest describes.
+    """
+    path = folder.version_path(version)
+    try:
+        model = (path / "model.onnx").read_bytes()
+    except OSError as error:
+        raise LoadError(f"{path / 'model.onnx'} cannot be read: {error.strerror}") from error
+    sha256 = hashlib.sha256(model).hexdigest()
+    manifest = _read_manifest(path / "manifest.json")
+    if manifest is None:
+        return VersionFiles(model, sha256, None, {}, 0.0)
+    if manifest.model != folder.name:
+        raise LoadError(f"{path / 'manifest.json'} describes {manifest.model!r}, not {folder.name!r}")
+    if manifest.sha256 != sha256:
+        raise LoadError(
+            f"{path / 'model.onnx'} is not what its manifest describes: expected SHA-256 {manifest.sha256}, "
+            f"got {sha256}; publish it again"
+        )
+    return VersionFiles(model, sha256, manifest, _read_golden(path / "golden.npz"), manifest.golden.tolerance)
+
+
+def _read_manifest(path: Path) -> Manifest | None:
+    try:
+        return Manifest.model_validate(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, ValidationError) as error:
+        raise LoadError(f"{path} cannot be read: {error}") from error
+
+
+def _read_golden(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise LoadError(f"{path} cannot be read: {error}; a version with a manifest must have it") from error
+
+
+def label_names(folder: ModelFolder, filename: str) -> tuple[str, ...]:
+    """The labels of an output, one a line, by class id.
+
+    Raises:
+        LoadError: the file is missing or lies outside the model's folder.
+    """
+    path = folder.path / filename
+    if folder.path.resolve() not in path.resolve().parents:
+        raise LoadError(f"label_filename {filename!r} leads out of {folder.path}")
+    try:
+        return tuple(path.read_text().splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoadError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,218 @@
+"""The service's life: start, serve, stop.
+
+Owns: the order of things. Starting: addresses first, so that the process is live and says why it is not ready; then
+models; then ready. Stopping, on SIGTERM or Ctrl-C:
+
+1. health says NOT_SERVING and /readyz 503, while calls are still served for `drain_seconds` (not after Ctrl-C);
+2. new calls are refused with UNAVAILABLE, and what waits is answered, for at most `grace_seconds`;
+3. the fronts close; exit status 0. A second signal ends the process at once.
+
+SIGHUP looks for new versions now. Exit status 2: an address, the repository or the device cannot be had.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import structlog
+
+from service.engine import DeviceUnavailable, choose_devices
+from service.errors import Draining
+from service.fronts.grpcio import GrpcioFront
+from service.health import HealthServicer
+from service.loader import Runtime, load
+from service.metrics import MetricsServer, ServiceCollector
+from service.protocol import Inference
+from service.registry import Registry
+from service.servicers import InferenceServicer
+from service.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class CannotStart(Exception):
+    """The service cannot be what the settings ask for; the message says which and why."""
+
+
+class Server:
+    """One service, from start to exit, on one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._front_kind = choose_front(settings.front)
+        self._runtime = Runtime(_devices(settings.device), settings.threads)
+        if not settings.repository.is_dir():
+            raise CannotStart(
+                f"--repository {settings.repository}: no such folder; `python -m training` makes one, or `make demo`"
+            )
+        self._registry = Registry(
+            settings.repository,
+            lambda folder, version: load(folder, version, self._runtime),
+            on_change=self._models_changed,
+        )
+        self._inference = Inference(self._registry, max_message_bytes=settings.max_message_bytes)
+        self._lame_duck = False
+        self._stop = asyncio.Event()
+        self._stop_signal = signal.SIGTERM
+        self._reload = asyncio.Event()
+        self._health = HealthServicer()
+
+    async def run(self) -> None:
+        """Serve until a signal says stop."""
+        self._loop = asyncio.get_running_loop()
+        with self._signals():
+            await self._start()
+            reconciler = asyncio.create_task(self._follow_repository())
+            await self._stop.wait()
+            reconciler.cancel()
+            await self._shut_down()
+
+    # --- start ---
+
+    async def _start(self) -> None:
+        settings = self._settings
+        collector = ServiceCollector(self._registry, self._inference, self._front_kind)
+        with _address(f"--metrics-port {settings.metrics_port}"):
+            self._metrics = MetricsServer(settings.host, settings.metrics_port, collector, self.not_ready_because)
+        self._folder = tempfile.TemporaryDirectory(prefix="simplecnn-")
+        socket = f"{self._folder.name}/grpc.sock"
+        address = _join(settings.host, settings.grpc_port)
+        servicer = InferenceServicer(self._registry, self._inference)
+        with _address(f"--grpc-port {settings.grpc_port}"):
+            native = self._front_kind == "native"
+            self._grpcio = GrpcioFront(
+                f"unix:{socket}" if native else address,
+                self._inference,
+                servicer,
+                self._health,
+                max_message_bytes=settings.max_message_bytes,
+            )
+            if native:
+                from service.fronts.native import NativeFront  # here: it need not be installed
+
+                self._native = NativeFront(address, self._inference, fallback=socket)
+        await self._grpcio.start()
+        if native:
+            self._native.start()
+        port = self._native.port if native else self._grpcio.port
+        log.info("listening", front=self._front_kind, grpc=_join(settings.host, port), pid=os.getpid())
+        log.info("metrics", url=f"http://{_join(settings.host, self._metrics.port)}/metrics")
+
+    async def _follow_repository(self) -> None:
+        """Load what is there, then follow changes by poll and by SIGHUP."""
+        started = time.perf_counter()
+        while True:
+            self._reload.clear()
+            await asyncio.to_thread(self._registry.reconcile)
+            if started:
+                reason = self.not_ready_because()
+                if reason:
+                    log.error("not ready", reason=reason)
+                else:
+                    log.info("ready", seconds=round(time.perf_counter() - started, 3))
+                started = 0.0
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._reload.wait(), self._settings.poll_seconds or None)
+
+    def not_ready_because(self) -> str:
+        """Why the server is not ready; "" if it is."""
+        return "draining" if self._lame_duck else self._registry.not_ready_because()
+
+    def _models_changed(self) -> None:
+        """From the reconciling thread: tell the health service."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._publish_health)
+
+    def _publish_health(self) -> None:
+        answering = set() if self._lame_duck else {model.spec.name for model in self._registry.models()}
+        names = {name: name in answering for name in self._registry.names()}
+        self._health.set_all({"": not self.not_ready_because(), **names})
+
+    # --- stop ---
+
+    async def _shut_down(self) -> None:
+        settings = self._settings
+        lame_duck = settings.drain_seconds if self._stop_signal == signal.SIGTERM else 0.0
+        log.info("draining", serving_on_for=lame_duck)
+        self._lame_duck = True
+        self._publish_health()
+        await asyncio.sleep(lame_duck)
+        self._inference.draining = True
+        self._registry.close()
+        limit = time.monotonic() + settings.grace_seconds
+        if not await asyncio.to_thread(self._registry.join, settings.grace_seconds):
+            log.error("calls in flight took longer than --grace-seconds; they are failed")
+            for model in self._registry.models():
+                model.batcher.fail_waiting(Draining())
+        await self._grpcio.stop(max(0.0, limit - time.monotonic()))
+        if self._front_kind == "native":
+            await asyncio.to_thread(self._native.close)
+        self._metrics.close()
+        self._folder.cleanup()
+        log.info("stopped")
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def stop(number: signal.Signals) -> None:
+            if self._stop.is_set():
+                log.error("a second signal: ending at once")
+                os._exit(128 + number)
+            self._stop_signal = number
+            self._stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, stop, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        yield
+
+
+def choose_front(wanted: str) -> str:
+    """`native` or `grpcio`.
+
+    Raises:
+        CannotStart: the native front was asked for by name and is not installed.
+    """
+    installed = find_spec("pygrpc_native") is not None
+    if wanted == "native" and not installed:
+        raise CannotStart("--front native: pygrpc-native is not installed; install it or use --front grpcio")
+    return "native" if installed and wanted != "grpcio" else "grpcio"
+
+
+def _devices(wanted: str) -> list[str]:
+    try:
+        return choose_devices(wanted)
+    except DeviceUnavailable as error:
+        raise CannotStart(str(error)) from error
+
+
+@contextlib.contextmanager
+def _address(flag: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CannotStart(f"{flag}: the address cannot be bound ({error}); is another server running?") from error
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def serve(settings: Settings) -> int:
+    """Run a service to its end and return the exit status."""
+
+    async def main() -> None:
+        await Server(settings).run()
+
+    try:
+        asyncio.run(main())
+    except CannotStart as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,126 @@
+"""Every method of inference.GRPCInferenceService but inference itself: convert, ask, convert.
+
+A method takes its request message and returns its response message, or raises a ServiceError; the fronts do the rest.
+Methods that are not here answer UNIMPLEMENTED.
+"""
+
+from importlib.metadata import version
+
+from service.loader import LoadedModel
+from service.pb import inference_pb2 as pb
+from service.protocol import Inference
+from service.registry import Registry, State
+from service.statistics import Histogram
+
+SERVER_NAME = "simplecnn"
+SERVER_VERSION = version("simplecnn")
+# Of the extensions that Triton names, those that are offered.
+EXTENSIONS = ("model_configuration", "statistics", "binary_tensor_data")
+
+
+class InferenceServicer:
+    """The methods, by name."""
+
+    def __init__(self, registry: Registry, inference: Inference) -> None:
+        self._registry = registry
+        self._inference = inference
+
+    def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        """The process answers."""
+        return pb.ServerLiveResponse(live=True)
+
+    def ServerReady(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+        """Every model that should answer does, and the server is not draining."""
+        return pb.ServerReadyResponse(ready=not (self._inference.draining or self._registry.not_ready_because()))
+
+    def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        """The version answers. Raises NotFound for one that does not exist."""
+        versions = [
+            status
+            for status in self._registry.index()
+            if status.name == request.name and request.version in ("", str(status.version))
+        ]
+        if not versions:
+            self._registry.get(request.name, request.version)
+        ready = any(status.state is State.READY for status in versions)
+        return pb.ModelReadyResponse(ready=ready and not self._inference.draining)
+
+    def ServerMetadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        """What this server is."""
+        return pb.ServerMetadataResponse(name=SERVER_NAME, version=SERVER_VERSION, extensions=EXTENSIONS)
+
+    def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        """What the model takes and gives; shapes with the batch axis as -1."""
+        spec = self._registry.get(request.name, request.version).spec
+        versions = [model.spec.version for model in self._registry.models() if model.spec.name == spec.name]
+        response = pb.ModelMetadataResponse(
+            name=spec.name, versions=[str(number) for number in sorted(versions)], platform=spec.config.platform
+        )
+        lead = [-1] if spec.batches else []
+        for tensors, field in ((spec.inputs, response.inputs), (spec.outputs, response.outputs)):
+            for tensor in tensors:
+                field.add(name=tensor.name, datatype=tensor.data_type.name, shape=[*lead, *tensor.shape])
+        return response
+
+    def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        """The model's configuration, with all that was derived."""
+        return pb.ModelConfigResponse(config=self._registry.get(request.name, request.version).spec.config)
+
+    def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        """What happened to one version, or all of a model, or all there are."""
+        if request.name:
+            self._registry.get(request.name, request.version)
+        return pb.ModelStatisticsResponse(
+            model_stats=[
+                _statistics(model)
+                for model in self._registry.models()
+                if request.name in ("", model.spec.name) and request.version in ("", str(model.spec.version))
+            ]
+        )
+
+    def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        """Every version, its state and, where it is not ready, why."""
+        response = pb.RepositoryIndexResponse()
+        for status in self._registry.index():
+            if status.state is State.READY or not request.ready:
+                number = str(status.version) if status.version else ""
+                response.models.add(name=status.name, version=number, state=status.state, reason=status.reason)
+        return response
+
+
+def _statistics(model: LoadedModel) -> pb.ModelStatistics:
+    statistics = model.statistics
+    with statistics.lock:
+        succeeded = statistics.codes["OK"]
+        failed = statistics.codes.total() - succeeded
+        result = pb.ModelStatistics(
+            name=model.spec.name,
+            version=str(model.spec.version),
+            last_inference=int(statistics.last_inference * 1e3),
+            inference_count=statistics.rows,
+            execution_count=statistics.executions,
+            inference_stats=pb.InferStatistics(
+                success=_duration(succeeded, statistics.duration.sum),
+                fail=_duration(failed, statistics.failed_seconds),
+                queue=_histogram(statistics.queue),
+                compute_input=_duration(succeeded, statistics.gather_seconds),
+                compute_infer=_duration(succeeded, statistics.compute_seconds),
+                compute_output=_duration(succeeded, statistics.scatter_seconds),
+            ),
+        )
+        for rows, size in sorted(statistics.by_size.items()):
+            result.batch_stats.add(
+                batch_size=rows,
+                compute_input=_duration(size.executions, size.gather),
+                compute_infer=_duration(size.executions, size.compute),
+                compute_output=_duration(size.executions, size.scatter),
+            )
+    return result
+
+
+def _histogram(histogram: Histogram) -> pb.StatisticDuration:
+    return _duration(sum(histogram.counts), histogram.sum)
+
+
+def _duration(count: int, seconds: float) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=count, ns=int(seconds * 1e9))

@@ -1,0 +1,121 @@
+"""What happened to a model version, counted once a batch.
+
+Owns the counters and histograms behind both /metrics and ModelStatistics, so that the two can never disagree.
+Durations are in seconds.
+"""
+
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+# Upper bounds of the duration buckets, from 50 µs to 10 s.
+DURATION_BUCKETS = (
+    50e-6, 100e-6, 200e-6, 300e-6, 500e-6, 750e-6, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3,
+    10e-3, 15e-3, 20e-3, 30e-3, 50e-3, 75e-3, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
+)  # fmt: skip
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Histogram:
+    """Counts by bucket; the caller holds the lock."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)  # the last: above every bound
+        self.sum = 0.0
+
+    def observe(self, values: Iterable[float]) -> None:
+        """Count each value in the first bucket whose bound is not below it."""
+        bounds, counts = self.bounds, self.counts
+        total = 0.0
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+            total += value
+        self.sum += total
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """(bound, values up to it) pairs, as Prometheus wants them."""
+        result, running = [], 0
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            running += count
+            result.append((bound, float(running)))
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One execution: how many rows, why it closed, and how long its parts took, in seconds."""
+
+    rows: int
+    closed_by: str
+    queued: Sequence[float]  # a request each: from arrival to the start of the batch
+    total: Sequence[float]  # a request each: from arrival to its answer
+    gather: float  # joining the inputs
+    compute: float
+    scatter: float  # building and handing over the answers
+
+
+@dataclass
+class SizeStatistics:
+    """Executions of one batch size and the seconds spent in their parts."""
+
+    executions: int = 0
+    gather: float = 0.0
+    compute: float = 0.0
+    scatter: float = 0.0
+
+
+@dataclass
+class Statistics:
+    """All that happened to one model version since it was loaded. Read and written under `lock`."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    by_size: defaultdict[int, SizeStatistics] = field(default_factory=lambda: defaultdict(SizeStatistics))
+    closed_by: Counter[str] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)  # answered requests by gRPC status name
+    rows: int = 0
+    padding_rows: int = 0
+    failed_seconds: float = 0.0
+    gather_seconds: float = 0.0  # summed over requests, as ModelStatistics reports it
+    compute_seconds: float = 0.0
+    scatter_seconds: float = 0.0
+    last_inference: float = 0.0  # seconds since the epoch
+    duration: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
+    queue: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
+    compute: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
+    batch_rows: Histogram = field(default_factory=lambda: Histogram(ROW_BUCKETS))
+
+    @property
+    def executions(self) -> int:
+        """Batches that were run to the end."""
+        return sum(size.executions for size in self.by_size.values())
+
+    def batch(self, batch: Batch) -> None:
+        """Count an execution that answered all its requests."""
+        requests = len(batch.total)
+        with self.lock:
+            size = self.by_size[batch.rows]
+            size.executions += 1
+            size.gather += batch.gather
+            size.compute += batch.compute
+            size.scatter += batch.scatter
+            self.closed_by[batch.closed_by] += 1
+            self.codes["OK"] += requests
+            self.rows += batch.rows
+            self.gather_seconds += batch.gather * requests
+            self.compute_seconds += batch.compute * requests
+            self.scatter_seconds += batch.scatter * requests
+            self.last_inference = time.time()
+            self.duration.observe(batch.total)
+            self.queue.observe(batch.queued)
+            self.compute.observe((batch.compute,))
+            self.batch_rows.observe((batch.rows,))
+
+    def failure(self, code: str, seconds: float) -> None:
+        """Count a request that was answered with an error, `seconds` after it arrived."""
+        with self.lock:
+            self.codes[code] += 1
+            self.failed_seconds += seconds

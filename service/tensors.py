@@ -1,0 +1,43 @@
+"""The element types of tensors, under all their names.
+
+One row a type: its name on the wire, in config.pbtxt and in ONNX Runtime, its NumPy type, and the field of
+InferTensorContents that carries it. FP16 has no such field: it travels raw only. BYTES and BF16 are not served yet.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class DataType:
+    """An element type. `contents` is "" where values can only travel raw."""
+
+    name: str  # on the wire
+    config: str  # in config.pbtxt
+    onnx: str  # as ONNX Runtime prints it
+    dtype: np.dtype[np.generic]
+    contents: str
+
+
+def _row(name: str, onnx: str, dtype: type[np.generic], contents: str) -> DataType:
+    return DataType(name, f"TYPE_{name}", f"tensor({onnx})", np.dtype(dtype), contents)
+
+
+DATA_TYPES = (
+    _row("BOOL", "bool", np.bool_, "bool_contents"),
+    _row("UINT8", "uint8", np.uint8, "uint_contents"),
+    _row("UINT16", "uint16", np.uint16, "uint_contents"),
+    _row("UINT32", "uint32", np.uint32, "uint_contents"),
+    _row("UINT64", "uint64", np.uint64, "uint64_contents"),
+    _row("INT8", "int8", np.int8, "int_contents"),
+    _row("INT16", "int16", np.int16, "int_contents"),
+    _row("INT32", "int32", np.int32, "int_contents"),
+    _row("INT64", "int64", np.int64, "int64_contents"),
+    _row("FP16", "float16", np.float16, ""),
+    _row("FP32", "float", np.float32, "fp32_contents"),
+    _row("FP64", "double", np.float64, "fp64_contents"),
+)
+BY_NAME = {row.name: row for row in DATA_TYPES}
+BY_CONFIG = {row.config: row for row in DATA_TYPES}
+BY_ONNX = {row.onnx: row for row in DATA_TYPES}
