@@ -1,0 +1,58 @@
+# `make` lists what can be made.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+REPOSITORY ?= models
+SERVICE_FLAGS ?=
+TRAINING_FLAGS ?=
+
+.PHONY: help demo test lint train serve bench bench-train stubs lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/installed ## train on bundled digits, serve, and classify held-out images over gRPC
+	@test -e $(REPOSITORY)/mnist-simplecnn/1 || \
+	  $(BIN)/python -m training --dataset mnist-sample --repository $(REPOSITORY)
+	@$(BIN)/python deploy/demo.py $(REPOSITORY)
+	@echo
+	@echo "next: make serve    then, elsewhere: $(BIN)/python -m service.client classify PICTURE.png"
+
+test: .venv/installed ## run the whole test suite
+	$(BIN)/pytest
+
+lint: .venv/installed ## check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+train: .venv/installed ## train on the full MNIST, downloaded into data/ if it is not there, and publish
+	$(BIN)/python -m training --repository $(REPOSITORY) $(TRAINING_FLAGS)
+
+serve: .venv/installed ## serve the model repository until Ctrl-C
+	$(BIN)/python -m service --repository $(REPOSITORY) $(SERVICE_FLAGS)
+
+bench: .venv/installed ## measure the service, side by side with Triton where it is installed
+	$(BIN)/python -m tests.benchmarks.serving
+
+bench-train: .venv/installed ## measure training against the plain recipe, on the full MNIST
+	$(BIN)/python -m tests.benchmarks.train_speed
+
+stubs: .venv/installed ## make service/pb anew from proto/
+	$(BIN)/python -m grpc_tools.protoc -Iservice/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/*.proto
+
+lock: .venv/installed ## make the lock file anew from pyproject.toml
+	$(BIN)/uv pip compile --universal --generate-hashes --no-annotate --upgrade --quiet \
+	  --custom-compile-command "make lock" --extra dev pyproject.toml -o deploy/locks/dev.txt
+
+clean: ## remove all that was made here, published models and the environment included
+	rm -rf .venv build models runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# Everything, from the lock file; made anew when the lock file or the project's own metadata change.
+.venv/installed: deploy/locks/dev.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r deploy/locks/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

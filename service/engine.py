@@ -35,7 +35,7 @@ class Engine:
     """A loaded graph. `device` is `cpu` or `cuda:N`.
 
     Raises:
-        DeviceUnavailable: ONNX Runtime did not take the CUDA device; by itself it would fall back to the CPU in silence.
+        DeviceUnavailable: ONNX Runtime did not take the CUDA device; by itself it falls back to the CPU in silence.
     """
 
     def __init__(self, model: bytes, *, device: str, threads: int) -> None:

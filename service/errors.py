@@ -64,8 +64,10 @@ class InvalidArgument(ServiceError):
         """The field and what is wrong with it; nothing where no field could be read."""
         if not self.field:
             return None
-        violation = BadRequest.FieldViolation(field=self.field, description=self.message)
-        return BadRequest(field_violations=[violation])
+        detail: Message = BadRequest(
+            field_violations=[BadRequest.FieldViolation(field=self.field, description=self.message)]
+        )
+        return detail
 
 
 class NotFound(ServiceError):
@@ -91,7 +93,8 @@ class _Retryable(ServiceError):
         """RetryInfo, with the delay that is worth waiting."""
         delay = Duration()
         delay.FromNanoseconds(int(self.retry_after * 1e9))
-        return RetryInfo(retry_delay=delay)
+        detail: Message = RetryInfo(retry_delay=delay)
+        return detail
 
 
 class Draining(_Retryable):

@@ -201,12 +201,12 @@ def _write_back(config: ModelConfig, inputs: Sequence[TensorSpec], outputs: Sequ
     declared_outputs = {tensor.name: tensor for tensor in config.output}
     new_inputs, new_outputs = [], []
     for spec in inputs:
-        tensor = ModelInput(name=spec.name, data_type=DataType.Value(spec.data_type.config), dims=spec.shape)
+        tensor = ModelInput(name=spec.name, data_type=spec.data_type.config, dims=spec.shape)
         if spec.name in declared_inputs:
             tensor.format = declared_inputs[spec.name].format
         new_inputs.append(tensor)
     for spec in outputs:
-        result = ModelOutput(name=spec.name, data_type=DataType.Value(spec.data_type.config), dims=spec.shape)
+        result = ModelOutput(name=spec.name, data_type=spec.data_type.config, dims=spec.shape)
         if spec.name in declared_outputs:
             result.label_filename = declared_outputs[spec.name].label_filename
         new_outputs.append(result)

@@ -49,7 +49,9 @@ class ServiceCollector(Collector):
         for status in self._registry.index():
             ready.add_metric([status.name, str(status.version or "")], float(status.state is State.READY))
         yield ready
-        info = GaugeMetricFamily("service_info", "The front and version that run; always 1.", labels=["front", "version"])
+        info = GaugeMetricFamily(
+            "service_info", "The front and version that run; always 1.", labels=["front", "version"]
+        )
         info.add_metric([self._front, SERVER_VERSION], 1)
         yield info
 
@@ -81,7 +83,9 @@ COUNTERS = (
     _Family("inference_padding_rows", "Rows computed only to fill a batch to a size.", lambda s: s.padding_rows),
 )
 HISTOGRAMS = (
-    _Family("inference_request_duration_seconds", "From arrival to answer, of answered requests.", lambda s: s.duration),
+    _Family(
+        "inference_request_duration_seconds", "From arrival to answer, of answered requests.", lambda s: s.duration
+    ),
     _Family("inference_queue_duration_seconds", "From arrival to the start of the batch.", lambda s: s.queue),
     _Family("inference_compute_duration_seconds", "Of a batch in the engine.", lambda s: s.compute),
     _Family("inference_batch_rows", "Rows a batch.", lambda s: s.batch_rows),
@@ -151,7 +155,7 @@ class MetricsServer:
         registry = CollectorRegistry()
         registry.register(collector)
         ProcessCollector(registry=registry)
-        metrics = make_wsgi_app(registry)
+        metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(registry)
 
         def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             match environ["PATH_INFO"]:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from service.batcher import Arrays, BatcherClosed, Request
 from service.errors import (
-    DeadlineExceeded,
     Draining,
     EngineFailed,
     InvalidArgument,
@@ -178,9 +177,7 @@ def _read_many(tensors: Sequence[InputTensor], raw: Sequence[bytes], spec: Model
     return tuple(found[name] for name in names)
 
 
-def read_tensor(
-    tensor: InputTensor, raw: bytes | None, expected: TensorSpec, spec: ModelSpec
-) -> NDArray[np.generic]:
+def read_tensor(tensor: InputTensor, raw: bytes | None, expected: TensorSpec, spec: ModelSpec) -> NDArray[np.generic]:
     """One input as an array: a view of the bytes where they came raw."""
     data_type = expected.data_type
     if tensor.datatype != data_type.name:
@@ -205,7 +202,7 @@ def read_tensor(
     if len(raw) != size:
         raise _wrong(expected, "bytes", f"{size} for shape {list(shape)}", str(len(raw)))
     if data_type.dtype == np.bool_:  # a byte that is neither 0 nor 1 is no bool to anything behind
-        return (np.frombuffer(raw, np.uint8) != 0).reshape(shape)
+        return np.not_equal(np.frombuffer(raw, np.uint8), 0).reshape(shape)
     return np.frombuffer(raw, data_type.dtype).reshape(shape)
 
 
@@ -236,10 +233,13 @@ def _read_typed(contents: InferTensorContents, shape: tuple[int, ...], expected:
         raise _wrong(expected, data_type.contents, f"{count} values for shape {list(shape)}", f"{len(values)}")
     wide = np.array(values)
     if data_type.dtype.kind in "iu":
-        limits = np.iinfo(data_type.dtype)
+        limits = np.iinfo(data_type.dtype.name)
         if wide.min() < limits.min or wide.max() > limits.max:
             raise _wrong(
-                expected, data_type.contents, f"values from {limits.min} to {limits.max}", f"{wide.min()} to {wide.max()}"
+                expected,
+                data_type.contents,
+                f"values from {limits.min} to {limits.max}",
+                f"{wide.min()} to {wide.max()}",
             )
     return wide.astype(data_type.dtype).reshape(shape)
 

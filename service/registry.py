@@ -6,6 +6,7 @@ drained. Does not own: how a version is loaded (loader.py) or what is on disk (r
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -115,8 +116,10 @@ class Registry:
             model.batcher.close()
 
     def join(self, timeout: float) -> bool:
-        """Wait for every batcher to answer what it has; False if one took longer than `timeout` seconds."""
-        return all([model.batcher.join(timeout) for model in self.models()])
+        """Wait for every batcher to answer what it has; False if that took longer than `timeout` seconds."""
+        limit = time.monotonic() + timeout
+        done = [model.batcher.join(max(0.0, limit - time.monotonic())) for model in self.models()]
+        return all(done)
 
     def _why_not(self, name: str, version: str) -> NotFound | NotReady:
         known = [status for status in self.index() if status.name == name]
@@ -161,7 +164,9 @@ class Registry:
             status[0] = VersionStatus(name, 0, State.UNAVAILABLE, f"{folder.path} holds no version, such as {name}/1")
         self._replace(name, keep, status)
 
-    def _try_load(self, folder: ModelFolder, version: int, fingerprint: str) -> tuple[LoadedModel | None, VersionStatus]:
+    def _try_load(
+        self, folder: ModelFolder, version: int, fingerprint: str
+    ) -> tuple[LoadedModel | None, VersionStatus]:
         name = folder.name
         try:
             if version not in folder.versions:
@@ -199,9 +204,7 @@ class Registry:
     def _set_status(self, status: VersionStatus) -> None:
         self._status = {**self._status, (status.name, status.version): status}
 
-    def _replace(
-        self, name: str, models: Mapping[int, LoadedModel], status: Mapping[int, VersionStatus]
-    ) -> None:
+    def _replace(self, name: str, models: Mapping[int, LoadedModel], status: Mapping[int, VersionStatus]) -> None:
         """Route the model's requests to exactly these versions, and drain those that were routed to before."""
         before = [model for version, model in self._routes.get(name, {}).items() if version]
         routes = {other: table for other, table in self._routes.items() if other != name}

@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 import structlog
 

@@ -65,9 +65,10 @@ def _train_and_publish(settings: Settings) -> Path:
     network = networks.NETWORKS[settings.model]
     dataset = data.load(settings.dataset, settings.data_dir)
     training, validation = data.split(dataset.train, validation=len(dataset.train) // 12, seed=settings.seed)
+    epochs, batch_size = recipe.DEFAULTS[settings.dataset]
     how = recipe.Recipe(
-        epochs=settings.epochs or recipe.DEFAULT_EPOCHS[settings.dataset],
-        batch_size=settings.batch_size,
+        epochs=settings.epochs or epochs,
+        batch_size=settings.batch_size or batch_size,
         seed=settings.seed,
     )
     print(

@@ -86,7 +86,7 @@ def _load_sample(_: Path) -> Dataset:
 
 
 def _load_mnist(data_dir: Path) -> Dataset:
-    """Read MNIST from torchvision's layout, `data_dir/MNIST/raw/`, plain or gzipped, fetching it where it is missing."""
+    """Read MNIST from torchvision's layout, `data_dir/MNIST/raw/`, plain or gzipped; fetch it if it is not there."""
     folder = data_dir / "MNIST" / "raw"
     if not all(_find(folder, name) for name in MNIST_FILES):
         _download_mnist(data_dir, folder)

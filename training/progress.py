@@ -69,9 +69,7 @@ class Bar:
 
     def __call__(self, state: Step) -> None:
         rate = state.images / (time.perf_counter() - self.start)
-        self.progress.update(
-            self.task, description=summary(state), completed=state.step, total=state.steps, rate=rate
-        )
+        self.progress.update(self.task, description=summary(state), completed=state.step, total=state.steps, rate=rate)
         if state.validation is not None:
             self.progress.console.print(summary(state), highlight=False)
 

@@ -31,8 +31,8 @@ class Settings(BaseSettings):
     """Model repository to publish into."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Passes over the training images; 0: as many as suit the data set."""
-    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 128
-    """Images a step."""
+    batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0
+    """Images a step; 0: as many as suit the data set."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Same seed on the same machine: same weights."""
     min_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.9

@@ -7,6 +7,7 @@ crosses from an engine's thread to the event loop. Knows nothing of tensors.
 from __future__ import annotations  # types-grpcio's generics exist for mypy only
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -60,7 +61,7 @@ class GrpcioFront:
                 ("grpc.max_send_message_length", -1),
             ]
         )
-        infer = grpc.unary_unary_rpc_method_handler(self._infer)
+        infer: Handler = grpc.unary_unary_rpc_method_handler(self._infer)
         self._server.add_generic_rpc_handlers(
             (
                 _handlers(INFERENCE, servicer, {"ModelInfer": infer}),
@@ -94,7 +95,7 @@ class GrpcioFront:
                 arrived=arrived,
                 deadline=None if left is None else arrived + left,
             )
-        except Exception:
+        except Exception:  # noqa: BLE001 # _unexpected logs it
             await _abort(context, _unexpected("ModelInfer"))
         try:
             return await future
@@ -119,10 +120,8 @@ class Outbox:
         self._results.append((future, result))
         if not self._woken:
             self._woken = True
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the call
                 self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the loop has ended, and with it the call
-                pass
 
     def _deliver(self) -> None:
         self._woken = False  # first, so that what is put from here on wakes the loop again
@@ -154,9 +153,7 @@ class LoopReply:
         self._outbox.put(self._future, error)
 
 
-def _handlers(
-    service: ServiceDescriptor, servicer: object, special: dict[str, Handler]
-) -> grpc.GenericRpcHandler[Any, Any]:
+def _handlers(service: ServiceDescriptor, servicer: object, special: dict[str, Handler]) -> grpc.GenericRpcHandler:
     """A handler for every method of the service: the servicer's, a special one, or UNIMPLEMENTED."""
     handlers = {}
     for method in service.methods:
@@ -178,15 +175,13 @@ def _unary_handler(function: Callable[[Any], Message], request: type[Message]) -
             return function(_parse(request, payload)).SerializeToString()
         except ServiceError as error:
             await _abort(context, error)
-        except Exception:
+        except Exception:  # noqa: BLE001 # _unexpected logs it
             await _abort(context, _unexpected(function.__name__))
 
     return grpc.unary_unary_rpc_method_handler(handle)
 
 
-def _stream_handler(
-    function: Callable[[Any], AsyncIterator[Message]], request: type[Message]
-) -> Handler:
+def _stream_handler(function: Callable[[Any], AsyncIterator[Message]], request: type[Message]) -> Handler:
     async def handle(payload: bytes, context: Context) -> AsyncIterator[bytes]:
         try:
             async for response in function(_parse(request, payload)):

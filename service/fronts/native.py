@@ -29,7 +29,7 @@ class NativeFront:
 
     def __init__(self, address: str, inference: Inference, *, fallback: str) -> None:
         self._inference = inference
-        self._front = NativeGrpcFront(address, [(MODEL_INFER, False)], call_details=True)
+        self._front = NativeGrpcFront(address, [(MODEL_INFER, False)], call_details=True, io_threads=1)
         self._front.set_fallback(fallback)
         self.port = self._front.bound_port
         self._pending: dict[int, InferRequest] = {}
