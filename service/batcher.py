@@ -224,7 +224,9 @@ class Batcher:
         sleep, closed_by = oldest.arrived + self.policy.max_delay - now, "delay"
         tightest = min((request.deadline for request in self._queue if request.deadline is not None), default=None)
         if tightest is not None:
-            latest = tightest - self._seconds_for(self._rows_waiting) - now
+            # Twice the estimate, for an engine is not always as fast; while there is none, do not gamble.
+            estimate = self._seconds_for(self._rows_waiting)
+            latest = tightest - 2 * estimate - 1e-3 - now if estimate else 0.0
             if latest < sleep:
                 return latest, "deadline"
         return sleep, closed_by

@@ -14,11 +14,13 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -33,6 +35,9 @@ from service.registry import Registry
 from service.servicers import InferenceServicer
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from service.fronts.native import NativeFront
+
 log = structlog.get_logger(__name__)
 
 
@@ -45,18 +50,18 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._front_kind = choose_front(settings.front)
+        self.front = choose_front(settings.front)
         self._runtime = Runtime(_devices(settings.device), settings.threads)
         if not settings.repository.is_dir():
             raise CannotStart(
                 f"--repository {settings.repository}: no such folder; `python -m training` makes one, or `make demo`"
             )
-        self._registry = Registry(
+        self.registry = Registry(
             settings.repository,
             lambda folder, version: load(folder, version, self._runtime),
             on_change=self._models_changed,
         )
-        self._inference = Inference(self._registry, max_message_bytes=settings.max_message_bytes)
+        self.inference = Inference(self.registry, max_message_bytes=settings.max_message_bytes)
         self._lame_duck = False
         self._stop = asyncio.Event()
         self._stop_signal = signal.SIGTERM
@@ -65,51 +70,49 @@ class Server:
 
     async def run(self) -> None:
         """Serve until a signal says stop."""
-        self._loop = asyncio.get_running_loop()
         with self._signals():
-            await self._start()
-            reconciler = asyncio.create_task(self._follow_repository())
+            await self.start()
             await self._stop.wait()
-            reconciler.cancel()
-            await self._shut_down()
+            await self.shut_down(lame_duck=self._settings.drain_seconds if self._stop_signal == signal.SIGTERM else 0.0)
 
     # --- start ---
 
-    async def _start(self) -> None:
+    async def start(self) -> None:
+        """Take the addresses and begin to load; the server is live, and ready once its models are."""
         settings = self._settings
-        collector = ServiceCollector(self._registry, self._inference, self._front_kind)
-        with _address(f"--metrics-port {settings.metrics_port}"):
+        self._loop = asyncio.get_running_loop()
+        collector = ServiceCollector(self.registry, self.inference, self.front)
+        with _address("--metrics-port", settings.host, settings.metrics_port):
             self._metrics = MetricsServer(settings.host, settings.metrics_port, collector, self.not_ready_because)
         self._folder = tempfile.TemporaryDirectory(prefix="simplecnn-")
-        socket = f"{self._folder.name}/grpc.sock"
+        fallback = f"{self._folder.name}/grpc.sock"
         address = _join(settings.host, settings.grpc_port)
-        servicer = InferenceServicer(self._registry, self._inference)
-        with _address(f"--grpc-port {settings.grpc_port}"):
-            native = self._front_kind == "native"
+        self._native: NativeFront | None = None
+        with _address("--grpc-port", settings.host, settings.grpc_port):
             self._grpcio = GrpcioFront(
-                f"unix:{socket}" if native else address,
-                self._inference,
-                servicer,
+                address if self.front == "grpcio" else f"unix:{fallback}",
+                self.inference,
+                InferenceServicer(self.registry, self.inference),
                 self._health,
                 max_message_bytes=settings.max_message_bytes,
             )
-            if native:
-                from service.fronts.native import NativeFront  # here: it need not be installed
-
-                self._native = NativeFront(address, self._inference, fallback=socket)
+            if self.front == "native":
+                self._native = _native_front(address, self.inference, fallback=fallback)
         await self._grpcio.start()
-        if native:
+        if self._native:
             self._native.start()
-        port = self._native.port if native else self._grpcio.port
-        log.info("listening", front=self._front_kind, grpc=_join(settings.host, port), pid=os.getpid())
-        log.info("metrics", url=f"http://{_join(settings.host, self._metrics.port)}/metrics")
+        self.grpc_address = _join(settings.host, (self._native or self._grpcio).port)
+        self.metrics_url = f"http://{_join(settings.host, self._metrics.port)}/metrics"
+        log.info("listening", front=self.front, grpc=self.grpc_address, pid=os.getpid())
+        log.info("metrics", url=self.metrics_url)
+        self._reconciler = asyncio.create_task(self._follow_repository())
 
     async def _follow_repository(self) -> None:
         """Load what is there, then follow changes by poll and by SIGHUP."""
         started = time.perf_counter()
         while True:
             self._reload.clear()
-            await asyncio.to_thread(self._registry.reconcile)
+            await asyncio.to_thread(self.registry.reconcile)
             if started:
                 reason = self.not_ready_because()
                 if reason:
@@ -122,7 +125,7 @@ class Server:
 
     def not_ready_because(self) -> str:
         """Why the server is not ready; "" if it is."""
-        return "draining" if self._lame_duck else self._registry.not_ready_because()
+        return "draining" if self._lame_duck else self.registry.not_ready_because()
 
     def _models_changed(self) -> None:
         """From the reconciling thread: tell the health service."""
@@ -130,28 +133,29 @@ class Server:
             self._loop.call_soon_threadsafe(self._publish_health)
 
     def _publish_health(self) -> None:
-        answering = set() if self._lame_duck else {model.spec.name for model in self._registry.models()}
-        names = {name: name in answering for name in self._registry.names()}
+        answering = set() if self._lame_duck else {model.spec.name for model in self.registry.models()}
+        names = {name: name in answering for name in self.registry.names()}
         self._health.set_all({"": not self.not_ready_because(), **names})
 
     # --- stop ---
 
-    async def _shut_down(self) -> None:
+    async def shut_down(self, *, lame_duck: float) -> None:
+        """Serve on for `lame_duck` seconds, answer what was accepted, and end."""
         settings = self._settings
-        lame_duck = settings.drain_seconds if self._stop_signal == signal.SIGTERM else 0.0
+        self._reconciler.cancel()
         log.info("draining", serving_on_for=lame_duck)
         self._lame_duck = True
         self._publish_health()
         await asyncio.sleep(lame_duck)
-        self._inference.draining = True
-        self._registry.close()
+        self.inference.draining = True
+        self.registry.close()
         limit = time.monotonic() + settings.grace_seconds
-        if not await asyncio.to_thread(self._registry.join, settings.grace_seconds):
+        if not await asyncio.to_thread(self.registry.join, settings.grace_seconds):
             log.error("calls in flight took longer than --grace-seconds; they are failed")
-            for model in self._registry.models():
+            for model in self.registry.models():
                 model.batcher.fail_waiting(Draining())
         await self._grpcio.stop(max(0.0, limit - time.monotonic()))
-        if self._front_kind == "native":
+        if self._native:
             await asyncio.to_thread(self._native.close)
         self._metrics.close()
         self._folder.cleanup()
@@ -166,9 +170,10 @@ class Server:
             self._stop_signal = number
             self._stop.set()
 
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, stop, number)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+            loop.add_signal_handler(number, stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         yield
 
 
@@ -184,6 +189,12 @@ def choose_front(wanted: str) -> str:
     return "native" if installed and wanted != "grpcio" else "grpcio"
 
 
+def _native_front(address: str, inference: Inference, *, fallback: str) -> "NativeFront":
+    from service.fronts.native import NativeFront  # here: pygrpc-native need not be installed
+
+    return NativeFront(address, inference, fallback=fallback)
+
+
 def _devices(wanted: str) -> list[str]:
     try:
         return choose_devices(wanted)
@@ -192,11 +203,17 @@ def _devices(wanted: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _address(flag: str) -> Iterator[None]:
+def _address(flag: str, host: str, port: int) -> Iterator[None]:
     try:
+        # Asked here first: both gRPC libraries also write lines of their own about an address that is taken.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family):
+            pass
         yield
     except OSError as error:
-        raise CannotStart(f"{flag}: the address cannot be bound ({error}); is another server running?") from error
+        raise CannotStart(
+            f"{flag} {port}: {_join(host, port)} cannot be bound ({error.strerror or error}); is another server running?"
+        ) from error
 
 
 def _join(host: str, port: int) -> str:

@@ -83,7 +83,8 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.2)
+    # Up for a fifth of the steps; not 0.2, for OneCycleLR divides by zero where that is exactly one step.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.21)
     random = torch.Generator(device).manual_seed(recipe.seed)
     best, best_accuracy = average.module.state_dict(), -1.0
 

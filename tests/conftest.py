@@ -1,0 +1,70 @@
+"""Fixtures: a repository that our own training job published, and services over it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.engine import Engine
+from tests.support import FRONTS, ROOT, Gate, add_version, clean_environment, doubling_model, lookup_model, run_command
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with version 1 of mnist-simplecnn, trained for a few seconds through the command."""
+    repository = tmp_path_factory.mktemp("published") / "models"
+    flags = ["--dataset", "mnist-sample", "--epochs", "4", "--min-accuracy", "0.9", "--device", "cpu"]
+    result = run_command("training", *flags, "--repository", str(repository))
+    assert result.returncode == 0, result.stderr
+    return repository
+
+
+@pytest.fixture(scope="session")
+def test_images() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The 1,000 held-out images (N, 28, 28, 1) and labels (N,) of mnist-sample."""
+    with np.load(ROOT / "training/samples/mnist-sample.npz") as arrays:
+        return arrays["test_images"][..., None], arrays["test_labels"]
+
+
+@pytest.fixture(params=FRONTS)
+def front(request: pytest.FixtureRequest) -> str:
+    """Each front in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def toys(tmp_path: Path) -> Path:
+    """A repository of toy models: `double` in batches of up to 8 with a queue of 16 rows, and `lookup`."""
+    config = "max_batch_size: 8 dynamic_batching { default_queue_policy { max_queue_size: 16 } }"
+    add_version(tmp_path / "toys", "double", doubling_model(), config=config)
+    add_version(tmp_path / "toys", "lookup", lookup_model(), config="max_batch_size: 8 dynamic_batching { }")
+    return tmp_path / "toys"
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Stands before the engines of services in this process that are made after it."""
+    gate = Gate(Engine.run)
+    monkeypatch.setattr(Engine, "run", lambda engine, inputs: gate.run(engine, inputs))
+    yield gate
+    gate.open()
+
+
+def outside(script: str, *arguments: str) -> dict[str, object]:
+    """Run a script of tests/outside, whose libraries cannot live in this process, and return the JSON it prints."""
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "outside" / script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=clean_environment(),
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    parsed: dict[str, object] = json.loads(result.stdout)
+    return parsed

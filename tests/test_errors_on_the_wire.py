@@ -1,0 +1,364 @@
+"""PROTOCOL.md's table of answers, row by row, on both fronts: status, what the message says, and rich details."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
+from grpc_status import rpc_status
+
+from service.pb import inference_pb2 as pb
+from tests.support import Gate, LocalService, infer_request, local_service, outputs_of, wait_until
+
+X = np.arange(4, dtype=np.float32).reshape(1, 4)
+
+
+@pytest.fixture
+def service(toys: Path, front: str) -> Iterator[LocalService]:
+    with local_service(toys, front) as service:
+        yield service
+
+
+def refusal(service: LocalService, request: pb.ModelInferRequest, **call: float) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as caught:
+        service.stub.ModelInfer(request, **call)
+    return caught.value
+
+
+def fields(error: grpc.RpcError) -> list[str]:
+    """The fields that the error's BadRequest detail names."""
+    status = rpc_status.from_call(error)
+    assert status is not None, "no rich details"
+    detail = BadRequest()
+    assert status.details[0].Unpack(detail)
+    return [violation.field for violation in detail.field_violations]
+
+
+def retry_seconds(error: grpc.RpcError) -> float:
+    """The delay of the error's RetryInfo detail."""
+    status = rpc_status.from_call(error)
+    assert status is not None, "no rich details"
+    detail = RetryInfo()
+    assert status.details[0].Unpack(detail)
+    return float(detail.retry_delay.ToNanoseconds() / 1e9)
+
+
+def test_a_good_request_is_answered_with_its_id(service: LocalService) -> None:
+    response = service.stub.ModelInfer(infer_request("double", "r-1", x=X))
+    assert (response.id, response.model_name, response.model_version) == ("r-1", "double", "1")
+    np.testing.assert_array_equal(outputs_of(response)["y"], 2 * X)
+
+
+@pytest.mark.parametrize(("name", "version"), [("nobody", ""), ("double", "7"), ("double", "01"), ("double", "x")])
+def test_an_unknown_model_or_version_is_not_found(service: LocalService, name: str, version: str) -> None:
+    request = infer_request(name, x=X)
+    request.model_version = version
+    error = refusal(service, request)
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert name in error.details() and version in error.details()
+    assert ("'double'" if name == "nobody" else "'1'") in error.details(), "what exists is not named"
+
+
+def test_bytes_that_are_no_message_are_an_invalid_argument(service: LocalService) -> None:
+    call = service.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(b"\xff\xff\xff not protobuf")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    other = service.channel.unary_unary("/inference.GRPCInferenceService/ModelMetadata")
+    with pytest.raises(grpc.RpcError) as caught:
+        other(b"\xff\xff\xff not protobuf")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def wrong_name() -> pb.ModelInferRequest:
+    return infer_request("double", z=X)
+
+
+def missing() -> pb.ModelInferRequest:
+    return pb.ModelInferRequest(model_name="double")
+
+
+def repeated() -> pb.ModelInferRequest:
+    request = infer_request("double", x=X)
+    request.inputs.add().CopyFrom(request.inputs[0])
+    request.raw_input_contents.append(request.raw_input_contents[0])
+    return request
+
+
+def unknown_output() -> pb.ModelInferRequest:
+    request = infer_request("double", x=X)
+    request.outputs.add(name="z")
+    return request
+
+
+def repeated_output() -> pb.ModelInferRequest:
+    request = infer_request("double", x=X)
+    request.outputs.add(name="y")
+    request.outputs.add(name="y")
+    return request
+
+
+def wrong_datatype() -> pb.ModelInferRequest:
+    return infer_request("double", x=X.astype(np.int32))
+
+
+def wrong_rank() -> pb.ModelInferRequest:
+    return infer_request("double", x=X[0])
+
+
+def wrong_shape() -> pb.ModelInferRequest:
+    return infer_request("double", x=np.zeros((1, 5), np.float32))
+
+
+def negative_axis() -> pb.ModelInferRequest:
+    request = infer_request("double", x=X)
+    request.inputs[0].shape[:] = [-1, 4]
+    return request
+
+
+def wrong_length() -> pb.ModelInferRequest:
+    request = infer_request("double", x=X)
+    request.raw_input_contents[0] = b"1234567"
+    return request
+
+
+def zero_rows() -> pb.ModelInferRequest:
+    return infer_request("double", x=np.zeros((0, 4), np.float32))
+
+
+def too_many_rows() -> pb.ModelInferRequest:
+    return infer_request("double", x=np.zeros((9, 4), np.float32))
+
+
+def raw_and_typed() -> pb.ModelInferRequest:
+    request = infer_request("double", x=X)
+    request.inputs[0].contents.fp32_contents.extend(X.ravel().tolist())
+    return request
+
+
+def neither() -> pb.ModelInferRequest:
+    request = infer_request("double", x=X)
+    del request.raw_input_contents[:]
+    return request
+
+
+def raw_for_nothing() -> pb.ModelInferRequest:
+    request = infer_request("double", x=X)
+    request.raw_input_contents.append(b"")
+    return request
+
+
+def typed_of_another_type() -> pb.ModelInferRequest:
+    request = neither()
+    request.inputs[0].contents.int_contents.extend([1, 2, 3, 4])
+    return request
+
+
+@pytest.mark.parametrize(
+    ("request_", "field", "says"),
+    [
+        (wrong_name(), "inputs[0].name", ["'z'", "['x']"]),
+        (missing(), "inputs", ["'x'", "missing"]),
+        (repeated(), "inputs[1].name", ["'x'", "twice"]),
+        (unknown_output(), "outputs[0].name", ["'z'", "['y']"]),
+        (repeated_output(), "outputs[1].name", ["'y'", "twice"]),
+        (wrong_datatype(), "x.datatype", ["'x'", "expected FP32", "got INT32"]),
+        (wrong_rank(), "x.shape", ["'x'", "expected [-1, 4]", "got [4]"]),
+        (wrong_shape(), "x.shape", ["'x'", "expected [-1, 4]", "got [1, 5]"]),
+        (negative_axis(), "x.shape", ["1 to 8 rows", "got -1 rows"]),
+        (wrong_length(), "x.bytes", ["'x'", "expected 16", "got 7"]),
+        (zero_rows(), "x.shape", ["1 to 8 rows", "got 0 rows"]),
+        (too_many_rows(), "x.shape", ["1 to 8 rows", "got 9 rows"]),
+        (raw_and_typed(), "x.contents", ["'x'", "both"]),
+        (neither(), "x.contents", ["'x'", "neither"]),
+        (raw_for_nothing(), "raw_input_contents", ["2 entries for 1 inputs"]),
+        (typed_of_another_type(), "x.fp32_contents", ["expected 4 values", "got 0"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_request_is_an_invalid_argument_that_names_the_field(
+    service: LocalService, request_: pb.ModelInferRequest, field: str, says: list[str]
+) -> None:
+    error = refusal(service, request_)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert fields(error) == [field]
+    for part in says:
+        assert part in error.details()
+    np.testing.assert_array_equal(
+        outputs_of(service.stub.ModelInfer(infer_request("double", x=X)))["y"], 2 * X, "it harmed the next request"
+    )
+
+
+def test_a_message_over_the_limit_is_refused_with_the_limit(toys: Path, front: str) -> None:
+    with local_service(toys, front, max_message_bytes=1024) as service:
+        request = infer_request("double", x=X)
+        request.parameters["padding"].string_param = "p" * 2000
+        error = refusal(service, request)
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "1024" in error.details()
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_try_again(toys: Path, front: str, gate: Gate) -> None:
+    with local_service(toys, front) as service, ThreadPoolExecutor(8) as pool:
+        gate.hold()
+        running = pool.submit(service.stub.ModelInfer, infer_request("double", x=X))
+        gate.wait_for(1)
+        eight = infer_request("double", x=np.ones((8, 4), np.float32))
+        waiting = [pool.submit(service.stub.ModelInfer, eight) for _ in range(2)]
+        model = service.server.registry.get("double")
+        wait_until(lambda: model.batcher.rows_waiting == 16, "16 rows wait")
+        error = refusal(service, infer_request("double", x=X), timeout=10)
+        gate.open()
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "16 rows wait, the limit is 16" in error.details()
+        assert retry_seconds(error) >= 0
+        for call in (running, *waiting):
+            assert (outputs_of(call.result())["y"] % 2 == 0).all()
+
+
+def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_the_door(toys: Path, front: str, gate: Gate) -> None:
+    with local_service(toys, front) as service, ThreadPoolExecutor(8) as pool:
+        model = service.server.registry.get("double")
+        model.batcher._seconds_a_row = 10.0  # as if each row took so long; the estimate itself is test_batcher's
+        gate.hold()
+        running = pool.submit(service.stub.ModelInfer, infer_request("double", x=X))
+        gate.wait_for(1)
+        error = refusal(service, infer_request("double", x=X), timeout=15)
+        gate.open()
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "cannot be met: 1 rows are ahead, about 20000 ms" in error.details()
+        assert model.statistics.codes["DEADLINE_EXCEEDED"] == 1
+        running.result()
+        assert gate.sizes == [1], "the refused request reached the engine"
+
+
+def test_a_request_whose_deadline_passes_in_the_queue_costs_no_compute(toys: Path, front: str, gate: Gate) -> None:
+    with local_service(toys, front) as service, ThreadPoolExecutor(8) as pool:
+        model = service.server.registry.get("double")
+        model.batcher._seconds_a_row = None
+        gate.hold()
+        running = pool.submit(service.stub.ModelInfer, infer_request("double", x=X))
+        gate.wait_for(1)
+        error = refusal(service, infer_request("double", x=X), timeout=0.2)
+        wait_until(lambda: model.statistics.codes["DEADLINE_EXCEEDED"] == 1, "the expiry is counted")
+        gate.open()
+        running.result()
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert gate.sizes == [1]
+
+
+def test_a_cancelled_request_costs_no_compute_and_its_mates_do_not_notice(
+    toys: Path, front: str, gate: Gate
+) -> None:
+    with local_service(toys, front) as service, ThreadPoolExecutor(8) as pool:
+        model = service.server.registry.get("double")
+        gate.hold()
+        running = pool.submit(service.stub.ModelInfer, infer_request("double", x=X))
+        gate.wait_for(1)
+        futures = [service.stub.ModelInfer.future(infer_request("double", x=X + index)) for index in range(3)]
+        wait_until(lambda: model.batcher.rows_waiting == 3, "three wait")
+        futures[1].cancel()
+        wait_until(lambda: model.statistics.codes["CANCELLED"] == 1, "the cancellation is counted")
+        gate.open()
+        running.result()
+        for index in (0, 2):
+            np.testing.assert_array_equal(outputs_of(futures[index].result())["y"], 2 * (X + index))
+        assert gate.sizes == [1, 2]
+
+
+def test_a_request_that_makes_the_engine_fail_fails_alone(toys: Path, front: str, gate: Gate) -> None:
+    with local_service(toys, front) as service, ThreadPoolExecutor(8) as pool:
+        model = service.server.registry.get("lookup")
+
+        def look_up(index: int) -> pb.ModelInferRequest:
+            return infer_request("lookup", index=np.array([[index]]))
+
+        gate.hold()
+        running = pool.submit(service.stub.ModelInfer, look_up(0))
+        gate.wait_for(1)
+        calls = [pool.submit(service.stub.ModelInfer, look_up(index)) for index in (1, 2, 99, 4)]
+        wait_until(lambda: model.batcher.rows_waiting == 4, "four wait")
+        gate.open()
+        running.result()
+        values = [outputs_of(calls[index].result())["value"].item() for index in (0, 1, 3)]
+        assert values == [10.0, 20.0, 40.0]
+        error = calls[2].exception()
+        assert isinstance(error, grpc.RpcError)
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "error id" in error.details()
+        assert "Gather" not in error.details() and "99" not in error.details(), "the engine's own text leaked"
+
+
+def test_a_draining_server_refuses_new_requests_and_answers_those_it_has(
+    toys: Path, front: str, gate: Gate
+) -> None:
+    service = LocalService(toys, front).ready()
+    with ThreadPoolExecutor(8) as pool:
+        gate.hold()
+        running = pool.submit(service.stub.ModelInfer, infer_request("double", x=X))
+        gate.wait_for(1)
+        waiting = pool.submit(service.stub.ModelInfer, infer_request("double", x=X + 1))
+        model = service.server.registry.get("double")
+        wait_until(lambda: model.batcher.rows_waiting == 1, "one waits")
+        finish = service.begin_shut_down()
+        wait_until(lambda: service.server.inference.draining, "the server drains")
+        error = refusal(service, infer_request("double", x=X))
+        gate.open()
+        np.testing.assert_array_equal(outputs_of(running.result())["y"], 2 * X)
+        np.testing.assert_array_equal(outputs_of(waiting.result())["y"], 2 * (X + 1))
+        finish()
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert "draining" in error.details()
+    assert retry_seconds(error) > 0
+
+
+def test_a_version_that_was_refused_is_unavailable_with_the_reason(toys: Path, front: str) -> None:
+    (toys / "double" / "1" / "model.onnx").write_bytes(b"not ONNX")
+    with local_service(toys, front) as service:
+        error = refusal(service, infer_request("double", x=X))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert "model.onnx cannot be opened" in error.details()
+        service.stub.ModelInfer(infer_request("lookup", index=np.array([[3]])))
+
+
+def test_a_method_that_is_not_offered_is_unimplemented(service: LocalService) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        service.stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest())
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    request = infer_request("double", x=X)
+    request.outputs.add(name="y").parameters["classification"].int64_param = 3
+    assert refusal(service, request).code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_calls_that_reach_no_model_are_counted_without_its_name(service: LocalService) -> None:
+    refusal(service, infer_request("nobody", x=X))
+    assert service.server.inference.unrouted.codes == {"NOT_FOUND": 1}
+
+
+def test_many_threads_of_bad_and_good_requests_get_each_their_own(service: LocalService) -> None:
+    failures: list[str] = []
+
+    def work(seed: int) -> None:
+        random = np.random.default_rng(seed)
+        for _ in range(30):
+            rows = int(random.integers(0, 11))
+            x = random.random((rows, 4), np.float32)
+            try:
+                answer = outputs_of(service.stub.ModelInfer(infer_request("double", x=x)))["y"]
+                if not np.array_equal(answer, 2 * x):
+                    failures.append(f"{rows} rows: wrong answer")
+            except grpc.RpcError as error:
+                good = 1 <= rows <= 8
+                if good and error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    failures.append(f"{rows} rows: {error.code()}")
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures

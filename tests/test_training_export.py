@@ -1,0 +1,162 @@
+"""The graph answers as torch does, and what is published is whole."""
+
+import hashlib
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from google.protobuf import text_format
+from onnx import TensorProto
+
+from service.pb.model_config_pb2 import ModelConfig
+from training import export, networks, publish
+from training.errors import ParityError
+
+NETWORK = networks.NETWORKS["mnist-simplecnn"]
+
+
+@pytest.fixture(scope="module")
+def model() -> networks.Classifier:
+    torch.manual_seed(0)
+    return networks.Classifier(NETWORK, NETWORK.build()).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (130, 28, 28, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def graph(model: networks.Classifier, images: torch.Tensor) -> bytes:
+    return export.to_onnx(model, images[:2])
+
+
+def artifact(model: bytes = b"a graph") -> publish.Artifact:
+    return publish.Artifact(
+        name="toy",
+        model=model,
+        manifest={"seed": 1},
+        golden={"images": np.zeros((2, 4, 4, 1), np.uint8), "probabilities": np.ones((2, 3), np.float32)},
+        label_names=("a", "b", "c"),
+        image=(4, 4, 1),
+    )
+
+
+def test_the_graph_takes_raw_pixels_and_only_the_batch_is_free(graph: bytes) -> None:
+    loaded = onnx.load_from_string(graph)
+    onnx.checker.check_model(loaded, full_check=True)
+
+    def shape(tensor: onnx.ValueInfoProto) -> list[Any]:
+        return [axis.dim_value or axis.dim_param for axis in tensor.type.tensor_type.shape.dim]
+
+    (taken,), (given,) = loaded.graph.input, loaded.graph.output
+    assert (taken.name, taken.type.tensor_type.elem_type) == ("images", TensorProto.UINT8)
+    assert (given.name, given.type.tensor_type.elem_type) == ("probabilities", TensorProto.FLOAT)
+    assert shape(taken)[1:] == [28, 28, 1] and isinstance(shape(taken)[0], str)
+    assert shape(given)[1:] == [10] and shape(given)[0] == shape(taken)[0]
+    assert b"/work/" not in graph and b"site-packages" not in graph, "paths of this machine are in it"
+
+
+def test_torch_and_onnx_runtime_agree_at_every_batch_size(
+    model: networks.Classifier, images: torch.Tensor, graph: bytes
+) -> None:
+    with torch.inference_mode():
+        parity = export.check_parity(graph, images, model(images))
+    assert parity.max_difference <= 1e-5 and parity.max_batch_difference <= 1e-5
+    assert parity.probabilities.shape == (130, 10)
+
+
+@pytest.mark.parametrize("change", [2e-5, float("nan")])
+def test_a_difference_over_the_tolerance_is_refused(
+    model: networks.Classifier, images: torch.Tensor, graph: bytes, change: float
+) -> None:
+    with torch.no_grad():
+        expected = model(images)
+    expected[7, 3] += change
+    with pytest.raises(ParityError, match="nothing was published"):
+        export.check_parity(graph, images, expected)
+
+
+def test_another_label_is_refused_however_small_the_difference(
+    model: networks.Classifier, images: torch.Tensor, graph: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "TOLERANCE", 10.0)
+    with torch.no_grad():
+        expected = model(images)
+    expected[0] = expected[0].roll(1)
+    with pytest.raises(ParityError, match="1 of 130 labels differ"):
+        export.check_parity(graph, images, expected)
+
+
+def test_a_version_is_published_whole_under_the_next_number(tmp_path: Path) -> None:
+    first, second = publish.publish(tmp_path, artifact()), publish.publish(tmp_path, artifact(b"another"))
+    assert [first, second] == [tmp_path / "toy" / "1", tmp_path / "toy" / "2"]
+    assert sorted(path.name for path in second.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
+    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["1", "2", "config.pbtxt", "labels.txt"]
+    manifest = json.loads((second / "manifest.json").read_text())
+    assert manifest["sha256"] == hashlib.sha256(b"another").hexdigest()
+    assert (tmp_path / "toy" / "labels.txt").read_text() == "a\nb\nc\n"
+    config = text_format.Parse((tmp_path / "toy" / "config.pbtxt").read_text(), ModelConfig())
+    assert (config.name, config.platform, config.max_batch_size) == ("toy", "onnxruntime_onnx", 64)
+    assert list(config.input[0].dims) == [4, 4, 1] and list(config.output[0].dims) == [3]
+    assert config.HasField("dynamic_batching")
+
+
+def test_an_operators_configuration_stays(tmp_path: Path) -> None:
+    publish.publish(tmp_path, artifact())
+    (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: 3")
+    publish.publish(tmp_path, artifact())
+    assert (tmp_path / "toy" / "config.pbtxt").read_text() == "max_batch_size: 3"
+
+
+def test_numbers_go_on_after_gaps_and_other_names_do_not_count(tmp_path: Path) -> None:
+    for name in ("2", "9", "10", "backup", "11.old"):
+        (tmp_path / "toy" / name).mkdir(parents=True)
+    assert publish.publish(tmp_path, artifact()).name == "11"
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_job_that_ends_half_way_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    publish.publish(tmp_path, artifact())
+    write = publish._write
+
+    def fail(path: Path, content: bytes) -> None:
+        if path.name == "golden.npz":
+            raise error
+        write(path, content)
+
+    monkeypatch.setattr(publish, "_write", fail)
+    with pytest.raises(type(error)):
+        publish.publish(tmp_path, artifact())
+    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["1", "config.pbtxt", "labels.txt"]
+
+
+def test_what_a_killed_job_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / "toy" / ".1.tmp").mkdir(parents=True)
+    (tmp_path / "toy" / ".1.tmp" / "model.onnx").write_bytes(b"half")
+    version = publish.publish(tmp_path, artifact())
+    assert not (tmp_path / "toy" / ".1.tmp").exists()
+    assert (version / "model.onnx").read_bytes() == b"a graph"
+
+
+def _publish_five(repository: Path) -> None:
+    for _ in range(5):
+        publish.publish(repository, artifact())
+
+
+def test_jobs_that_publish_at_once_get_different_numbers(tmp_path: Path) -> None:
+    jobs = [multiprocessing.get_context("spawn").Process(target=_publish_five, args=(tmp_path,)) for _ in range(3)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(60)
+        assert job.exitcode == 0
+    versions = sorted(int(path.name) for path in (tmp_path / "toy").iterdir() if path.name.isdecimal())
+    assert versions == list(range(1, 16))
