@@ -89,7 +89,9 @@ class Inference:
     """ModelInfer, the one hot method, as both fronts call it."""
 
     def __init__(self, registry: Registry, *, max_message_bytes: int) -> None:
-        self.draining = False
+        self.leaving = False  # the server will stop: readiness says so, requests are still taken
+        self.draining = False  # it takes no more
+        self.refused_at = 0.0  # when a call last met that
         self.unrouted = Statistics()  # of calls that reached no model
         self._registry = registry
         self._max_message_bytes = max_message_bytes
@@ -102,6 +104,7 @@ class Inference:
         statistics = self.unrouted
         try:
             if self.draining:
+                self.refused_at = arrived
                 raise Draining
             if len(payload) > self._max_message_bytes:
                 raise MessageTooLarge(len(payload), self._max_message_bytes)

@@ -4,8 +4,10 @@ Owns: the order of things. Starting: addresses first, so that the process is liv
 models; then ready. Stopping, on SIGTERM or Ctrl-C:
 
 1. health says NOT_SERVING and /readyz 503, while calls are still served for `drain_seconds` (not after Ctrl-C);
-2. new calls are refused with UNAVAILABLE, and what waits is answered, for at most `grace_seconds`;
-3. the fronts close; exit status 0. A second signal ends the process at once.
+2. new calls are refused with UNAVAILABLE, and what waits is answered, within `grace_seconds`;
+3. once no more calls arrive, or after a second, the fronts close; exit status 0.
+
+A second signal ends the process at once.
 
 SIGHUP looks for new versions now. Exit status 2: an address, the repository or the device cannot be had.
 """
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
+# The fronts close once no call was refused for so long, and at the latest after the second.
+QUIET_SECONDS, LONGEST_REFUSAL = 0.1, 1.0
+
+
 class CannotStart(Exception):
     """The service cannot be what the settings ask for; the message says which and why."""
 
@@ -62,7 +68,6 @@ class Server:
             on_change=self._models_changed,
         )
         self.inference = Inference(self.registry, max_message_bytes=settings.max_message_bytes)
-        self._lame_duck = False
         self._stop = asyncio.Event()
         self._stop_signal = signal.SIGTERM
         self._reload = asyncio.Event()
@@ -125,7 +130,7 @@ class Server:
 
     def not_ready_because(self) -> str:
         """Why the server is not ready; "" if it is."""
-        return "draining" if self._lame_duck else self.registry.not_ready_because()
+        return "draining" if self.inference.leaving else self.registry.not_ready_because()
 
     def _models_changed(self) -> None:
         """From the reconciling thread: tell the health service."""
@@ -133,7 +138,7 @@ class Server:
             self._loop.call_soon_threadsafe(self._publish_health)
 
     def _publish_health(self) -> None:
-        answering = set() if self._lame_duck else {model.spec.name for model in self.registry.models()}
+        answering = set() if self.inference.leaving else {model.spec.name for model in self.registry.models()}
         names = {name: name in answering for name in self.registry.names()}
         self._health.set_all({"": not self.not_ready_because(), **names})
 
@@ -144,22 +149,30 @@ class Server:
         settings = self._settings
         self._reconciler.cancel()
         log.info("draining", serving_on_for=lame_duck)
-        self._lame_duck = True
+        self.inference.leaving = True
         self._publish_health()
         await asyncio.sleep(lame_duck)
+        limit = time.monotonic() + settings.grace_seconds
         self.inference.draining = True
         self.registry.close()
-        limit = time.monotonic() + settings.grace_seconds
         if not await asyncio.to_thread(self.registry.join, settings.grace_seconds):
             log.error("calls in flight took longer than --grace-seconds; they are failed")
             for model in self.registry.models():
                 model.batcher.fail_waiting(Draining())
+        await self._refuse_until_quiet()
         await self._grpcio.stop(max(0.0, limit - time.monotonic()))
         if self._native:
             await asyncio.to_thread(self._native.close)
         self._metrics.close()
         self._folder.cleanup()
         log.info("stopped")
+
+    async def _refuse_until_quiet(self) -> None:
+        """Answer UNAVAILABLE to calls that are still on their way; a front that closes would cancel them instead."""
+        began = time.monotonic()
+        limit = began + LONGEST_REFUSAL
+        while time.monotonic() < min(max(began, self.inference.refused_at) + QUIET_SECONDS, limit):
+            await asyncio.sleep(QUIET_SECONDS / 10)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -212,7 +225,7 @@ def _address(flag: str, host: str, port: int) -> Iterator[None]:
         yield
     except OSError as error:
         raise CannotStart(
-            f"{flag} {port}: {_join(host, port)} cannot be bound ({error.strerror or error}); is another server running?"
+            f"{flag} {port}: {_join(host, port)} cannot be bound ({error.strerror or error}); does another server run?"
         ) from error
 
 

@@ -30,8 +30,8 @@ class InferenceServicer:
         return pb.ServerLiveResponse(live=True)
 
     def ServerReady(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
-        """Every model that should answer does, and the server is not draining."""
-        return pb.ServerReadyResponse(ready=not (self._inference.draining or self._registry.not_ready_because()))
+        """Every model that should answer does, and the server is not about to stop."""
+        return pb.ServerReadyResponse(ready=not (self._inference.leaving or self._registry.not_ready_because()))
 
     def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         """The version answers. Raises NotFound for one that does not exist."""
@@ -43,7 +43,7 @@ class InferenceServicer:
         if not versions:
             self._registry.get(request.name, request.version)
         ready = any(status.state is State.READY for status in versions)
-        return pb.ModelReadyResponse(ready=ready and not self._inference.draining)
+        return pb.ModelReadyResponse(ready=ready and not self._inference.leaving)
 
     def ServerMetadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
         """What this server is."""

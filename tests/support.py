@@ -239,6 +239,10 @@ class ServiceProcess:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the signal, wait for the end and return the exit status."""
         self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for the end and return the exit status; `events` is complete then."""
         status = self.process.wait(WAIT)
         self._reader.join(WAIT)
         assert self.process.stderr is not None
@@ -258,8 +262,8 @@ def service_process(repository: Path, *flags: str, ready: bool = True) -> Iterat
     try:
         yield service
     finally:
-        if service.process.poll() is None:
-            service.stop(signal.SIGKILL)
+        service.process.kill()
+        service.wait()
 
 
 def run_command(*arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:

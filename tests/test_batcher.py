@@ -64,7 +64,7 @@ class HeldEngine:
         assert self._permits.acquire(timeout=WAIT)
         if (x == 666).any():
             raise RuntimeError("the number of the beast")
-        return [-x]
+        return [np.negative(x)]
 
     def let(self, runs: int) -> None:
         """Let that many runs end."""
@@ -390,12 +390,14 @@ def test_an_idle_batcher_uses_no_processor(statistics: Statistics, engine: HeldE
 
 
 def test_requests_from_many_threads_get_each_their_own_rows(statistics: Statistics) -> None:
-    batcher = Batcher([lambda inputs: [-inputs[0]]], Policy(8, 10_000), statistics, name="many")
+    batcher = Batcher([lambda inputs: [np.negative(inputs[0])]], Policy(8, 10_000), statistics, name="many")
     requests = [FakeRequest(value, 1 + value % 8) for value in range(2000)]
-    threads = [
-        threading.Thread(target=lambda part=requests[start::8]: [batcher.submit(request) for request in part])
-        for start in range(8)
-    ]
+
+    def submit(part: list[FakeRequest]) -> None:
+        for request in part:
+            batcher.submit(request)
+
+    threads = [threading.Thread(target=submit, args=(requests[start::8],)) for start in range(8)]
     for thread in threads:
         thread.start()
     for request in requests:

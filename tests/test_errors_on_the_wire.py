@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -23,28 +24,35 @@ def service(toys: Path, front: str) -> Iterator[LocalService]:
         yield service
 
 
-def refusal(service: LocalService, request: pb.ModelInferRequest, **call: float) -> grpc.RpcError:
+class Refusal:
+    """The error of a call: its status, its text and its rich details."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        assert isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call)
+        self.code: grpc.StatusCode = error.code()
+        self.text: str = error.details() or ""
+        self._status: Any = rpc_status.from_call(error)
+
+    def detail(self, kind: type[Any]) -> Any:
+        """The only google.rpc detail, which must be of that kind."""
+        assert self._status is not None, "no rich details"
+        detail = kind()
+        assert self._status.details[0].Unpack(detail)
+        return detail
+
+    def fields(self) -> list[str]:
+        """The fields that the BadRequest detail names."""
+        return [violation.field for violation in self.detail(BadRequest).field_violations]
+
+    def retry_seconds(self) -> float:
+        """The delay of the RetryInfo detail."""
+        return float(self.detail(RetryInfo).retry_delay.ToNanoseconds() / 1e9)
+
+
+def refusal(service: LocalService, request: pb.ModelInferRequest, **call: float) -> Refusal:
     with pytest.raises(grpc.RpcError) as caught:
         service.stub.ModelInfer(request, **call)
-    return caught.value
-
-
-def fields(error: grpc.RpcError) -> list[str]:
-    """The fields that the error's BadRequest detail names."""
-    status = rpc_status.from_call(error)
-    assert status is not None, "no rich details"
-    detail = BadRequest()
-    assert status.details[0].Unpack(detail)
-    return [violation.field for violation in detail.field_violations]
-
-
-def retry_seconds(error: grpc.RpcError) -> float:
-    """The delay of the error's RetryInfo detail."""
-    status = rpc_status.from_call(error)
-    assert status is not None, "no rich details"
-    detail = RetryInfo()
-    assert status.details[0].Unpack(detail)
-    return float(detail.retry_delay.ToNanoseconds() / 1e9)
+    return Refusal(caught.value)
 
 
 def test_a_good_request_is_answered_with_its_id(service: LocalService) -> None:
@@ -58,20 +66,19 @@ def test_an_unknown_model_or_version_is_not_found(service: LocalService, name: s
     request = infer_request(name, x=X)
     request.model_version = version
     error = refusal(service, request)
-    assert error.code() is grpc.StatusCode.NOT_FOUND
-    assert name in error.details() and version in error.details()
-    assert ("'double'" if name == "nobody" else "'1'") in error.details(), "what exists is not named"
+    assert error.code is grpc.StatusCode.NOT_FOUND
+    assert name in error.text and version in error.text
+    assert ("'double'" if name == "nobody" else "'1'") in error.text, "what exists is not named"
 
 
 def test_bytes_that_are_no_message_are_an_invalid_argument(service: LocalService) -> None:
-    call = service.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-    with pytest.raises(grpc.RpcError) as caught:
-        call(b"\xff\xff\xff not protobuf")
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    other = service.channel.unary_unary("/inference.GRPCInferenceService/ModelMetadata")
-    with pytest.raises(grpc.RpcError) as caught:
-        other(b"\xff\xff\xff not protobuf")
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    for method in ("ModelInfer", "ModelMetadata"):
+        call: Any = service.channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"\xff\xff\xff not protobuf")
+        error = Refusal(caught.value)
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert f"inference.{method}Request" in error.text
 
 
 def wrong_name() -> pb.ModelInferRequest:
@@ -184,10 +191,10 @@ def test_a_wrong_request_is_an_invalid_argument_that_names_the_field(
     service: LocalService, request_: pb.ModelInferRequest, field: str, says: list[str]
 ) -> None:
     error = refusal(service, request_)
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert fields(error) == [field]
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.fields() == [field]
     for part in says:
-        assert part in error.details()
+        assert part in error.text
     np.testing.assert_array_equal(
         outputs_of(service.stub.ModelInfer(infer_request("double", x=X)))["y"], 2 * X, "it harmed the next request"
     )
@@ -198,8 +205,8 @@ def test_a_message_over_the_limit_is_refused_with_the_limit(toys: Path, front: s
         request = infer_request("double", x=X)
         request.parameters["padding"].string_param = "p" * 2000
         error = refusal(service, request)
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "1024" in error.details()
+        assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "1024" in error.text
 
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_try_again(toys: Path, front: str, gate: Gate) -> None:
@@ -213,9 +220,9 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_try_again(toys: Path, fro
         wait_until(lambda: model.batcher.rows_waiting == 16, "16 rows wait")
         error = refusal(service, infer_request("double", x=X), timeout=10)
         gate.open()
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "16 rows wait, the limit is 16" in error.details()
-        assert retry_seconds(error) >= 0
+        assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "16 rows wait, the limit is 16" in error.text
+        assert error.retry_seconds() >= 0
         for call in (running, *waiting):
             assert (outputs_of(call.result())["y"] % 2 == 0).all()
 
@@ -229,8 +236,8 @@ def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_the_door(toys: Path
         gate.wait_for(1)
         error = refusal(service, infer_request("double", x=X), timeout=15)
         gate.open()
-        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert "cannot be met: 1 rows are ahead, about 20000 ms" in error.details()
+        assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "cannot be met: 1 rows are ahead, about 20000 ms" in error.text
         assert model.statistics.codes["DEADLINE_EXCEEDED"] == 1
         running.result()
         assert gate.sizes == [1], "the refused request reached the engine"
@@ -247,13 +254,11 @@ def test_a_request_whose_deadline_passes_in_the_queue_costs_no_compute(toys: Pat
         wait_until(lambda: model.statistics.codes["DEADLINE_EXCEEDED"] == 1, "the expiry is counted")
         gate.open()
         running.result()
-        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
         assert gate.sizes == [1]
 
 
-def test_a_cancelled_request_costs_no_compute_and_its_mates_do_not_notice(
-    toys: Path, front: str, gate: Gate
-) -> None:
+def test_a_cancelled_request_costs_no_compute_and_its_mates_do_not_notice(toys: Path, front: str, gate: Gate) -> None:
     with local_service(toys, front) as service, ThreadPoolExecutor(8) as pool:
         model = service.server.registry.get("double")
         gate.hold()
@@ -286,16 +291,13 @@ def test_a_request_that_makes_the_engine_fail_fails_alone(toys: Path, front: str
         running.result()
         values = [outputs_of(calls[index].result())["value"].item() for index in (0, 1, 3)]
         assert values == [10.0, 20.0, 40.0]
-        error = calls[2].exception()
-        assert isinstance(error, grpc.RpcError)
-        assert error.code() is grpc.StatusCode.INTERNAL
-        assert "error id" in error.details()
-        assert "Gather" not in error.details() and "99" not in error.details(), "the engine's own text leaked"
+        error = Refusal(calls[2].exception())
+        assert error.code is grpc.StatusCode.INTERNAL
+        assert "error id" in error.text
+        assert "Gather" not in error.text and "99" not in error.text, "the engine's own text leaked"
 
 
-def test_a_draining_server_refuses_new_requests_and_answers_those_it_has(
-    toys: Path, front: str, gate: Gate
-) -> None:
+def test_a_draining_server_refuses_new_requests_and_answers_those_it_has(toys: Path, front: str, gate: Gate) -> None:
     service = LocalService(toys, front).ready()
     with ThreadPoolExecutor(8) as pool:
         gate.hold()
@@ -311,27 +313,27 @@ def test_a_draining_server_refuses_new_requests_and_answers_those_it_has(
         np.testing.assert_array_equal(outputs_of(running.result())["y"], 2 * X)
         np.testing.assert_array_equal(outputs_of(waiting.result())["y"], 2 * (X + 1))
         finish()
-    assert error.code() is grpc.StatusCode.UNAVAILABLE
-    assert "draining" in error.details()
-    assert retry_seconds(error) > 0
+    assert error.code is grpc.StatusCode.UNAVAILABLE
+    assert "draining" in error.text
+    assert error.retry_seconds() > 0
 
 
 def test_a_version_that_was_refused_is_unavailable_with_the_reason(toys: Path, front: str) -> None:
     (toys / "double" / "1" / "model.onnx").write_bytes(b"not ONNX")
     with local_service(toys, front) as service:
         error = refusal(service, infer_request("double", x=X))
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
-        assert "model.onnx cannot be opened" in error.details()
+        assert error.code is grpc.StatusCode.UNAVAILABLE
+        assert "model.onnx cannot be opened" in error.text
         service.stub.ModelInfer(infer_request("lookup", index=np.array([[3]])))
 
 
 def test_a_method_that_is_not_offered_is_unimplemented(service: LocalService) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         service.stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest())
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert Refusal(caught.value).code is grpc.StatusCode.UNIMPLEMENTED
     request = infer_request("double", x=X)
     request.outputs.add(name="y").parameters["classification"].int64_param = 3
-    assert refusal(service, request).code() is grpc.StatusCode.UNIMPLEMENTED
+    assert refusal(service, request).code is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_calls_that_reach_no_model_are_counted_without_its_name(service: LocalService) -> None:

@@ -115,5 +115,15 @@ def test_a_truncated_mnist_is_one_line_and_status_1(tmp_path: Path) -> None:
 def test_help_names_every_flag_that_others_rely_on() -> None:
     result = run_command("training", "--help")
     assert result.returncode == 0
-    for flag in ("model", "dataset", "data-dir", "repository", "epochs", "batch-size", "seed", "min-accuracy", "device"):
+    for flag in (
+        "model",
+        "dataset",
+        "data-dir",
+        "repository",
+        "epochs",
+        "batch-size",
+        "seed",
+        "min-accuracy",
+        "device",
+    ):
         assert f"--{flag}" in result.stdout

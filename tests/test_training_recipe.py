@@ -74,9 +74,7 @@ def test_the_weights_that_did_best_on_the_validation_part_are_kept(monkeypatch: 
 
 def test_progress_is_reported_to_the_last_step() -> None:
     states: list[Step] = []
-    recipe.train(
-        NETWORK, parts(), Recipe(epochs=2, batch_size=100, seed=0), device=CPU, report=states.append
-    )
+    recipe.train(NETWORK, parts(), Recipe(epochs=2, batch_size=100, seed=0), device=CPU, report=states.append)
     assert [state.step for state in states if state.validation is not None] == [5, 10]
     assert (states[-1].steps, states[-1].images) == (10, 1000)
     assert states[-1].loss < states[0].loss

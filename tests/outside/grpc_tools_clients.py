@@ -1,0 +1,37 @@
+"""gRPC's own health and reflection clients against a running service: ADDRESS. Prints JSON."""
+
+import json
+import sys
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+channel = grpc.insecure_channel(sys.argv[1])
+health = health_pb2_grpc.HealthStub(channel)
+statuses = {
+    name: health_pb2.HealthCheckResponse.ServingStatus.Name(
+        health.Check(health_pb2.HealthCheckRequest(service=name)).status
+    )
+    for name in ("", "mnist-simplecnn")
+}
+try:
+    health.Check(health_pb2.HealthCheckRequest(service="nobody"))
+    unknown = "no error"
+except grpc.RpcError as error:
+    unknown = error.code().name
+watch = health.Watch(health_pb2.HealthCheckRequest(service="nobody"))
+watched = health_pb2.HealthCheckResponse.ServingStatus.Name(next(watch).status)
+watch.cancel()
+database = ProtoReflectionDescriptorDatabase(channel)
+described = database.FindFileContainingSymbol("inference.GRPCInferenceService")
+json.dump(
+    {
+        "statuses": statuses,
+        "unknown": unknown,
+        "watched": watched,
+        "services": sorted(database.get_services()),
+        "methods": [method.name for service in described.service for method in service.method],
+    },
+    sys.stdout,
+)

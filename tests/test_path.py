@@ -1,0 +1,104 @@
+"""The whole path: a model that our job published, served by our service, called by clients that others wrote."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.client import Client
+from tests.conftest import outside
+from tests.support import infer_request, local_service, outputs_of, service_process
+
+TestImages = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+MODEL = "mnist-simplecnn"
+
+
+@pytest.fixture
+def images_file(tmp_path: Path, test_images: TestImages) -> str:
+    """The held-out images where a script can read them."""
+    np.savez(tmp_path / "images.npz", images=test_images[0])
+    return str(tmp_path / "images.npz")
+
+
+def accuracy(answers: Any, labels: NDArray[np.uint8]) -> float:
+    return float((np.array(answers).argmax(1) == labels).mean())
+
+
+def test_what_was_trained_is_what_tritonclient_is_answered(
+    published: Path, front: str, images_file: str, test_images: TestImages
+) -> None:
+    reported = json.loads((published / MODEL / "1" / "manifest.json").read_text())["metrics"]["test_accuracy"]
+    with service_process(published, "--front", front) as service:
+        sync: dict[str, Any] = outside("triton_sync.py", service.address, images_file)
+        many: dict[str, Any] = outside("triton_asyncio.py", service.address, images_file)
+        assert service.stop() == 0
+    assert sync["live"] and sync["ready"] and sync["model_ready"] and many["ready"]
+    assert sync["server"]["name"] == "simplecnn"
+    assert sync["metadata"]["inputs"] == [{"name": "images", "datatype": "UINT8", "shape": ["-1", "28", "28", "1"]}]
+    assert sync["metadata"]["versions"] == ["1"] and sync["metadata"]["platform"] == "onnxruntime_onnx"
+    assert sync["config"]["config"]["max_batch_size"] == 64
+    assert sync["index"]["models"] == [{"name": MODEL, "version": "1", "state": "READY"}]
+    assert sync["id"] == "r-7" and sync["unknown"] == "StatusCode.NOT_FOUND" and sync["counted"]
+    assert accuracy(sync["probabilities"], test_images[1]) == pytest.approx(reported)
+    assert accuracy(many["probabilities"], test_images[1]) == pytest.approx(reported)
+    np.testing.assert_allclose(sync["alone"], sync["probabilities"][:20], atol=1e-5)
+    np.testing.assert_allclose(many["probabilities"], sync["probabilities"], atol=1e-5)
+
+
+def test_grpcs_own_health_and_reflection_clients_work(published: Path, front: str) -> None:
+    with service_process(published, "--front", front) as service:
+        seen: dict[str, Any] = outside("grpc_tools_clients.py", service.address)
+    assert seen["statuses"] == {"": "SERVING", MODEL: "SERVING"}
+    assert (seen["unknown"], seen["watched"]) == ("NOT_FOUND", "SERVICE_UNKNOWN")
+    assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= set(seen["services"])
+    assert "ModelInfer" in seen["methods"]
+
+
+def test_requests_of_mixed_sizes_at_once_get_the_answers_they_get_alone(
+    published: Path, front: str, test_images: TestImages
+) -> None:
+    images, _ = test_images
+    random = np.random.default_rng(0)
+    requests = [random.integers(0, len(images), random.integers(1, 17)) for _ in range(300)]
+    with local_service(published, front) as service:
+
+        def infer(rows: NDArray[Any]) -> NDArray[Any]:
+            return outputs_of(service.stub.ModelInfer(infer_request(MODEL, images=images[rows])))["probabilities"]
+
+        alone = {row: infer(np.array([row]))[0] for row in sorted({*np.concatenate(requests).tolist()})}
+        before = service.server.registry.get(MODEL).statistics.executions
+        with ThreadPoolExecutor(32) as pool:
+            answers = list(pool.map(infer, requests))
+        statistics = service.server.registry.get(MODEL).statistics
+        assert statistics.executions - before < len(requests), "nothing was batched"
+    for rows, answer in zip(requests, answers, strict=True):
+        expected = np.stack([alone[row] for row in rows.tolist()])
+        np.testing.assert_allclose(answer, expected, atol=1e-5)
+        np.testing.assert_array_equal(answer.argmax(1), expected.argmax(1))
+
+
+def test_typed_contents_are_answered_like_raw_ones(published: Path, front: str, test_images: TestImages) -> None:
+    images = test_images[0][:3]
+    with local_service(published, front) as service:
+        raw = infer_request(MODEL, images=images)
+        typed = infer_request(MODEL, images=images)
+        del typed.raw_input_contents[:]
+        typed.inputs[0].contents.uint_contents.extend(images.ravel().tolist())
+        assert service.stub.ModelInfer(raw) == service.stub.ModelInfer(typed)
+        typed.inputs[0].contents.uint_contents[5] = 256
+        with pytest.raises(grpc.RpcError, match="expected values from 0 to 255, got 0 to 256"):
+            service.stub.ModelInfer(typed)
+
+
+def test_our_client_is_answered_the_same(published: Path, front: str, test_images: TestImages) -> None:
+    images, labels = test_images
+    with local_service(published, front) as service, Client(service.address) as client:
+        assert client.serving() and client.serving(MODEL)
+        assert client.image_shape(MODEL) == (28, 28, 1)
+        assert [(model.name, model.version, model.state) for model in client.models()] == [(MODEL, "1", "READY")]
+        assert accuracy(client.predict(MODEL, images[:64]), labels[:64]) > 0.9

@@ -1,0 +1,326 @@
+"""The service's life as an operator sees it: start, readiness, reload, metrics, stop."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.pb import health_pb2, health_pb2_grpc
+from service.pb import inference_pb2 as pb
+from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
+from service.server import CannotStart, choose_front
+from tests.support import (
+    LocalService,
+    add_version,
+    doubling_model,
+    infer_request,
+    local_service,
+    outputs_of,
+    run_command,
+    service_process,
+    wait_until,
+)
+
+X = np.ones((1, 4), np.float32)
+
+
+def get(url: str) -> tuple[int, str]:
+    """Status and body of a page."""
+    try:
+        with urlopen(url, timeout=10) as response:
+            return response.status, response.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_sigterm_ends_with_status_0_and_every_accepted_call_answered(toys: Path, front: str) -> None:
+    with service_process(toys, "--front", front) as service:
+        stop = threading.Event()
+        answered: list[float] = []
+        refused: list[str] = []
+        lost: list[str] = []
+
+        def call() -> None:
+            with grpc.insecure_channel(service.address) as channel:
+                stub = GRPCInferenceServiceStub(channel)
+                while not stop.is_set():
+                    try:
+                        answered.append(
+                            outputs_of(stub.ModelInfer(infer_request("double", x=X), timeout=20))["y"][0, 0]
+                        )
+                    except grpc.RpcError as error:
+                        # Refused by the server, or not accepted at all: both may safely be sent elsewhere.
+                        text = f"{error.code().name}: {error.details()}"
+                        fine = text.startswith("UNAVAILABLE") and ("draining" in text or "refused" in text)
+                        (refused if fine else lost).append(text)
+                        return
+
+        threads = [threading.Thread(target=call) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(answered) > 200, "calls are answered")
+        status = service.stop()
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert status == 0
+    assert not lost
+    assert set(answered) == {2.0}
+    assert service.has("draining") and service.has("stopped")
+
+
+def test_after_sigterm_it_says_so_and_serves_on_for_drain_seconds(toys: Path, front: str) -> None:
+    with service_process(toys, "--front", front, "--drain-seconds", "1.5") as service:
+        with grpc.insecure_channel(service.address) as channel:
+            stub, health = GRPCInferenceServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+            watch = health.Watch(health_pb2.HealthCheckRequest())
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            service.process.send_signal(signal.SIGTERM)
+            assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert get(service.metrics.replace("metrics", "readyz")) == (503, "draining\n")
+            assert get(service.metrics.replace("metrics", "livez"))[0] == 200
+            assert not stub.ServerReady(pb.ServerReadyRequest()).ready
+            np.testing.assert_array_equal(outputs_of(stub.ModelInfer(infer_request("double", x=X)))["y"], 2 * X)
+            watch.cancel()
+        assert service.wait() == 0
+
+
+def test_a_second_signal_ends_at_once(toys: Path) -> None:
+    with service_process(toys, "--drain-seconds", "600") as service:
+        service.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: service.has("draining"), "it drains")
+        assert service.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+
+
+def test_ctrl_c_does_not_wait_for_balancers(toys: Path) -> None:
+    with service_process(toys, "--drain-seconds", "600") as service:
+        assert service.stop(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("flag", ["--grpc-port", "--metrics-port"])
+def test_a_taken_port_is_one_line_and_status_2(toys: Path, front: str, flag: str, taken_port: int) -> None:
+    ports = {"--grpc-port": "0", "--metrics-port": "0"} | {flag: str(taken_port)}
+    flags = [part for pair in ports.items() for part in pair]
+    result = run_command("service", "--repository", str(toys), "--front", front, *flags)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {flag} {taken_port}:") and "Address already in use" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--repository", "/nowhere"], "--repository /nowhere: no such folder"),
+        (["--grpc-port", "70000"], "--grpc-port"),
+        (["--grpc-port", "9001", "--metrics-port", "9001"], "must differ"),
+        (["--threads", "0"], "--threads"),
+        (["--device", "tpu"], "--device"),
+        (["--front", "http"], "--front"),
+        (["--drain-seconds", "nan"], "--drain-seconds"),
+        (["--max-message-bytes", "-1"], "--max-message-bytes"),
+        (["--bogus"], "--bogus"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_with_status_2(flags: list[str], says: str) -> None:
+    result = run_command("service", *flags)
+    assert result.returncode == 2
+    assert says in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_the_native_front_asked_for_by_name_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_front("auto") == "native"
+    monkeypatch.setattr("service.server.find_spec", lambda _: None)
+    assert choose_front("auto") == choose_front("grpcio") == "grpcio"
+    with pytest.raises(CannotStart, match="pygrpc-native is not installed"):
+        choose_front("native")
+
+
+def test_an_empty_repository_is_live_not_ready_and_takes_the_first_good_version(tmp_path: Path, front: str) -> None:
+    with service_process(tmp_path, "--front", front, "--poll-seconds", "0.1", ready=False) as service:
+        assert "holds no models" in service.event("not ready")["reason"]
+        assert get(service.metrics.replace("metrics", "livez")) == (200, "live\n")
+        status, body = get(service.metrics.replace("metrics", "readyz"))
+        assert status == 503 and "holds no models" in body
+        with grpc.insecure_channel(service.address) as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            assert stub.ServerLive(pb.ServerLiveRequest()).live
+            assert not stub.ServerReady(pb.ServerReadyRequest()).ready
+            add_version(tmp_path / ".staging", "double", b"not a graph")
+            (tmp_path / ".staging" / "double").rename(tmp_path / "double")
+            wait_until(lambda: service.has("model refused"), "the bad version is refused")
+            assert "model.onnx cannot be opened" in get(service.metrics.replace("metrics", "readyz"))[1]
+            add_version(tmp_path, "double", doubling_model(), version=2)
+            wait_until(lambda: stub.ServerReady(pb.ServerReadyRequest()).ready, "the good version is taken")
+            np.testing.assert_array_equal(outputs_of(stub.ModelInfer(infer_request("double", x=X)))["y"], 2 * X)
+        assert sum(line["event"] == "model refused" for line in service.events) == 1, "it says so at every poll"
+        assert service.stop() == 0
+
+
+def test_sighup_looks_for_new_versions_now(toys: Path) -> None:
+    with service_process(toys) as service, grpc.insecure_channel(service.address) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        add_version(toys, "double", doubling_model(), version=2)
+        service.process.send_signal(signal.SIGHUP)
+        wait_until(
+            lambda: stub.ModelInfer(infer_request("double", x=X)).model_version == "2", "the new version answers"
+        )
+
+
+def test_health_has_a_name_a_model_and_tells_who_watches(toys: Path, front: str) -> None:
+    with local_service(toys, front) as service:
+        health = health_pb2_grpc.HealthStub(service.channel)
+        serving = health_pb2.HealthCheckResponse.SERVING
+        statuses = health.List(health_pb2.HealthListRequest()).statuses
+        assert {name: status.status for name, status in statuses.items()} == {
+            "": serving,
+            "double": serving,
+            "lookup": serving,
+        }
+        watches = [health.Watch(health_pb2.HealthCheckRequest(service="double")) for _ in range(3)]
+        assert [next(watch).status for watch in watches] == [serving] * 3
+        watches[0].cancel()  # one that leaves must not take the others with it
+        shutil.rmtree(toys / "double")
+        service.server.registry.reconcile()
+        for watch in watches[1:]:
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            watch.cancel()
+
+
+def test_a_log_has_one_line_a_step_and_none_a_request(toys: Path) -> None:
+    with service_process(toys) as service:
+        with grpc.insecure_channel(service.address) as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            for _ in range(20):
+                stub.ModelInfer(infer_request("double", x=X))
+        service.stop()
+    assert [line["event"] for line in service.events] == [
+        "listening", "metrics", "model ready", "model ready", "ready", "draining", "stopped",
+    ]  # fmt: skip
+    assert all({"level", "timestamp"} <= line.keys() for line in service.events)
+
+
+def test_a_log_is_text_where_it_is_asked_for_and_json_where_nobody_looks() -> None:
+    def logged(form: str) -> str:
+        code = (
+            "import logging, structlog; from service import logs; "
+            f"logs.configure({form!r}); structlog.get_logger().info('model ready', version=1); "
+            "logging.getLogger('grpc').warning('from a library')"
+        )
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+
+    text = logged("text")
+    assert "model ready" in text and "version=1" in text and "from a library" in text and "{" not in text
+    lines = [json.loads(line) for line in logged("auto").splitlines()]
+    assert [line["event"] for line in lines] == ["model ready", "from a library"]
+    assert lines[0]["version"] == 1 and lines[1]["level"] == "warning"
+
+
+def metrics(service: LocalService) -> dict[tuple[str, str], float]:
+    """Every sample of /metrics by name and its model's labels."""
+    status, text = get(service.server.metrics_url)
+    assert status == 200
+    return {
+        (sample.name, "|".join(f"{key}={value}" for key, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_count_exactly_what_happened(toys: Path, front: str) -> None:
+    with local_service(toys, front) as service:
+        for rows in (1, 3, 8):
+            service.stub.ModelInfer(infer_request("double", x=np.ones((rows, 4), np.float32)))
+        for bad in (infer_request("double", y=X), infer_request("nobody", x=X)):
+            with pytest.raises(grpc.RpcError):
+                service.stub.ModelInfer(bad)
+        wait_until(lambda: service.server.registry.get("double").statistics.executions == 3, "all are counted")
+        seen = metrics(service)
+    double = "model=double|version=1"
+    assert seen["inference_requests_total", f"code=OK|{double}"] == 3
+    assert seen["inference_requests_total", f"code=INVALID_ARGUMENT|{double}"] == 1
+    assert seen["inference_requests_total", "code=NOT_FOUND|model=|version="] == 1
+    assert seen["inference_rows_total", double] == 12
+    assert seen["inference_batches_total", f"closed_by=full|{double}"] == 1
+    assert seen["inference_batches_total", f"closed_by=idle|{double}"] == 2
+    assert seen["inference_batch_rows_count", double] == 3
+    assert seen["inference_batch_rows_sum", double] == 12
+    assert seen["inference_batch_rows_bucket", f"le=4|{double}"] == 2
+    for name in ("request", "queue"):
+        assert seen[f"inference_{name}_duration_seconds_count", double] == 3
+        assert 0 < seen[f"inference_{name}_duration_seconds_sum", double] < 10
+    assert seen["inference_compute_duration_seconds_count", double] == 3
+    assert seen["inference_queue_rows", double] == 0
+    assert seen["inference_padding_rows_total", double] == 0
+    assert seen["inference_model_ready", double] == 1
+    assert 0 < seen["inference_model_load_seconds", double] < 10
+    info = next(labels for name, labels in seen if name == "inference_model_info" and "model=double" in labels)
+    assert "device=cpu" in info and "provider=CPUExecutionProvider" in info and "verified=false" in info
+    assert any(name == "service_info" and f"front={front}" in labels for name, labels in seen)
+    assert any(name == "process_resident_memory_bytes" for name, _ in seen)
+    assert not any("nobody" in labels for _, labels in seen), "a label came from a request"
+
+
+def test_model_statistics_add_up(toys: Path, front: str) -> None:
+    with local_service(toys, front) as service, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: service.stub.ModelInfer(infer_request("double", x=X)), range(100)))
+        wait_until(lambda: service.server.registry.get("double").statistics.codes["OK"] == 100, "all are counted")
+        (stats,) = service.stub.ModelStatistics(pb.ModelStatisticsRequest(name="double")).model_stats
+        assert len(service.stub.ModelStatistics(pb.ModelStatisticsRequest()).model_stats) == 2
+    parts = stats.inference_stats
+    assert stats.inference_count == parts.success.count == parts.queue.count == parts.compute_infer.count == 100
+    assert stats.execution_count == sum(size.compute_infer.count for size in stats.batch_stats)
+    assert stats.inference_count == sum(size.batch_size * size.compute_infer.count for size in stats.batch_stats)
+    spent = parts.queue.ns + parts.compute_input.ns + parts.compute_infer.ns + parts.compute_output.ns
+    assert spent == pytest.approx(parts.success.ns, rel=0.01)
+    assert stats.last_inference > 1.7e12
+
+
+def test_an_unknown_page_is_404(toys: Path) -> None:
+    with local_service(toys, "grpcio") as service:
+        assert get(service.server.metrics_url.replace("metrics", "nothing"))[0] == 404
+
+
+def test_nothing_is_left_behind(toys: Path, front: str) -> None:
+    """Threads, sockets and files of a service that was stopped are gone."""
+    this = psutil.Process()
+    with local_service(toys, front) as service:  # once, so that what a library keeps for good is there
+        service.stub.ModelInfer(infer_request("double", x=X))
+    before = (threading.active_count(), this.num_fds())
+    for _ in range(3):
+        with local_service(toys, front) as service:
+            service.stub.ModelInfer(infer_request("double", x=X))
+    wait_until(lambda: threading.active_count() <= before[0], "its threads end")
+    wait_until(lambda: this.num_fds() <= before[1] + 3, "its files are closed")
+
+
+def test_environment_variables_are_settings_too(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from service.settings import Settings
+
+    monkeypatch.setenv("SERVICE_GRPC_PORT", "9999")
+    monkeypatch.setenv("SERVICE_REPOSITORY", str(toys))
+    monkeypatch.setattr("sys.argv", ["service", "--threads", "3"])
+    settings = Settings()
+    assert (settings.grpc_port, settings.repository, settings.threads) == (9999, toys, 3)
+    assert json.loads(settings.model_dump_json())["front"] == "auto"
