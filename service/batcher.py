@@ -3,7 +3,8 @@
 Owns, for one model version:
 1. the queue, bounded in rows: a full one refuses at the door, and so does one that cannot meet a deadline;
 2. which requests ride together: first come first served, never more rows than a batch may have, none split;
-3. the threads that run the batches, one an engine, which start one as soon as an engine is free;
+3. the threads that run the batches, one an engine, which start one as soon as an engine is free; a front may lend its
+   own thread for a short batch, which saves two changes of thread;
 4. isolation: a batch that fails is run again in parts until only the guilty request fails.
 
 Does not own: what runs (a callable), how requests are read and answers written (the `Request` does that), the wire.
@@ -45,12 +46,16 @@ class Request(ABC):
         self.deadline = deadline
 
     @abstractmethod
-    def answer(self, outputs: Arrays) -> None:
-        """Take this request's rows of every output; called once, unless `fail` is."""
+    def prepare(self, outputs: Arrays) -> None:
+        """Make the answer from this request's rows of every output."""
+
+    @abstractmethod
+    def send(self) -> None:
+        """Send what was prepared; called once, unless `fail` is."""
 
     @abstractmethod
     def fail(self, error: ServiceError) -> None:
-        """Take the reason why there is no answer; called once, unless `answer` is."""
+        """Send the reason why there is no answer; called once, unless `send` is."""
 
     @property
     def shape_key(self) -> tuple[tuple[int, ...], ...]:
@@ -65,6 +70,7 @@ class Policy:
     max_batch_size: int  # rows; 1 means that requests run alone
     max_queue_rows: int
     max_delay: float = 0.0  # how long the oldest request may wait for company while an engine is free
+    lend_below: float = 0.005  # a batch that takes less may run on a thread that is lent; 0 for none
 
 
 class Batcher:
@@ -94,7 +100,7 @@ class Batcher:
         self._rows_running = 0
         self._seconds_a_row: float | None = None  # moving average, of whole batches
         self._closed = False
-        self._idle: list[threading.Lock] = []  # engines' wake-up locks, held while they sleep
+        self._idle: list[tuple[threading.Lock, Run]] = []  # engines that are free, and what wakes their threads
         self._engines = len(runs)
         self._threads = [
             threading.Thread(target=self._work, args=(run,), name=f"engine-{name}-{index}", daemon=True)
@@ -113,8 +119,8 @@ class Batcher:
         """Rows in the queue or in an engine now."""
         return self._rows_waiting + self._rows_running
 
-    def submit(self, request: Request) -> None:
-        """Put the request in the queue.
+    def submit(self, request: Request, *, wake: bool = True) -> None:
+        """Put the request in the queue, and wake an engine unless the caller will lend its thread.
 
         Raises:
             QueueFull: the queue has no room for its rows.
@@ -131,8 +137,34 @@ class Batcher:
                 self._check_deadline(request, request.deadline)
             self._queue[request] = None
             self._rows_waiting = waiting + request.rows
-            if self._idle:
-                self._idle.pop().release()
+            if wake and self._idle:
+                self._idle.pop()[0].release()
+
+    def lend_thread(self) -> bool:
+        """Run the next batch here if an engine is free and the batch is short, else see that its own thread does.
+
+        Returns whether requests still wait for the caller: it should look for more of them, and come again.
+        """
+        with self._lock:
+            if not self._queue or not self._idle:
+                return False
+            wake, run = self._idle.pop()
+            expected = min(self._rows_waiting, self.policy.max_batch_size) * (self._seconds_a_row or 0.0)
+            if self.policy.max_delay or not 0 < expected < self.policy.lend_below:
+                wake.release()
+                return False
+            batch, closed_by, expired = self._take("idle")
+        try:
+            _fail_expired(expired, self._clock())
+            if batch:
+                self._execute(run, batch, closed_by)
+        finally:
+            with self._lock:
+                if self._closed:
+                    wake.release()  # its thread answers what is left, and ends
+                else:
+                    self._idle.append((wake, run))
+        return bool(self._queue) and not self._closed
 
     def cancel(self, request: Request) -> bool:
         """Take the request out of the queue; False if it is no longer there."""
@@ -147,7 +179,7 @@ class Batcher:
         """Refuse new requests; those that wait are still answered."""
         with self._lock:
             self._closed = True
-            for wake in self._idle:
+            for wake, _ in self._idle:
                 wake.release()
             self._idle.clear()
 
@@ -202,16 +234,14 @@ class Batcher:
                 elif self._closed:
                     return
                 if not batch and not expired:
-                    self._idle.append(wake)
-            for request in expired:
-                waited = self._clock() - request.arrived
-                request.fail(DeadlineExceeded(f"the deadline passed after {waited * 1e3:.0f} ms in the queue"))
+                    self._idle.append((wake, run))
+            _fail_expired(expired, self._clock())
             if batch:
                 self._execute(run, batch, closed_by)
             elif not expired and not wake.acquire(timeout=sleep):
                 with self._lock:
-                    if wake in self._idle:
-                        self._idle.remove(wake)
+                    if (wake, run) in self._idle:
+                        self._idle.remove((wake, run))
                     else:
                         wake.acquire()  # released in the same instant
 
@@ -302,9 +332,11 @@ class Batcher:
         for request in batch:
             following = row + request.rows
             own = outputs if len(batch) == 1 else tuple(output[row:following] for output in outputs)
-            if _answer(request, own):
+            if _prepare(request, own):
                 answered.append(request)
             row = following
+        for request in answered:  # all at once, so that a front can write them in few packets
+            request.send()
         ended = self._clock()
         self._statistics.batch(
             Batch(
@@ -319,10 +351,16 @@ class Batcher:
         )
 
 
-def _answer(request: Request, outputs: Arrays) -> bool:
-    """Answer one request; its trouble is not its batch mates'."""
+def _fail_expired(requests: Sequence[Request], now: float) -> None:
+    for request in requests:
+        waited = now - request.arrived
+        request.fail(DeadlineExceeded(f"the deadline passed after {waited * 1e3:.0f} ms in the queue"))
+
+
+def _prepare(request: Request, outputs: Arrays) -> bool:
+    """Make one request's answer; its trouble is not its batch mates'."""
     try:
-        request.answer(outputs)
+        request.prepare(outputs)
     except Exception:
         error = EngineFailed()
         log.exception("an answer could not be built", error_id=error.error_id)

@@ -82,7 +82,7 @@ def load(folder: ModelFolder, version: int, runtime: Runtime) -> LoadedModel:
     statistics = Statistics()
     batcher = Batcher(
         [engine.run for engine in engines],
-        _policy(spec),
+        _policy(spec, lend_below=Policy.lend_below if runtime.devices == ["cpu"] else 0.0),
         statistics,
         name=spec.name,
         same_shape=all(-1 not in tensor.shape for tensor in spec.inputs),
@@ -109,15 +109,14 @@ def _open(model: bytes, device: str, threads: int) -> Engine:
         raise
 
 
-def _policy(spec: ModelSpec) -> Policy:
+def _policy(spec: ModelSpec, *, lend_below: float) -> Policy:
     limit = max(spec.max_batch_size, 1)
-    batching = spec.config.dynamic_batching
-    if not spec.config.HasField("dynamic_batching"):
-        return Policy(max_batch_size=limit, max_queue_rows=DEFAULT_QUEUE_BATCHES * limit)
+    batching = spec.config.dynamic_batching  # all zeros where there is none
     return Policy(
         max_batch_size=limit,
         max_queue_rows=batching.default_queue_policy.max_queue_size or DEFAULT_QUEUE_BATCHES * limit,
         max_delay=batching.max_queue_delay_microseconds * 1e-6,
+        lend_below=lend_below,
     )
 
 

@@ -1,6 +1,7 @@
 """What a model version takes and gives, as plain data that every layer may hold."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from service.pb.model_config_pb2 import ModelConfig
 from service.tensors import DataType
@@ -26,7 +27,12 @@ class ModelSpec:
     max_batch_size: int
     config: ModelConfig  # complete: what config.pbtxt leaves out is filled in from the graph
 
-    @property
+    @cached_property
+    def all_outputs(self) -> tuple[int, ...]:
+        """The index of every output."""
+        return tuple(range(len(self.outputs)))
+
+    @cached_property
     def batches(self) -> bool:
         """Whether the first axis of every tensor is the batch."""
         return self.max_batch_size > 0

@@ -50,7 +50,7 @@ class Reply(Protocol):
 class InferRequest(Request):
     """A request on its way: what the batcher needs, and how to answer its caller."""
 
-    __slots__ = ("id", "model", "outputs", "reply")
+    __slots__ = ("id", "model", "outputs", "reply", "response")
 
     def __init__(
         self,
@@ -68,9 +68,13 @@ class InferRequest(Request):
         self.model = model
         self.reply = reply
 
-    def answer(self, outputs: Arrays) -> None:
-        """Send this request's rows of the outputs it asked for."""
-        self.reply.respond(write_response(self.model.spec, self.id, self.outputs, outputs))
+    def prepare(self, outputs: Arrays) -> None:
+        """Serialise this request's rows of the outputs it asked for."""
+        self.response = write_response(self.model.spec, self.id, self.outputs, outputs)
+
+    def send(self) -> None:
+        """Give the response to the front."""
+        self.reply.respond(self.response)
 
     def fail(self, error: ServiceError) -> None:
         """Send the error and count it."""
@@ -96,10 +100,13 @@ class Inference:
         self._registry = registry
         self._max_message_bytes = max_message_bytes
 
-    def accept(self, payload: bytes, reply: Reply, *, arrived: float, deadline: float | None) -> InferRequest | None:
+    def accept(
+        self, payload: bytes, reply: Reply, *, arrived: float, deadline: float | None, wake: bool = True
+    ) -> InferRequest | None:
         """Check the request and queue it; `reply` is used now if it is refused, else when it is computed.
 
-        Times are on time.monotonic()'s clock. Returns the queued request, which can be cancelled, or None.
+        Times are on time.monotonic()'s clock. Returns the queued request, which can be cancelled, or None. A caller
+        that does not `wake` the engine lends the request's batcher its thread after.
         """
         statistics = self.unrouted
         try:
@@ -114,7 +121,7 @@ class Inference:
                 statistics = model.statistics
                 request = InferRequest(message, model, reply, arrived=arrived, deadline=deadline)
                 try:
-                    model.batcher.submit(request)
+                    model.batcher.submit(request, wake=wake)
                 except BatcherClosed:
                     if self.draining:
                         raise Draining from None
@@ -261,11 +268,12 @@ def read_outputs(message: ModelInferRequest, spec: ModelSpec) -> tuple[int, ...]
         InvalidArgument: a name is unknown or repeated.
         Unimplemented: an output is wanted in a form that is not offered.
     """
-    if not message.outputs:
-        return tuple(range(len(spec.outputs)))
+    asked = message.outputs
+    if not asked:
+        return spec.all_outputs
     names = [tensor.name for tensor in spec.outputs]
     indices: list[int] = []
-    for position, wanted in enumerate(message.outputs):
+    for position, wanted in enumerate(asked):
         if wanted.name not in names:
             raise InvalidArgument(
                 f"outputs[{position}].name", f"model {spec.name!r} has no output {wanted.name!r}; it has {names}"

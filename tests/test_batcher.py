@@ -27,9 +27,12 @@ class FakeRequest(Request):
         self.error: ServiceError | None = None
         self.done = threading.Event()
 
-    def answer(self, outputs: Arrays) -> None:
-        assert not self.done.is_set(), "answered twice"
+    def prepare(self, outputs: Arrays) -> None:
+        assert self.outputs is None, "answered twice"
         self.outputs = outputs
+
+    def send(self) -> None:
+        assert not self.done.is_set(), "answered twice"
         self.done.set()
 
     def fail(self, error: ServiceError) -> None:
@@ -244,7 +247,7 @@ def test_a_failing_batch_is_run_in_parts_until_only_the_guilty_fails(
 
 def test_an_answer_that_cannot_be_built_fails_its_request_alone(batcher: Batcher, engine: HeldEngine) -> None:
     class Broken(FakeRequest):
-        def answer(self, outputs: Arrays) -> None:
+        def prepare(self, outputs: Arrays) -> None:
             raise ValueError("no answer")
 
     busy(batcher, engine)
@@ -369,6 +372,72 @@ def test_a_closed_batcher_refuses_and_answers_what_it_has(engine: HeldEngine, st
     first.result()
     waiting.result()
     assert batcher.join(WAIT)
+
+
+def timed(batcher: Batcher, engine: HeldEngine, clock: Clock, seconds: float) -> None:
+    """Let the batcher learn that a row takes so long, and its engine become free."""
+    request = FakeRequest(0)
+    batcher.submit(request)
+    engine.wait_for(1)
+    clock.now += seconds
+    engine.let(1)
+    request.result()
+    wait_until(lambda: len(batcher._idle) == 1, "the engine is free")
+
+
+def test_a_lent_thread_runs_a_short_batch_at_once_and_returns_for_more(
+    batcher: Batcher, engine: HeldEngine, clock: Clock, statistics: Statistics
+) -> None:
+    timed(batcher, engine, clock, 0.0001)
+    requests = [FakeRequest(value, rows=4) for value in (1, 2, 3)]
+    for request in requests:
+        batcher.submit(request, wake=False)
+    engine.let(2)
+    assert batcher.lend_thread(), "the third still waits"
+    assert engine.batches[1:] == [[1] * 4 + [2] * 4] and requests[1].done.is_set() and not requests[2].done.is_set()
+    assert not batcher.lend_thread()
+    assert requests[2].done.is_set()
+    assert not batcher.lend_thread(), "nothing waits"
+    assert statistics.executions == 3
+
+
+def test_a_batch_that_takes_long_or_was_never_timed_is_left_to_the_engines_own_thread(
+    batcher: Batcher, engine: HeldEngine, clock: Clock
+) -> None:
+    untimed = FakeRequest(1)
+    batcher.submit(untimed, wake=False)
+    assert not batcher.lend_thread()
+    engine.wait_for(1)
+    clock.now += 0.01  # 10 ms a row
+    engine.let(1)
+    untimed.result()
+    wait_until(lambda: len(batcher._idle) == 1, "the engine is free")
+    slow = FakeRequest(2)
+    batcher.submit(slow, wake=False)
+    assert not batcher.lend_thread(), "the engine is held, and yet it came back"
+    engine.let(1)
+    slow.result()
+
+
+def test_while_a_thread_is_lent_no_other_runs_its_engine_and_a_close_is_seen(
+    engine: HeldEngine, statistics: Statistics, clock: Clock
+) -> None:
+    batcher = Batcher([engine.run], Policy(8, 16), statistics, name="lent", clock=clock)
+    timed(batcher, engine, clock, 0.0001)
+    first, second = FakeRequest(1), FakeRequest(2)
+    batcher.submit(first, wake=False)
+    lender = threading.Thread(target=batcher.lend_thread)
+    lender.start()
+    engine.wait_for(2)
+    batcher.submit(second)
+    assert not batcher.lend_thread(), "the engine is not free"
+    batcher.close()
+    assert engine.batches == [[0], [1]]
+    engine.let(2)
+    first.result()
+    second.result()
+    lender.join(WAIT)
+    assert batcher.join(WAIT), "the engine's own thread never heard of the close"
 
 
 def test_what_waits_can_be_failed_at_once(batcher: Batcher, engine: HeldEngine) -> None:

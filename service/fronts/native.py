@@ -1,7 +1,7 @@
 """The fast front: pygrpc-native, whose HTTP/2 and gRPC work runs in Rust outside the GIL.
 
-Owns: one thread that takes calls in bursts, their deadlines and cancellations. It serves ModelInfer; every other method
-goes through to the grpcio front on `fallback`, a Unix socket.
+Owns: one thread that takes calls in bursts, with their deadlines and cancellations, and that it lends to a batcher
+after each burst. It serves ModelInfer; all else goes through to the grpcio front on `fallback`, a Unix socket.
 """
 
 import threading
@@ -10,6 +10,7 @@ import time
 import structlog
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
+from service.batcher import Batcher
 from service.errors import EngineFailed, ServiceError
 from service.protocol import Inference, InferRequest
 
@@ -47,7 +48,8 @@ class NativeFront:
 
     def _take(self) -> None:
         pending = self._pending
-        while (events := self._front.recv_batch_details(BURST)) is not None:
+        filled: set[Batcher] = set()  # whose requests wait for this thread
+        while (events := self._front.recv_batch_details(BURST, 0 if filled else None)) is not None:
             arrived = time.monotonic()
             for kind, call_id, _, payload, _, details in events:
                 if kind == EVENT_CANCEL:
@@ -55,21 +57,25 @@ class NativeFront:
                         request.cancel()
                 elif payload is not None:
                     left = details[2] if details else None
-                    self._accept(call_id, payload, arrived, None if left is None else arrived + left)
+                    request = self._accept(call_id, payload, arrived, None if left is None else arrived + left)
+                    if request:
+                        filled.add(request.model.batcher)
+            filled = {batcher for batcher in filled if batcher.lend_thread()}
 
-    def _accept(self, call_id: int, payload: bytes, arrived: float, deadline: float | None) -> None:
+    def _accept(self, call_id: int, payload: bytes, arrived: float, deadline: float | None) -> InferRequest | None:
         reply = NativeReply(self._front, call_id, self._pending)
         try:
-            request = self._inference.accept(payload, reply, arrived=arrived, deadline=deadline)
+            request = self._inference.accept(payload, reply, arrived=arrived, deadline=deadline, wake=False)
         except Exception:  # the thread must outlive whatever one call does to it
             error = EngineFailed()
             log.exception("a call failed", method="ModelInfer", error_id=error.error_id)
             reply.fail(error)
-            return
+            return None
         if request is not None and not reply.used:
             self._pending[call_id] = request
             if reply.used:  # answered between the two lines above
                 self._pending.pop(call_id, None)
+        return request
 
 
 class NativeReply:
