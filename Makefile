@@ -46,13 +46,14 @@ lock: .venv/installed ## make the lock file anew from pyproject.toml
 	$(BIN)/uv pip compile --universal --generate-hashes --no-annotate --upgrade --quiet \
 	  --custom-compile-command "make lock" --extra dev pyproject.toml -o deploy/locks/dev.txt
 
-clean: ## remove all that was made here, published models and the environment included
+clean: ## remove all that was made here: the environment, published models, caches
 	rm -rf .venv build models runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 # Everything, from the lock file; made anew when the lock file or the project's own metadata change.
 .venv/installed: deploy/locks/dev.txt pyproject.toml
+	@echo "installing into .venv; PyTorch and its CUDA libraries are some gigabytes if they are not at hand"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r deploy/locks/dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps -r deploy/locks/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
