@@ -134,7 +134,7 @@ def _download_mnist(data_dir: Path, folder: Path) -> None:
     except (OSError, RuntimeError) as error:
         missing = [name for name in MNIST_FILES if not _find(folder, name)]
         raise DataError(
-            f"MNIST is not complete in {folder} and could not be downloaded ({error}). "
+            f"MNIST is not complete in {folder} and could not be downloaded ({' '.join(str(error).split())}). "
             f"Put there: {', '.join(missing)} (plain or .gz), or train with --dataset mnist-sample, "
             "which needs no download"
         ) from error
