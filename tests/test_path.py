@@ -1,5 +1,6 @@
 """The whole path: a model that our job published, served by our service, called by clients that others wrote."""
 
+import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -102,3 +103,22 @@ def test_our_client_is_answered_the_same(published: Path, front: str, test_image
         assert client.image_shape(MODEL) == (28, 28, 1)
         assert [(model.name, model.version, model.state) for model in client.models()] == [(MODEL, "1", "READY")]
         assert accuracy(client.predict(MODEL, images[:64]), labels[:64]) > 0.9
+
+
+def test_a_flood_is_answered_or_refused_as_the_table_says(published: Path, front: str, test_images: TestImages) -> None:
+    """1,500 calls at once: more than gRPC itself would hold, and than the queue does."""
+    payload = infer_request(MODEL, images=test_images[0][:1]).SerializeToString()
+
+    async def flood(address: str) -> set[str]:
+        async with grpc.aio.insecure_channel(address) as channel:
+            infer: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            calls = [infer(payload, timeout=60) for _ in range(1500)]
+            return {(await call.code()).name for call in calls}
+
+    with service_process(published, "--front", front) as service:
+        seen = asyncio.run(flood(service.address))
+        assert "OK" in seen
+        assert seen <= {"OK", "RESOURCE_EXHAUSTED"}
+        with Client(service.address) as client:
+            assert client.serving()
+        assert service.stop() == 0

@@ -29,6 +29,8 @@ from service.servicers import InferenceServicer
 INFERENCE: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
+PENDING_CALLS = 2**16
+
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -57,6 +59,10 @@ class GrpcioFront:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),  # a taken port must be an error
+                # Calls that gRPC holds before we take them. Past 1,000 it would cancel some at random, with a status
+                # that no client retries; the batcher's bound comes after, with a better answer.
+                ("grpc.server.max_pending_requests", PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),
             ]
