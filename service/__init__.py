@@ -4,9 +4,11 @@ A request passes these stops, in reading order, which is also the order of impor
 
     fronts/         the wire: HTTP/2, deadlines, cancellation (`native` or `grpcio`)
     servicers.py    every method but inference: convert, ask, convert
-    protocol.py     ModelInferRequest bytes → checked rows; outputs → reply bytes
+    protocol.py     one call: read it, find its model, queue it, answer it
+    codec.py        ModelInferRequest bytes → checked rows; outputs → reply bytes
     registry.py     what is loaded, by name and version; reload
     loader.py       a version on disk → an engine that has proved its golden answers, behind a batcher
+    spec.py         configuration and graph, made one
     batcher.py      requests → batches → answers, bounded in every way
     engine.py       one ONNX Runtime session on one device
 

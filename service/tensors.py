@@ -41,3 +41,14 @@ DATA_TYPES = (
 BY_NAME = {row.name: row for row in DATA_TYPES}
 BY_CONFIG = {row.config: row for row in DATA_TYPES}
 BY_ONNX = {row.onnx: row for row in DATA_TYPES}
+
+# The type of the values in each field of InferTensorContents, which is the widest that the field carries.
+CONTENTS_DTYPES = {
+    "bool_contents": np.dtype(np.bool_),
+    "int_contents": np.dtype(np.int32),
+    "int64_contents": np.dtype(np.int64),
+    "uint_contents": np.dtype(np.uint32),
+    "uint64_contents": np.dtype(np.uint64),
+    "fp32_contents": np.dtype(np.float32),
+    "fp64_contents": np.dtype(np.float64),
+}
