@@ -15,6 +15,9 @@ from service.pb.inference_pb2 import ModelInferRequest
 from service.registry import Registry
 from service.statistics import Statistics
 
+# A caller's own clock ends its call a little before or after ours would: within this, in seconds, it was the deadline.
+CLOCK_SLACK = 0.005
+
 
 class Reply(Protocol):
     """A front's way back to one caller. Called once, from any thread."""
@@ -64,7 +67,7 @@ class InferRequest(Request):
         """The caller is gone, or its deadline has passed: cost no compute if none was spent yet."""
         if self.model.batcher.cancel(self):
             now = time.monotonic()
-            expired = self.deadline is not None and now >= self.deadline
+            expired = self.deadline is not None and now >= self.deadline - CLOCK_SLACK
             self.model.statistics.failure("DEADLINE_EXCEEDED" if expired else "CANCELLED", now - self.arrived)
 
 
