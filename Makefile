@@ -5,6 +5,7 @@ BIN := .venv/bin
 REPOSITORY ?= models
 SERVICE_FLAGS ?=
 TRAINING_FLAGS ?=
+BENCH_FLAGS ?=
 
 .PHONY: help demo test lint train serve bench bench-train stubs lock clean
 
@@ -33,11 +34,11 @@ train: .venv/installed ## train on the full MNIST, downloaded into data/ if it i
 serve: .venv/installed ## serve the model repository until Ctrl-C
 	$(BIN)/python -m service --repository $(REPOSITORY) $(SERVICE_FLAGS)
 
-bench: .venv/installed ## measure the service, side by side with Triton where it is installed
-	$(BIN)/python -m tests.benchmarks.serving
+bench: .venv/installed ## measure the service, side by side with Triton where it is installed; 6 minutes
+	$(BIN)/python -m tests.benchmarks.serving $(BENCH_FLAGS)
 
 bench-train: .venv/installed ## measure training against the plain recipe, on the full MNIST
-	$(BIN)/python -m tests.benchmarks.train_speed
+	$(BIN)/python -m tests.benchmarks.train_speed $(BENCH_FLAGS)
 
 stubs: .venv/installed ## make service/pb anew from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iservice/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/*.proto
