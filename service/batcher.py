@@ -302,8 +302,12 @@ class Batcher:
                 self._seconds_a_row = seconds if before is None else 0.8 * before + 0.2 * seconds
 
     def _run_in_parts(self, run: Run, batch: list[Request], closed_by: str) -> None:
+        started = self._clock()
         try:
-            self._run_whole(run, batch, closed_by)
+            inputs = _join(batch)
+            gathered = self._clock()
+            outputs = _checked(run(inputs), batch)
+            computed = self._clock()
         except Exception:
             if len(batch) == 1:
                 error = EngineFailed()
@@ -314,33 +318,13 @@ class Batcher:
             middle = len(batch) // 2
             self._run_in_parts(run, batch[:middle], closed_by)
             self._run_in_parts(run, batch[middle:], closed_by)
-
-    def _run_whole(self, run: Run, batch: list[Request], closed_by: str) -> None:
-        """Run a batch. Raises whatever `run` does, before any request is answered."""
-        started = self._clock()
-        inputs = batch[0].inputs
-        if len(batch) > 1:
-            inputs = tuple(np.concatenate(parts) for parts in zip(*(request.inputs for request in batch), strict=True))
-        gathered = self._clock()
-        outputs = tuple(run(inputs))
-        rows = sum(request.rows for request in batch)
-        if len(batch) > 1 and any(len(output) != rows for output in outputs):
-            raise ValueError(f"outputs of shapes {[output.shape for output in outputs]} for {rows} rows")
-        computed = self._clock()
-        answered = []
-        row = 0
-        for request in batch:
-            following = row + request.rows
-            own = outputs if len(batch) == 1 else tuple(output[row:following] for output in outputs)
-            if _prepare(request, own):
-                answered.append(request)
-            row = following
-        for request in answered:  # all at once, so that a front can write them in few packets
-            request.send()
+            return
+        # From here on nothing may lead to a second run: some may have their answers already.
+        answered = _answer(batch, outputs)
         ended = self._clock()
         self._statistics.batch(
             Batch(
-                rows=rows,
+                rows=sum(request.rows for request in batch),
                 closed_by=closed_by,
                 queued=[started - request.arrived for request in answered],
                 total=[ended - request.arrived for request in answered],
@@ -349,6 +333,34 @@ class Batcher:
                 scatter=ended - computed,
             )
         )
+
+
+def _join(batch: Sequence[Request]) -> Arrays:
+    """The inputs of all requests, one after the other; those of a single one as they are."""
+    if len(batch) == 1:
+        return batch[0].inputs
+    return tuple(np.concatenate(parts) for parts in zip(*(request.inputs for request in batch), strict=True))
+
+
+def _checked(outputs: Sequence[NDArray[np.generic]], batch: Sequence[Request]) -> Arrays:
+    """The outputs, if they can be divided among the requests."""
+    rows = sum(request.rows for request in batch)
+    if len(batch) > 1 and any(len(output) != rows for output in outputs):
+        raise ValueError(f"outputs of shapes {[output.shape for output in outputs]} for {rows} rows")
+    return tuple(outputs)
+
+
+def _answer(batch: Sequence[Request], outputs: Arrays) -> list[Request]:
+    """Give each request its rows; those that got them. One's trouble is not its batch mates'."""
+    prepared = []
+    row = 0
+    for request in batch:
+        following = row + request.rows
+        own = outputs if len(batch) == 1 else tuple(output[row:following] for output in outputs)
+        if _prepare(request, own):
+            prepared.append(request)
+        row = following
+    return [request for request in prepared if _send(request)]  # at once, so that a front can write few packets
 
 
 def _fail_expired(requests: Sequence[Request], now: float) -> None:
@@ -365,5 +377,14 @@ def _prepare(request: Request, outputs: Arrays) -> bool:
         error = EngineFailed()
         log.exception("an answer could not be built", error_id=error.error_id)
         request.fail(error)
+        return False
+    return True
+
+
+def _send(request: Request) -> bool:
+    try:
+        request.send()
+    except Exception:
+        log.exception("an answer could not be sent")
         return False
     return True

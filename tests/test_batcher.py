@@ -259,6 +259,25 @@ def test_an_answer_that_cannot_be_built_fails_its_request_alone(batcher: Batcher
     assert isinstance(broken.failure(), EngineFailed)
 
 
+def test_an_answer_that_cannot_be_sent_makes_nobody_run_or_be_answered_twice(
+    batcher: Batcher, engine: HeldEngine, statistics: Statistics
+) -> None:
+    class Gone(FakeRequest):
+        def send(self) -> None:
+            raise ConnectionError("the caller is gone")
+
+    busy(batcher, engine)
+    requests = [FakeRequest(1), Gone(2), FakeRequest(3)]
+    for request in requests:
+        batcher.submit(request)
+    engine.let(10)
+    for request in (requests[0], requests[2]):
+        request.result()
+    wait_until(lambda: batcher.pending == 0, "all is done")
+    assert engine.batches == [[0], [1, 2, 3]]
+    assert statistics.codes == {"OK": 3}
+
+
 def test_outputs_of_another_number_of_rows_are_an_error_not_somebody_elses_answer(statistics: Statistics) -> None:
     started, go = threading.Event(), threading.Event()
 
