@@ -5,11 +5,15 @@ A request passes these stops, in reading order, which is also the order of impor
     fronts/         the wire: HTTP/2, deadlines, cancellation (`native` or `grpcio`)
     servicers.py    every method but inference: convert, ask, convert
     protocol.py     one call: read it, find its model, queue it, answer it
-    codec.py        ModelInferRequest bytes → checked rows; outputs → reply bytes
+    codec.py        ModelInferRequest bytes → checked rows
+    response.py     outputs → ModelInferResponse bytes
     registry.py     what is loaded, by name and version; reload
-    loader.py       a version on disk → an engine that has proved its golden answers, behind a batcher
+    routing.py      which version answers: labels, and the canary's share
+    loader.py       a version on disk → engines behind a batcher
+    proof.py        golden answers, before an engine gets traffic and after it failed
     spec.py         configuration and graph, made one
     batcher.py      requests → batches → answers, bounded in every way
+    queue.py        who waits, and who rides together
     engine.py       one ONNX Runtime session on one device
 
 Beside them: repository.py (what is on disk), model.py and tensors.py (what a model takes and gives), statistics.py and

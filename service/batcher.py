@@ -1,66 +1,42 @@
 """Joins requests that wait into batches, and hands each its own rows back.
 
 Owns, for one model version:
-1. the queue, bounded in rows: a full one refuses at the door, and so does one that cannot meet a deadline;
-2. which requests ride together: first come first served, never more rows than a batch may have, none split;
-3. the threads that run the batches, one an engine, which start one as soon as an engine is free; a front may lend its
-   own thread for a short batch, which saves two changes of thread;
-4. isolation: a batch that fails is run again in parts until only the guilty request fails.
+1. the door: a full queue refuses, and so does one that cannot meet the request's deadline;
+2. when a batch starts: as soon as an engine is free, unless the configuration asks it to wait for company;
+3. the threads that run the batches, one an engine; a front may lend its own thread for a short batch, which saves two
+   changes of thread;
+4. isolation: a batch that fails is run again in parts until only the guilty request fails, and an engine that has
+   failed must pass a probe before it goes on.
 
-Does not own: what runs (a callable), how requests are read and answers written (the `Request` does that), the wire.
+Does not own: who rides with whom (queue.py), what runs (a callable), how requests are read and answers written (the
+`Request` does that), the wire.
 """
 
+import math
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError
+from service.errors import DeadlineExceeded, EngineFailed, NotReady, QueueFull, ServiceError
+from service.model import Arrays
+from service.queue import QueuePolicy, Request, RequestQueue
 from service.statistics import Batch, Statistics
 
-Arrays = tuple[NDArray[np.generic], ...]
 Run = Callable[[Arrays], Sequence[NDArray[np.generic]]]
 
 log = structlog.get_logger(__name__)
 
+# An engine is probed at most once in so many seconds.
+PROBE_SECONDS = 1.0
+
 
 class BatcherClosed(Exception):
     """The batcher takes nothing new: its model version is being unloaded."""
-
-
-class Request(ABC):
-    """What waits in the queue: inputs with `rows` rows, and how to answer."""
-
-    __slots__ = ("arrived", "deadline", "inputs", "rows")
-
-    def __init__(self, inputs: Arrays, rows: int, *, arrived: float, deadline: float | None) -> None:
-        self.inputs = inputs
-        self.rows = rows
-        self.arrived = arrived  # on the batcher's clock
-        self.deadline = deadline
-
-    @abstractmethod
-    def prepare(self, outputs: Arrays) -> None:
-        """Make the answer from this request's rows of every output."""
-
-    @abstractmethod
-    def send(self) -> None:
-        """Send what was prepared; called once, unless `fail` is."""
-
-    @abstractmethod
-    def fail(self, error: ServiceError) -> None:
-        """Send the reason why there is no answer; called once, unless `send` is."""
-
-    @property
-    def shape_key(self) -> tuple[tuple[int, ...], ...]:
-        """Requests with equal keys can be joined along the first axis."""
-        return tuple(array.shape[1:] for array in self.inputs)
 
 
 @dataclass(frozen=True)
@@ -68,15 +44,21 @@ class Policy:
     """How requests are joined. Times are in seconds."""
 
     max_batch_size: int  # rows; 1 means that requests run alone
-    max_queue_rows: int
+    levels: Sequence[QueuePolicy]  # of priority, the first is served first
+    default_level: int = 0
     max_delay: float = 0.0  # how long the oldest request may wait for company while an engine is free
+    preferred: Set[int] = frozenset()  # batches of these numbers of rows are formed where they can be
+    preserve_ordering: bool = False  # answers leave in the order in which their batches were formed
+    fixed_rows: int = 0  # every batch is filled up to so many rows; 0 for none
     lend_below: float = 0.005  # a batch that takes less may run on a thread that is lent; 0 for none
 
 
 class Batcher:
     """One model version's queue and the threads that empty it, one for each of `runs`.
 
-    `same_shape` says that all requests can be joined, so that their shapes need not be compared.
+    `same_shape` says that all requests can be joined, so that their shapes need not be compared. `probe` is called
+    with a `run` after it failed on a single request, and raises if the run is broken for good; then everything that
+    waits fails, and `on_broken` is called.
     """
 
     def __init__(
@@ -87,21 +69,29 @@ class Batcher:
         *,
         name: str,
         same_shape: bool = True,
+        probe: Callable[[Run], None] = lambda _: None,
+        on_broken: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy
         self.name = name
+        self.broken = ""  # why it cannot go on
         self._statistics = statistics
         self._same_shape = same_shape
+        self._probe = probe
+        self._on_broken = on_broken
         self._clock = clock
+        self._probed_at = -math.inf
+        self._turnstile = Turnstile() if policy.preserve_ordering and len(runs) > 1 else None
         self._lock = threading.Lock()  # guards all below
-        self._queue: OrderedDict[Request, None] = OrderedDict()
-        self._rows_waiting = 0
+        self._queue = RequestQueue(policy.levels, policy.default_level)
         self._rows_running = 0
         self._seconds_a_row: float | None = None  # moving average, of whole batches
         self._closed = False
         self._idle: list[tuple[threading.Lock, Run]] = []  # engines that are free, and what wakes their threads
         self._engines = len(runs)
+        self._timer: threading.Thread | None = None  # fails what times out; made when first needed
+        self._timer_news = threading.Condition(self._lock)
         self._threads = [
             threading.Thread(target=self._work, args=(run,), name=f"engine-{name}-{index}", daemon=True)
             for index, run in enumerate(runs)
@@ -112,68 +102,47 @@ class Batcher:
     @property
     def rows_waiting(self) -> int:
         """Rows in the queue now."""
-        return self._rows_waiting
+        return self._queue.rows
 
     @property
     def pending(self) -> int:
         """Rows in the queue or in an engine now."""
-        return self._rows_waiting + self._rows_running
+        return self._queue.rows + self._rows_running
+
+    # --- the door ---
 
     def submit(self, request: Request, *, wake: bool = True) -> None:
         """Put the request in the queue, and wake an engine unless the caller will lend its thread.
 
         Raises:
+            InvalidArgument: its priority is none of the model's.
             QueueFull: the queue has no room for its rows.
             DeadlineExceeded: its deadline has passed, or would while it waits.
+            NotReady: the engine is broken.
             BatcherClosed: the batcher was closed; another version may have taken over.
         """
         with self._lock:
+            if self.broken:
+                raise NotReady(f"model {self.name!r}: {self.broken}")
             if self._closed:
                 raise BatcherClosed
-            waiting = self._rows_waiting
-            if waiting + request.rows > self.policy.max_queue_rows:
-                raise QueueFull(waiting, self.policy.max_queue_rows, retry_after=self._seconds_for(waiting))
+            queue = self._queue
+            queue.admit(request)
+            waiting, limit = queue.room(request)
+            if waiting + request.rows > limit:
+                raise QueueFull(waiting, limit, retry_after=self._seconds_for(waiting))
             if request.deadline is not None:
                 self._check_deadline(request, request.deadline)
-            self._queue[request] = None
-            self._rows_waiting = waiting + request.rows
+            queue.push(request)
             if wake and self._idle:
                 self._idle.pop()[0].release()
-
-    def lend_thread(self) -> bool:
-        """Run the next batch here if an engine is free and the batch is short, else see that its own thread does.
-
-        Returns whether requests still wait for the caller: it should look for more of them, and come again.
-        """
-        with self._lock:
-            if not self._queue or not self._idle:
-                return False
-            wake, run = self._idle.pop()
-            expected = min(self._rows_waiting, self.policy.max_batch_size) * (self._seconds_a_row or 0.0)
-            if self.policy.max_delay or not 0 < expected < self.policy.lend_below:
-                wake.release()
-                return False
-            batch, closed_by, expired = self._take("idle")
-        try:
-            _fail_expired(expired, self._clock())
-            if batch:
-                self._execute(run, batch, closed_by)
-        finally:
-            with self._lock:
-                if self._closed:
-                    wake.release()  # its thread answers what is left, and ends
-                else:
-                    self._idle.append((wake, run))
-        return bool(self._queue) and not self._closed
+            if request.timeout:
+                self._watch_timeouts()
 
     def cancel(self, request: Request) -> bool:
         """Take the request out of the queue; False if it is no longer there."""
         with self._lock:
-            if request not in self._queue:
-                return False
-            del self._queue[request]
-            self._rows_waiting -= request.rows
-            return True
+            return self._queue.remove(request)
 
     def close(self) -> None:
         """Refuse new requests; those that wait are still answered."""
@@ -182,6 +151,7 @@ class Batcher:
             for wake, _ in self._idle:
                 wake.release()
             self._idle.clear()
+            self._timer_news.notify()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until all is answered and the threads have ended; False if that took longer than `timeout` seconds."""
@@ -193,21 +163,21 @@ class Batcher:
     def fail_waiting(self, error: ServiceError) -> None:
         """Empty the queue, failing every request in it."""
         with self._lock:
-            requests = list(self._queue)
-            self._queue.clear()
-            self._rows_waiting = 0
+            requests = self._queue.clear()
         for request in requests:
             request.fail(error)
 
     def _seconds_for(self, rows: int) -> float:
         """How long the engines take for that many rows, by what they took lately; 0 while nothing is known."""
+        if self.policy.fixed_rows:
+            rows = math.ceil(rows / self.policy.fixed_rows) * self.policy.fixed_rows
         return rows * (self._seconds_a_row or 0.0) / self._engines
 
     def _check_deadline(self, request: Request, deadline: float) -> None:
         now = self._clock()
         if deadline <= now:
             raise DeadlineExceeded("the deadline had passed when the request arrived")
-        ahead = self._rows_waiting + self._rows_running
+        ahead = self._queue.rows_ahead(request) + self._rows_running
         if not ahead:
             return  # nothing in the way: let it run, and the estimate learn from it
         wait = self._seconds_for(ahead + request.rows)
@@ -217,6 +187,54 @@ class Batcher:
                 f"and {(deadline - now) * 1e3:.0f} ms are left"
             )
 
+    # --- what times out ---
+
+    def _watch_timeouts(self) -> None:
+        """See that the request that just came is failed in time; the wire ends calls at deadlines, not at timeouts."""
+        if self._timer is None:
+            self._timer = threading.Thread(target=self._time_out, name=f"timeouts-{self.name}", daemon=True)
+            self._timer.start()
+        self._timer_news.notify()
+
+    def _time_out(self) -> None:
+        while True:
+            with self._lock:
+                expired = self._queue.drop_expired(self._clock())
+                if not expired:
+                    if self._closed and not self._queue:
+                        return
+                    at = self._queue.next_timeout()
+                    self._timer_news.wait(None if at is None else max(0.0, at - self._clock()))
+            _fail_expired(expired, self._clock())
+
+    # --- batches ---
+
+    def lend_thread(self) -> bool:
+        """Run the next batch here if an engine is free and the batch is short, else see that its own thread does.
+
+        Returns whether requests still wait for the caller: it should look for more of them, and come again.
+        """
+        with self._lock:
+            if not self._queue or not self._idle:
+                return False
+            wake, run = self._idle.pop()
+            expected = self._seconds_for(min(self._queue.rows, self.policy.max_batch_size)) * self._engines
+            if self.policy.max_delay or self._turnstile or not 0 < expected < self.policy.lend_below:
+                wake.release()
+                return False
+            batch, closed_by, expired, ticket = self._take("idle")
+        try:
+            _fail_expired(expired, self._clock())
+            if batch:
+                self._execute(run, batch, closed_by, ticket)
+        finally:
+            with self._lock:
+                if self._closed:
+                    wake.release()  # its thread answers what is left, and ends
+                else:
+                    self._idle.append((wake, run))
+        return bool(self._queue) and not self._closed
+
     def _work(self, run: Run) -> None:
         """An engine's thread: run batches until the batcher is closed and the queue empty."""
         wake = threading.Lock()
@@ -225,19 +243,20 @@ class Batcher:
             sleep = -1.0
             batch: list[Request] = []
             expired: list[Request] = []
-            closed_by = ""
+            closed_by, ticket = "", 0
             with self._lock:
                 if self._queue:
                     sleep, closed_by = self._when()
                     if sleep <= 0:
-                        batch, closed_by, expired = self._take(closed_by)
+                        batch, closed_by, expired, ticket = self._take(closed_by)
                 elif self._closed:
+                    self._timer_news.notify()
                     return
                 if not batch and not expired:
                     self._idle.append((wake, run))
             _fail_expired(expired, self._clock())
             if batch:
-                self._execute(run, batch, closed_by)
+                self._execute(run, batch, closed_by, ticket)
             elif not expired and not wake.acquire(timeout=sleep):
                 with self._lock:
                     if (wake, run) in self._idle:
@@ -247,84 +266,77 @@ class Batcher:
 
     def _when(self) -> tuple[float, str]:
         """Seconds until the next batch should start, at most 0 for now, and what will have closed it."""
-        if self._rows_waiting >= self.policy.max_batch_size or self._closed or not self.policy.max_delay:
+        policy = self.policy
+        if self._queue.rows >= policy.max_batch_size or self._closed or not policy.max_delay:
             return 0.0, "idle"
-        oldest = next(iter(self._queue))
+        if policy.preferred and self._queue.can_be(policy.preferred):
+            return 0.0, "preferred"
         now = self._clock()
-        sleep, closed_by = oldest.arrived + self.policy.max_delay - now, "delay"
+        sleep, closed_by = min(request.arrived for request in self._queue) + policy.max_delay - now, "delay"
         tightest = min((request.deadline for request in self._queue if request.deadline is not None), default=None)
         if tightest is not None:
             # Twice the estimate, for an engine is not always as fast; while there is none, do not gamble.
-            estimate = self._seconds_for(self._rows_waiting)
+            estimate = self._seconds_for(self._queue.rows)
             latest = tightest - 2 * estimate - 1e-3 - now if estimate else 0.0
             if latest < sleep:
                 return latest, "deadline"
         return sleep, closed_by
 
-    def _take(self, closed_by: str) -> tuple[list[Request], str, list[Request]]:
-        """The next batch from the front of the queue, what closed it, and the requests that expired before it."""
-        batch: list[Request] = []
-        expired: list[Request] = []
-        rows, key, now = 0, None, self._clock()
-        queue, limit = self._queue, self.policy.max_batch_size
-        while queue:
-            request = next(iter(queue))
-            if request.deadline is not None and request.deadline <= now:
-                del queue[request]
-                self._rows_waiting -= request.rows
-                expired.append(request)
-                continue
-            if batch and (rows + request.rows > limit or (key is not None and request.shape_key != key)):
-                closed_by = "full"
-                break
-            if not batch and not self._same_shape:
-                key = request.shape_key
-            del queue[request]
-            batch.append(request)
-            rows += request.rows
-        if rows >= limit:
-            closed_by = "full"
-        self._rows_waiting -= rows
-        self._rows_running += rows
-        return batch, closed_by, expired
+    def _take(self, closed_by: str) -> tuple[list[Request], str, list[Request], int]:
+        """The next batch, what closed it, the requests that expired before it, and its turn to be answered."""
+        policy = self.policy
+        # A batch that has waited as long as it may takes all that fits.
+        preferred = frozenset[int]() if closed_by in ("delay", "deadline") else policy.preferred
+        batch, closed, expired = self._queue.take(
+            policy.max_batch_size, self._clock(), same_shape=self._same_shape, preferred=preferred
+        )
+        self._rows_running += sum(request.rows for request in batch)
+        ticket = self._turnstile.ticket() if self._turnstile and batch else 0
+        return batch, closed or closed_by, expired, ticket
 
-    def _execute(self, run: Run, batch: list[Request], closed_by: str) -> None:
+    def _execute(self, run: Run, batch: list[Request], closed_by: str, ticket: int) -> None:
         """Run a batch, answer its requests and count it."""
         rows = sum(request.rows for request in batch)
         started = self._clock()
         try:
-            self._run_in_parts(run, batch, closed_by)
+            self._run_in_parts(run, batch, closed_by, ticket)
         finally:
-            seconds = (self._clock() - started) / rows
+            if self._turnstile:
+                self._turnstile.wait(ticket)
+                self._turnstile.passed()
+            seconds = (self._clock() - started) / max(rows, self.policy.fixed_rows)
             with self._lock:
                 self._rows_running -= rows
                 before = self._seconds_a_row
                 self._seconds_a_row = seconds if before is None else 0.8 * before + 0.2 * seconds
 
-    def _run_in_parts(self, run: Run, batch: list[Request], closed_by: str) -> None:
+    def _run_in_parts(self, run: Run, batch: list[Request], closed_by: str, ticket: int) -> None:
         started = self._clock()
+        rows = sum(request.rows for request in batch)
+        padding = max(0, self.policy.fixed_rows - rows)
         try:
-            inputs = _join(batch)
+            inputs = _join(batch, padding)
             gathered = self._clock()
-            outputs = _checked(run(inputs), batch)
+            outputs = _checked(run(inputs), batch, rows + padding)
             computed = self._clock()
-        except Exception:
+        except Exception:  # noqa: BLE001 # _fail_alone logs it
             if len(batch) == 1:
-                error = EngineFailed()
-                log.exception("the engine failed", model=self.name, error_id=error.error_id, rows=batch[0].rows)
-                batch[0].fail(error)
+                self._fail_alone(run, batch[0], ticket)
                 return
             log.warning("a batch failed; it is run again in parts", model=self.name, requests=len(batch))
             middle = len(batch) // 2
-            self._run_in_parts(run, batch[:middle], closed_by)
-            self._run_in_parts(run, batch[middle:], closed_by)
+            self._run_in_parts(run, batch[:middle], closed_by, ticket)
+            self._run_in_parts(run, batch[middle:], closed_by, ticket)
             return
         # From here on nothing may lead to a second run: some may have their answers already.
-        answered = _answer(batch, outputs)
+        if self._turnstile:
+            self._turnstile.wait(ticket)
+        answered = _answer(batch, outputs, whole=len(batch) == 1 and not padding)
         ended = self._clock()
         self._statistics.batch(
             Batch(
-                rows=sum(request.rows for request in batch),
+                rows=rows,
+                padding=padding,
                 closed_by=closed_by,
                 queued=[started - request.arrived for request in answered],
                 total=[ended - request.arrived for request in answered],
@@ -334,29 +346,83 @@ class Batcher:
             )
         )
 
+    # --- failures ---
 
-def _join(batch: Sequence[Request]) -> Arrays:
-    """The inputs of all requests, one after the other; those of a single one as they are."""
-    if len(batch) == 1:
+    def _fail_alone(self, run: Run, request: Request, ticket: int) -> None:
+        """Fail the request that the engine could not compute, and see whether the engine still can anything."""
+        error = EngineFailed()
+        log.exception("the engine failed", model=self.name, error_id=error.error_id, rows=request.rows)
+        if self._turnstile:
+            self._turnstile.wait(ticket)
+        request.fail(error)
+        now = self._clock()
+        if now < self._probed_at + PROBE_SECONDS:
+            return  # requests made to fail must not cost a run each
+        self._probed_at = now
+        try:
+            self._probe(run)
+        except Exception as failure:  # noqa: BLE001 # whatever it is, the engine is not what it was
+            self._break(f"the engine is broken: after a failure it cannot do what it could when loaded: {failure}")
+
+    def _break(self, reason: str) -> None:
+        """Take no more, and tell all that wait."""
+        with self._lock:
+            first = not self.broken
+            self.broken = self.broken or reason
+        if first:
+            log.critical("engine broken", model=self.name, reason=reason)
+            self.fail_waiting(NotReady(f"model {self.name!r}: {reason}"))
+            self.close()
+            self._on_broken()
+
+
+class Turnstile:
+    """Lets batches through in the order of their tickets, which are numbered from 0."""
+
+    def __init__(self) -> None:
+        self._given = 0
+        self._next = 0
+        self._moved = threading.Condition()
+
+    def ticket(self) -> int:
+        """The next number; the caller sees to it that batches ask in their order."""
+        self._given += 1
+        return self._given - 1
+
+    def wait(self, ticket: int) -> None:
+        """Wait until all before have passed."""
+        with self._moved:
+            self._moved.wait_for(lambda: self._next == ticket)
+
+    def passed(self) -> None:
+        """The batch whose turn it was is through."""
+        with self._moved:
+            self._next += 1
+            self._moved.notify_all()
+
+
+def _join(batch: Sequence[Request], padding: int) -> Arrays:
+    """The inputs of all requests, one after the other, and `padding` times the last row; a single one's as they are."""
+    if len(batch) == 1 and not padding:
         return batch[0].inputs
-    return tuple(np.concatenate(parts) for parts in zip(*(request.inputs for request in batch), strict=True))
+    columns = zip(*(request.inputs for request in batch), strict=True)
+    return tuple(np.concatenate([*parts, *[parts[-1][-1:]] * padding]) for parts in columns)
 
 
-def _checked(outputs: Sequence[NDArray[np.generic]], batch: Sequence[Request]) -> Arrays:
+def _checked(outputs: Sequence[NDArray[np.generic]], batch: Sequence[Request], rows: int) -> Arrays:
     """The outputs, if they can be divided among the requests."""
-    rows = sum(request.rows for request in batch)
-    if len(batch) > 1 and any(len(output) != rows for output in outputs):
+    if (len(batch) > 1 or rows > batch[0].rows) and any(len(output) != rows for output in outputs):
         raise ValueError(f"outputs of shapes {[output.shape for output in outputs]} for {rows} rows")
     return tuple(outputs)
 
 
-def _answer(batch: Sequence[Request], outputs: Arrays) -> list[Request]:
-    """Give each request its rows; those that got them. One's trouble is not its batch mates'."""
+def _answer(batch: Sequence[Request], outputs: Arrays, *, whole: bool) -> list[Request]:
+    """Give each request its rows, or all of them; those that got them. One's trouble is not its batch mates'."""
     prepared = []
     row = 0
     for request in batch:
         following = row + request.rows
-        own = outputs if len(batch) == 1 else tuple(output[row:following] for output in outputs)
+        own = outputs if whole else tuple(output[row:following] for output in outputs)
         if _prepare(request, own):
             prepared.append(request)
         row = following

@@ -1,29 +1,35 @@
-"""One request's tensors: ModelInferRequest bytes → arrays, and arrays → ModelInferResponse bytes.
+"""One request: ModelInferRequest bytes → arrays, and what is asked about them.
 
-Owns every check of a request, done once and here, so that nothing behind it meets a tensor it does not expect; and
-the reply, of which all that never changes is built once. Does not own: which model is asked, the wire, the queue.
-
-A reply is put together from pieces of serialised protobuf: https://protobuf.dev/programming-guides/encoding/ says
-that messages concatenate, field by field.
+Owns every check of a request, done once and here, so that nothing behind it meets a tensor it does not expect. Does
+not own: which model is asked, the answer (response.py), the wire, the queue.
 """
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from service.batcher import Arrays
-from service.errors import InvalidArgument, Unimplemented
-from service.model import ModelSpec, TensorSpec
-from service.pb.inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
-from service.tensors import CONTENTS_DTYPES
+from service.errors import InvalidArgument
+from service.model import Arrays, ModelSpec, TensorSpec, Wanted
+from service.pb.inference_pb2 import InferTensorContents, ModelInferRequest
+from service.tensors import BYTES, CONTENTS_DTYPES, LENGTH
 
 InputTensor = ModelInferRequest.InferInputTensor
-# Tags of ModelInferResponse's length-delimited fields: number << 3 | 2.
-ID_TAG, RAW_TAG = b"\x1a", b"\x32"
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a request says beside its tensors."""
+
+    timeout: float = 0.0  # seconds that it may wait in the queue; 0 for no limit of its own
+    priority: int = 0  # 1 is served first; 0 takes the model's default
+    sticky_key: str = ""  # requests with equal keys go to the same version
+
+
+NO_PARAMETERS = Parameters()
 
 
 def parse(payload: bytes) -> ModelInferRequest:
@@ -32,6 +38,34 @@ def parse(payload: bytes) -> ModelInferRequest:
         return ModelInferRequest.FromString(payload)
     except DecodeError as error:
         raise InvalidArgument("", "the bytes are no inference.ModelInferRequest") from error
+
+
+def read_parameters(message: ModelInferRequest) -> Parameters:
+    """The request's parameters; those that mean nothing here are passed over, as Triton does.
+
+    Raises:
+        InvalidArgument: one has the wrong type or value, or is one of Triton's own.
+    """
+    parameters = message.parameters
+    if not parameters:
+        return NO_PARAMETERS
+    for name in parameters:
+        if name.startswith("triton_") and name != "triton_enable_empty_final_response":
+            raise InvalidArgument(f"parameters.{name}", f"the parameter {name!r} is reserved; rename it")
+    key = parameters["sticky_key"].string_param if "sticky_key" in parameters else ""
+    return Parameters(_natural(message, "timeout") * 1e-6, _natural(message, "priority"), key)
+
+
+def _natural(message: ModelInferRequest, name: str) -> int:
+    if name not in message.parameters:
+        return 0
+    parameter = message.parameters[name]
+    kind = parameter.WhichOneof("parameter_choice")
+    value = getattr(parameter, kind) if kind in ("int64_param", "uint64_param") else None
+    if value is None or value < 0:
+        got = f"{kind} {getattr(parameter, kind)!r}" if kind else "nothing"
+        raise InvalidArgument(f"parameters.{name}", f"{name} expected an int64_param from 0, got {got}")
+    return int(value)
 
 
 def read_inputs(message: ModelInferRequest, spec: ModelSpec) -> tuple[Arrays, int]:
@@ -95,6 +129,8 @@ def read_tensor(tensor: InputTensor, raw: bytes | None, expected: TensorSpec, sp
         raise InvalidArgument(
             f"{expected.name}.contents", f"input {expected.name!r} has both contents and raw_input_contents; send one"
         )
+    if data_type is BYTES:
+        return _text_array(_split_bytes(raw, math.prod(shape), shape, expected), shape, expected)
     size = math.prod(shape) * data_type.dtype.itemsize
     if len(raw) != size:
         raise _wrong(expected, "bytes", f"{size} for shape {list(shape)}", str(len(raw)))
@@ -128,6 +164,8 @@ def _read_typed(contents: InferTensorContents, shape: tuple[int, ...], expected:
     count = math.prod(shape)
     if len(values) != count:
         raise _wrong(expected, data_type.contents, f"{count} values for shape {list(shape)}", f"{len(values)}")
+    if data_type is BYTES:
+        return _text_array(values, shape, expected)
     wide = np.fromiter(values, CONTENTS_DTYPES[data_type.contents], count)
     if data_type.dtype.kind in "iu":
         limits = np.iinfo(data_type.dtype.name)
@@ -141,65 +179,74 @@ def _read_typed(contents: InferTensorContents, shape: tuple[int, ...], expected:
     return wide.astype(data_type.dtype).reshape(shape)
 
 
+def _split_bytes(raw: bytes, count: int, shape: tuple[int, ...], expected: TensorSpec) -> list[bytes]:
+    """The elements of a raw BYTES tensor."""
+    elements: list[bytes] = []
+    position = 0
+    while position < len(raw) and len(elements) <= count:
+        start = position + LENGTH.size
+        end = start + LENGTH.unpack_from(raw, position)[0] if start <= len(raw) else len(raw) + 1
+        if end > len(raw):
+            raise _wrong(
+                expected, "bytes", "four bytes of length and then as many bytes, for each element",
+                f"{len(raw) - position} bytes at the end that are not that"
+            )  # fmt: skip
+        elements.append(raw[start:end])
+        position = end
+    if len(elements) != count:
+        found = "more" if len(elements) > count else str(len(elements))
+        raise _wrong(expected, "bytes", f"{count} elements for shape {list(shape)}", found)
+    return elements
+
+
+def _text_array(elements: Iterable[bytes], shape: tuple[int, ...], expected: TensorSpec) -> NDArray[np.generic]:
+    try:
+        array = np.array([element.decode() for element in elements], np.object_)
+    except UnicodeDecodeError as error:
+        raise _wrong(expected, "bytes", "UTF-8, as all strings of ONNX", repr(error.object[:20])) from error
+    return array.reshape(shape)
+
+
 def _wrong(tensor: TensorSpec, what: str, expected: str, got: str) -> InvalidArgument:
     return InvalidArgument(f"{tensor.name}.{what}", f"input {tensor.name!r}: {what} expected {expected}, got {got}")
 
 
-def read_outputs(message: ModelInferRequest, spec: ModelSpec) -> tuple[int, ...]:
-    """Which outputs the request asks for, by index; all of them where it names none.
+def read_outputs(message: ModelInferRequest, spec: ModelSpec) -> Wanted:
+    """Which outputs the request asks for, and in which form; all of them as they are where it names none.
 
     Raises:
-        InvalidArgument: a name is unknown or repeated.
-        Unimplemented: an output is wanted in a form that is not offered.
+        InvalidArgument: a name is unknown or repeated, or an output cannot be had in that form.
     """
     asked = message.outputs
     if not asked:
         return spec.all_outputs
     names = [tensor.name for tensor in spec.outputs]
-    indices: list[int] = []
-    for position, wanted in enumerate(asked):
-        if wanted.name not in names:
+    wanted: dict[int, int] = {}
+    for position, output in enumerate(asked):
+        if output.name not in names:
             raise InvalidArgument(
-                f"outputs[{position}].name", f"model {spec.name!r} has no output {wanted.name!r}; it has {names}"
+                f"outputs[{position}].name", f"model {spec.name!r} has no output {output.name!r}; it has {names}"
             )
-        index = names.index(wanted.name)
-        if index in indices:
-            raise InvalidArgument(f"outputs[{position}].name", f"output {wanted.name!r} is asked for twice")
-        for parameter in wanted.parameters:
-            if parameter == "classification" or parameter.startswith("shared_memory"):
-                raise Unimplemented(f"output {wanted.name!r}: the parameter {parameter!r} is not offered")
-        indices.append(index)
-    return tuple(indices)
+        index = names.index(output.name)
+        if index in wanted:
+            raise InvalidArgument(f"outputs[{position}].name", f"output {output.name!r} is asked for twice")
+        wanted[index] = _classes(output, spec.outputs[index]) if output.parameters else 0
+    return tuple(wanted.items())
 
 
-def write_response(spec: ModelSpec, request_id: str, indices: tuple[int, ...], outputs: Arrays) -> bytes:
-    """The serialised ModelInferResponse: contents raw, in the order asked for."""
-    chosen = [outputs[index] for index in indices]
-    pieces = [_head(spec, indices, tuple(array.shape for array in chosen))]
-    if request_id:
-        encoded = request_id.encode()
-        pieces += (ID_TAG, _varint(len(encoded)), encoded)
-    for array in chosen:
-        pieces += (RAW_TAG, _varint(array.nbytes), array.tobytes())
-    return b"".join(pieces)
-
-
-@lru_cache(maxsize=1024)
-def _head(spec: ModelSpec, indices: tuple[int, ...], shapes: tuple[tuple[int, ...], ...]) -> bytes:
-    """All of a response but its id and contents, which only depends on the model and on the shapes."""
-    response = ModelInferResponse(model_name=spec.name, model_version=str(spec.version))
-    for index, shape in zip(indices, shapes, strict=True):
-        tensor = spec.outputs[index]
-        response.outputs.add(name=tensor.name, datatype=tensor.data_type.name, shape=shape)
-    return response.SerializeToString()
-
-
-@lru_cache(maxsize=1024)
-def _varint(value: int) -> bytes:
-    """Protobuf's variable-length integer: seven bits a byte, least significant first."""
-    result = bytearray()
-    while value > 0x7F:
-        result.append(value & 0x7F | 0x80)
-        value >>= 7
-    result.append(value)
-    return bytes(result)
+def _classes(asked: ModelInferRequest.InferRequestedOutputTensor, output: TensorSpec) -> int:
+    """How many classes of the output are asked for; 0 if its values are."""
+    if any(name.startswith("shared_memory") for name in asked.parameters):
+        raise InvalidArgument(
+            f"{output.name}.parameters", f"output {output.name!r}: shared memory is not offered; leave it out"
+        )
+    if "classification" not in asked.parameters:
+        return 0
+    count = asked.parameters["classification"].int64_param
+    if count < 1 or output.data_type is BYTES:
+        expected = "an output of numbers" if count >= 1 else "an int64_param of at least 1"
+        raise InvalidArgument(
+            f"{output.name}.classification",
+            f"output {output.name!r}: classification expected {expected}, got {count} of {output.data_type.name}",
+        )
+    return min(count, 2**31)

@@ -8,14 +8,17 @@ import ctypes
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.batcher import Arrays
+from service.model import Arrays
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# What NumPy does not have; its number is TensorProto.BFLOAT16 in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+BFLOAT16, BFLOAT16_NUMBER = "tensor(bfloat16)", 16
 
 
 class DeviceUnavailable(Exception):
@@ -32,19 +35,21 @@ class GraphTensor:
 
 
 class Engine:
-    """A loaded graph. `device` is `cpu` or `cuda:N`.
+    """A loaded graph. `device` is `cpu` or `cuda:N`; `folder` holds the weights that lie outside the graph's file.
 
     Raises:
         DeviceUnavailable: ONNX Runtime did not take the CUDA device; by itself it falls back to the CPU in silence.
     """
 
-    def __init__(self, model: bytes, *, device: str, threads: int) -> None:
+    def __init__(self, model: bytes, *, device: str, threads: int, folder: Path | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors; they also come as exceptions
         # Threads that spin take the core from those that read requests.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         providers: list[object] = [CPU]
         if device != "cpu":
             onnxruntime.preload_dlls()
@@ -63,6 +68,10 @@ class Engine:
         self.outputs = _tensors(self._session.get_outputs())
         self._input_names = [tensor.name for tensor in self.inputs]
         self._output_names = [tensor.name for tensor in self.outputs]
+        if any(tensor.type == BFLOAT16 for tensor in (*self.inputs, *self.outputs)):
+            self._session_run = self._run_bfloat16
+        else:
+            self._session_run = self._session.run
 
     def run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
         """All outputs for the inputs, both in the graph's order. The GIL is released meanwhile.
@@ -70,10 +79,21 @@ class Engine:
         Raises:
             Exception: whatever ONNX Runtime raises for inputs that the graph cannot take.
         """
-        outputs: Sequence[NDArray[np.generic]] = self._session.run(
+        outputs: Sequence[NDArray[np.generic]] = self._session_run(
             self._output_names, dict(zip(self._input_names, inputs, strict=True))
         )
         return outputs
+
+    def _run_bfloat16(self, names: list[str], inputs: dict[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
+        """As the session's run, for graphs with tensors of 16-bit brain floats, which are passed as uint16."""
+        make = onnxruntime.OrtValue
+        values = {
+            tensor.name: make.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), BFLOAT16_NUMBER)
+            if tensor.type == BFLOAT16
+            else make.ortvalue_from_numpy(np.ascontiguousarray(array))
+            for tensor, array in zip(self.inputs, inputs.values(), strict=True)
+        }
+        return [_array(value) for value in self._session.run_with_ort_values(names, values)]
 
 
 def choose_devices(wanted: str) -> list[str]:
@@ -109,6 +129,18 @@ def _cuda_devices() -> int:
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return 0
     return count.value
+
+
+def _array(value: onnxruntime.OrtValue) -> NDArray[np.generic]:
+    """A copy of the value's elements; 16-bit brain floats as uint16."""
+    if value.data_type() != BFLOAT16:
+        array: NDArray[np.generic] = value.numpy()
+        return array
+    shape = tuple(value.shape())
+    if 0 in shape:
+        return np.empty(shape, np.uint16)
+    bits = ctypes.cast(value.data_ptr(), ctypes.POINTER(ctypes.c_uint16))
+    return np.ctypeslib.as_array(bits, shape).copy()
 
 
 def _tensors(nodes: Sequence[onnxruntime.NodeArg]) -> tuple[GraphTensor, ...]:

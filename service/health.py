@@ -5,7 +5,7 @@ Written here because grpcio-health-checking's asyncio servicer has no List and f
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 from service.errors import NotFound
 from service.pb import health_pb2 as pb
@@ -40,7 +40,7 @@ class HealthServicer:
             statuses={name: pb.HealthCheckResponse(status=self._status(name)) for name in self._serving}
         )
 
-    async def Watch(self, request: pb.HealthCheckRequest) -> AsyncIterator[pb.HealthCheckResponse]:
+    async def Watch(self, request: pb.HealthCheckRequest) -> AsyncGenerator[pb.HealthCheckResponse]:
         """The status now and at every change; SERVICE_UNKNOWN while the name is unknown."""
         last = None
         while True:

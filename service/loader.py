@@ -1,30 +1,32 @@
 """From a version on disk to one that answers: every check that stands between a file and traffic.
 
 Owns the order of them: read the files, compare the hash, open the graph, complete and compare the configuration, prove
-the golden answers in every batch size (which also warms each up), and only then put a batcher before the engines.
+the golden answers in every batch size, and only then put a batcher before the engines.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
 
 from service.batcher import Batcher, Policy
 from service.engine import Engine
 from service.model import ModelSpec
-from service.repository import LoadError, ModelFolder, VersionFiles, label_names, read_config, read_version
+from service.pb.model_config_pb2 import ModelInstanceGroup, ModelQueuePolicy
+from service.proof import Proof, batch_sizes
+from service.queue import QueuePolicy
+from service.repository import GRAPH, LoadError, ModelFolder, VersionFiles, read_config, read_version
 from service.spec import complete_spec
 from service.statistics import Statistics
 
 # Batches that may wait where the configuration sets no limit.
 DEFAULT_QUEUE_BATCHES = 16
+MAX_PRIORITY_LEVELS = 100
+MAX_INSTANCES = 64
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """How engines are made: the devices, one engine each, and the threads of each."""
+    """How engines are made: the devices, one engine each unless a model says otherwise, and the threads of each."""
 
     devices: Sequence[str]
     threads: int
@@ -37,145 +39,164 @@ class LoadedModel:
     spec: ModelSpec
     batcher: Batcher
     statistics: Statistics
-    labels: dict[str, tuple[str, ...]]  # by output
     sha256: str
     verified: bool  # made by our training job: hash and golden answers hold
+    invariance: float | None  # largest difference between a golden answer alone and in company, as measured here
     device: str
     provider: str
     load_seconds: float = field(compare=False)
 
 
-def load(folder: ModelFolder, version: int, runtime: Runtime) -> LoadedModel:
-    """Load a version and prove it.
+@dataclass(frozen=True)
+class OpenedVersion:
+    """A version whose files, graph and configuration agree; nothing has run yet."""
+
+    spec: ModelSpec
+    files: VersionFiles
+    engines: Sequence[Engine]
+    proof: Proof
+    policy: Policy
+
+
+def load(
+    folder: ModelFolder, version: int, runtime: Runtime, *, on_broken: Callable[[], None] = lambda: None
+) -> LoadedModel:
+    """Load a version and prove it. `on_broken` is called should one of its engines break later.
 
     Raises:
         LoadError: it cannot be served; the message says why.
         engine.DeviceUnavailable: the device could not be had.
     """
     started = time.perf_counter()
-    config = read_config(folder)
-    files = read_version(folder, version)
-    engines = [_open(files.model, device, runtime.threads) for device in runtime.devices]
-    spec = complete_spec(folder.name, version, config, engines[0])
-    labels = {
-        output.name: label_names(folder, output.label_filename)
-        for output in spec.config.output
-        if output.label_filename
-    }
-    for engine in engines:
-        if files.golden:
-            prove(engine, spec, files)
-        else:
-            warm_up(engine, spec)
+    opened = open_version(folder, version, runtime)
+    gaps = [opened.proof.prove(engine.run) for engine in opened.engines]
     statistics = Statistics()
     batcher = Batcher(
-        [engine.run for engine in engines],
-        _policy(spec, lend_below=Policy.lend_below if runtime.devices == ["cpu"] else 0.0),
+        [engine.run for engine in opened.engines],
+        opened.policy,
         statistics,
-        name=spec.name,
-        same_shape=all(-1 not in tensor.shape for tensor in spec.inputs),
+        name=folder.name,
+        same_shape=all(-1 not in tensor.shape for tensor in opened.spec.inputs),
+        probe=opened.proof.probe,
+        on_broken=on_broken,
     )
     return LoadedModel(
-        spec=spec,
+        spec=opened.spec,
         batcher=batcher,
         statistics=statistics,
-        labels=labels,
-        sha256=files.sha256,
-        verified=files.manifest is not None,
-        device=",".join(engine.device for engine in engines),
-        provider=engines[0].provider,
+        sha256=opened.files.sha256,
+        verified=opened.files.manifest is not None,
+        invariance=max((gap for gap in gaps if gap is not None), default=None),
+        device=",".join(engine.device for engine in opened.engines),
+        provider=opened.engines[0].provider,
         load_seconds=time.perf_counter() - started,
     )
 
 
-def _open(model: bytes, device: str, threads: int) -> Engine:
+def open_version(folder: ModelFolder, version: int, runtime: Runtime) -> OpenedVersion:
+    """Read a version, open its graph and hold them against each other.
+
+    Raises:
+        LoadError, engine.DeviceUnavailable: as load().
+    """
+    config = read_config(folder)
+    files = read_version(folder, version, config.default_model_filename or GRAPH)
+    devices = _places(config.instance_group, runtime)
+    engines = [_open(files, device, runtime.threads) for device in devices]
+    spec = complete_spec(folder, version, config, engines[0])
+    limit = max(spec.max_batch_size, 1)
+    strict = _is_strict(spec)
+    return OpenedVersion(
+        spec=spec,
+        files=files,
+        engines=engines,
+        proof=Proof(
+            spec,
+            files.golden,
+            files.golden_tolerance,
+            sizes=[limit] if strict else batch_sizes(limit),
+            strict=strict,
+        ),
+        policy=_policy(spec, strict=strict, lend_below=Policy.lend_below if devices == ["cpu"] else 0.0),
+    )
+
+
+def _open(files: VersionFiles, device: str, threads: int) -> Engine:
     try:
-        return Engine(model, device=device, threads=threads)
+        return Engine(files.model, device=device, threads=threads, folder=files.folder)
     except Exception as error:  # ONNX Runtime's errors share no narrower base
         if type(error).__module__.startswith("onnxruntime"):
-            raise LoadError(f"model.onnx cannot be opened: {error}") from error
+            raise LoadError(f"{files.name} cannot be opened: {error}") from error
         raise
 
 
-def _policy(spec: ModelSpec, *, lend_below: float) -> Policy:
-    limit = max(spec.max_batch_size, 1)
+def _places(groups: Sequence[ModelInstanceGroup], runtime: Runtime) -> list[str]:
+    """The device of each engine: the runtime's, or what the configuration's instance groups ask for."""
+    gpus = [device for device in runtime.devices if device != "cpu"]
+    places: list[str] = []
+    for group in groups:
+        match group.kind:
+            case ModelInstanceGroup.KIND_CPU:
+                devices = ["cpu"]
+            case ModelInstanceGroup.KIND_GPU if not gpus:
+                raise LoadError("instance_group asks for KIND_GPU, but the service runs on the CPU (--device)")
+            case ModelInstanceGroup.KIND_MODEL:
+                raise LoadError("instance_group KIND_MODEL is not offered; use KIND_AUTO, KIND_CPU or KIND_GPU")
+            case _:
+                devices = [f"cuda:{gpu}" for gpu in group.gpus] if gpus and group.gpus else list(runtime.devices)
+        if set(devices) - {"cpu", *runtime.devices}:
+            raise LoadError(f"instance_group asks for {devices}, the service has {list(runtime.devices)} (--device)")
+        places += devices * max(group.count, 1)
+    if len(places) > MAX_INSTANCES:
+        raise LoadError(f"instance_group asks for {len(places)} instances, at most {MAX_INSTANCES} are made")
+    return places or list(runtime.devices)
+
+
+def _is_strict(spec: ModelSpec) -> bool:
+    """Whether every batch is to have the same size, so that an answer has the same bits alone and in company."""
+    text = spec.config.parameters["strict"].string_value if "strict" in spec.config.parameters else "false"
+    if text not in ("true", "false"):
+        raise LoadError(f'the parameter strict expected "true" or "false", got {text!r}')
+    if text == "true" and not spec.batches:
+        raise LoadError("the parameter strict means nothing for a model that does not batch; set max_batch_size")
+    return text == "true"
+
+
+def _policy(spec: ModelSpec, *, strict: bool, lend_below: float) -> Policy:
     batching = spec.config.dynamic_batching  # all zeros where there is none
+    # As in Triton: a model whose configuration does not ask for batching computes each request alone.
+    limit = spec.max_batch_size if spec.batches and spec.config.HasField("dynamic_batching") else 1
+    levels = batching.priority_levels
+    if levels > MAX_PRIORITY_LEVELS:
+        raise LoadError(f"priority_levels is {levels}, at most {MAX_PRIORITY_LEVELS} are offered")
+    if levels and not 1 <= batching.default_priority_level <= levels:
+        raise LoadError(f"default_priority_level expected 1 to {levels}, got {batching.default_priority_level}")
+    odd = sorted(set(batching.priority_queue_policy) - set(range(1, levels + 1)))
+    if odd:
+        raise LoadError(f"priority_queue_policy names level {odd[0]}, but priority_levels is {levels}")
+    wrong = [size for size in batching.preferred_batch_size if not 1 <= size <= spec.max_batch_size]
+    if wrong:
+        raise LoadError(f"preferred_batch_size expected 1 to max_batch_size {spec.max_batch_size}, got {wrong[0]}")
+    default = batching.default_queue_policy
+    policies = [batching.priority_queue_policy.get(level, default) for level in range(1, max(levels, 1) + 1)]
+    rows = max(spec.max_batch_size, 1)
     return Policy(
         max_batch_size=limit,
-        # Never less than a batch: a request of that size must be able to wait.
-        max_queue_rows=max(limit, batching.default_queue_policy.max_queue_size or DEFAULT_QUEUE_BATCHES * limit),
+        levels=[_queue_policy(policy, rows) for policy in policies],
+        default_level=max(batching.default_priority_level, 1) - 1 if levels else 0,
         max_delay=batching.max_queue_delay_microseconds * 1e-6,
+        preferred=frozenset(batching.preferred_batch_size),
+        preserve_ordering=batching.preserve_ordering,
+        fixed_rows=rows if strict else 0,
         lend_below=lend_below,
     )
 
 
-def batch_sizes(limit: int) -> list[int]:
-    """1, 2, 4 … and the limit itself."""
-    return sorted({*(2**power for power in range(limit.bit_length())), limit})
-
-
-def prove(engine: Engine, spec: ModelSpec, files: VersionFiles) -> None:
-    """Answer the golden inputs in every batch size and compare; this also warms each size up.
-
-    Raises:
-        LoadError: an answer differs by more than the tolerance, or in its label.
-    """
-    names = [tensor.name for tensor in (*spec.inputs, *spec.outputs)]
-    absent = [name for name in names if name not in files.golden]
-    if absent:
-        raise LoadError(f"golden.npz holds {sorted(files.golden)}, but not {absent[0]!r}")
-    samples = min(len(files.golden[name]) for name in names)
-    if samples == 0:
-        raise LoadError("golden.npz holds no samples")
-    for size in batch_sizes(max(spec.max_batch_size, 1)):
-        pick = np.arange(max(size, samples)) % samples  # every sample in every size
-        for start in range(0, len(pick) - size + 1, size):
-            rows = pick[start : start + size]
-            answers = _run(engine, [files.golden[tensor.name][rows] for tensor in spec.inputs])
-            for tensor, answer in zip(spec.outputs, answers, strict=True):
-                _compare(tensor.name, files.golden[tensor.name][rows], answer, rows, files.golden_tolerance)
-
-
-def _compare(
-    name: str, expected: NDArray[np.generic], answer: NDArray[np.generic], rows: NDArray[np.int64], tolerance: float
-) -> None:
-    if expected.shape != answer.shape:
-        raise LoadError(f"golden {name!r} has shape {list(expected.shape)}, the engine gives {list(answer.shape)}")
-    gap = np.abs(expected.astype(np.float64) - answer.astype(np.float64)).reshape(len(rows), -1)
-    flips = expected.reshape(len(rows), -1).argmax(1) != answer.reshape(len(rows), -1).argmax(1)
-    worst = int(gap.max(1).argmax())
-    if not gap.max() <= tolerance or flips.any():  # "not <=" so that NaN fails
-        sample = int(rows[int(flips.argmax()) if flips.any() else worst])
-        raise LoadError(
-            f"the golden answers do not hold at batch size {len(rows)}: {name!r} differs by {gap.max():.2e}, allowed "
-            f"{tolerance:.0e}, and {int(flips.sum())} of {len(rows)} labels differ, first at sample {sample}"
-        )
-
-
-def warm_up(engine: Engine, spec: ModelSpec) -> None:
-    """Run zeros in every batch size, so that no request is the first; free axes get size 1.
-
-    Raises:
-        LoadError: the graph cannot be run, or does not answer a row for a row.
-    """
-    for size in batch_sizes(max(spec.max_batch_size, 1)):
-        lead = (size,) if spec.batches else ()
-        zeros = [
-            np.zeros((*lead, *(max(axis, 1) for axis in tensor.shape)), tensor.data_type.dtype)
-            for tensor in spec.inputs
-        ]
-        answers = _run(engine, zeros)
-        for tensor, answer in zip(spec.outputs, answers, strict=True):
-            if spec.batches and (answer.ndim == 0 or len(answer) != size):
-                raise LoadError(
-                    f"output {tensor.name!r} has shape {list(answer.shape)} for {size} rows; "
-                    "a model that batches answers a row for a row: set max_batch_size to 0"
-                )
-
-
-def _run(engine: Engine, inputs: Sequence[NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
-    try:
-        return engine.run(tuple(inputs))
-    except Exception as error:
-        shapes = ", ".join(str(list(array.shape)) for array in inputs)
-        raise LoadError(f"the graph cannot be run on inputs of shape {shapes}: {error}") from error
+def _queue_policy(policy: ModelQueuePolicy, batch: int) -> QueuePolicy:
+    return QueuePolicy(
+        # Never less than a batch: a request of that size must be able to wait.
+        max_rows=max(batch, policy.max_queue_size or DEFAULT_QUEUE_BATCHES * batch),
+        timeout=policy.default_timeout_microseconds * 1e-6,
+        timeout_override=policy.allow_timeout_override,
+        delay_late=policy.timeout_action == ModelQueuePolicy.DELAY,
+    )

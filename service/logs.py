@@ -6,6 +6,19 @@ from typing import Literal
 
 import structlog
 
+LEVELS = {"log_info": logging.INFO, "log_warning": logging.WARNING, "log_error": logging.ERROR}  # Triton's names
+_silenced: set[int] = set()
+
+
+def enabled(name: str) -> bool:
+    """Whether lines of that level are written."""
+    return LEVELS[name] not in _silenced
+
+
+def enable(name: str, on: bool) -> None:
+    """Write lines of that level from now on, or do not."""
+    (_silenced.discard if on else _silenced.add)(LEVELS[name])
+
 
 def configure(form: Literal["auto", "text", "json"]) -> None:
     """Set up structlog, and send what libraries log through the standard module the same way."""
@@ -26,6 +39,7 @@ def configure(form: Literal["auto", "text", "json"]) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(lambda record: record.levelno not in _silenced)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

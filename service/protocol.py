@@ -7,12 +7,15 @@ fail it or forget it, and count which. Does not own: what the bytes say (codec.p
 import time
 from typing import Protocol
 
-from service.batcher import Arrays, BatcherClosed, Request
-from service.codec import parse, read_inputs, read_outputs, write_response
+from service.batcher import BatcherClosed
+from service.codec import Parameters, parse, read_inputs, read_outputs, read_parameters
 from service.errors import Draining, EngineFailed, MessageTooLarge, ServiceError
 from service.loader import LoadedModel
+from service.model import Arrays
 from service.pb.inference_pb2 import ModelInferRequest
+from service.queue import Request
 from service.registry import Registry
+from service.response import write_response
 from service.statistics import Statistics
 
 # A caller's own clock ends its call a little before or after ours would: within this, in seconds, it was the deadline.
@@ -37,6 +40,7 @@ class InferRequest(Request):
     def __init__(
         self,
         message: ModelInferRequest,
+        parameters: Parameters,
         model: LoadedModel,
         reply: Reply,
         *,
@@ -44,7 +48,14 @@ class InferRequest(Request):
         deadline: float | None,
     ) -> None:
         inputs, rows = read_inputs(message, model.spec)
-        super().__init__(inputs, rows, arrived=arrived, deadline=deadline)
+        super().__init__(
+            inputs,
+            rows,
+            arrived=arrived,
+            deadline=deadline,
+            timeout=parameters.timeout,
+            priority=parameters.priority,
+        )
         self.outputs = read_outputs(message, model.spec)
         self.id = message.id
         self.model = model
@@ -98,10 +109,13 @@ class Inference:
             if len(payload) > self._max_message_bytes:
                 raise MessageTooLarge(len(payload), self._max_message_bytes)
             message = parse(payload)
+            parameters = read_parameters(message)
             while True:
-                model = self._registry.get(message.model_name, message.model_version)
+                model = self._registry.get(
+                    message.model_name, message.model_version, parameters.sticky_key or message.id
+                )
                 statistics = model.statistics
-                request = InferRequest(message, model, reply, arrived=arrived, deadline=deadline)
+                request = InferRequest(message, parameters, model, reply, arrived=arrived, deadline=deadline)
                 try:
                     model.batcher.submit(request, wake=wake)
                 except BatcherClosed:

@@ -2,13 +2,14 @@
 
 Owns: the table that requests are routed by, each version's state and why, and reconciling both with the repository:
 new versions are loaded and proved beside the old, the table is swapped in one assignment, and only then is the old
-drained. Does not own: how a version is loaded (loader.py) or what is on disk (repository.py).
+drained. Models that an operator unloaded stay so until they are loaded again. Does not own: how a version is loaded
+(loader.py), what is on disk (repository.py), who gets the canary (routing.py).
 """
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from service.engine import DeviceUnavailable
 from service.errors import NotFound, NotReady
 from service.loader import LoadedModel
 from service.repository import LoadError, ModelFolder, read_config, scan
+from service.routing import CANARY, NO_ROUTING, STABLE, Routing, read_routing
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +49,23 @@ class VersionStatus:
     fingerprint: str = ""  # of the files that the state came from
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """The versions that a configuration asks for, best first, and how many are enough beside those with a label."""
+
+    candidates: list[int]
+    enough: int
+    routing: Routing
+
+    def wants(self, version: int, have: Iterable[int]) -> bool:
+        """Whether the version is to be loaded where `have` are."""
+        labels = self.routing.labels
+        return version in labels.values() or len(set(have) - {labels.get(CANARY)}) < self.enough
+
+
+Routes = Mapping[str, LoadedModel]  # by version, and by label; "" is for requests that name neither
+
+
 class Registry:
     """All model versions of one repository. Reads need no lock: tables are replaced, never changed."""
 
@@ -55,29 +74,45 @@ class Registry:
         self._load = load
         self._on_change = on_change
         self._reconciling = threading.Lock()
-        self._routes: Mapping[str, Mapping[str, LoadedModel]] = {}  # name → version, "" is the newest → model
+        self._routes: Mapping[str, Routes] = {}  # by model
+        self._routing: Mapping[str, Routing] = {}  # of models with labels
+        self._unloaded: set[str] = set()  # by an operator
         self._status: Mapping[tuple[str, int], VersionStatus] = {}
         self._problem = "models are still loading"
 
-    def get(self, name: str, version: str = "") -> LoadedModel:
-        """The version, or the newest that is ready where `version` is "".
+    def get(self, name: str, version: str = "", key: str = "") -> LoadedModel:
+        """The version with that number or label; for "" the stable one, or the canary if the key falls to it.
+
+        Where no version is labelled stable, it is the newest that is ready.
 
         Raises:
             NotFound: there is no such model or version.
             NotReady: there is, but it cannot answer now.
         """
         try:
-            return self._routes[name][version]
+            routes = self._routes[name]
+            if not version and name in self._routing and self._routing[name].takes_canary(name, key):
+                return routes.get(CANARY) or routes[""]
+            return routes[version]
         except KeyError:
             raise self._why_not(name, version) from None
 
     def models(self) -> list[LoadedModel]:
-        """Every version that answers, by name and number."""
-        return [model for routes in self._routes.values() for version, model in routes.items() if version]
+        """Every version that is loaded, by name and number."""
+        return [model for routes in self._routes.values() for version, model in routes.items() if version.isdigit()]
+
+    def answering(self) -> set[str]:
+        """The names of the models that answer requests without a version."""
+        return {name for name, routes in self._routes.items() if not routes[""].batcher.broken}
 
     def index(self) -> list[VersionStatus]:
         """Every version that is loaded or should be, and its state."""
-        return sorted(self._status.values(), key=lambda status: (status.name, status.version))
+        broken = {(m.spec.name, m.spec.version): m.batcher.broken for m in self.models() if m.batcher.broken}
+        statuses = [
+            replace(status, state=State.UNAVAILABLE, reason=broken[key]) if key in broken else status
+            for key, status in self._status.items()
+        ]
+        return sorted(statuses, key=lambda status: (status.name, status.version))
 
     def names(self) -> set[str]:
         """The names of all models, loaded or not."""
@@ -89,7 +124,10 @@ class Registry:
             return self._problem
         if not self._status:
             return f"the repository {self._repository} holds no models"
-        lacking = [status for status in self.index() if status.name not in self._routes]
+        if not self._routes and self._unloaded:
+            return "all models were unloaded"
+        answering = self.answering() | self._unloaded
+        lacking = [status for status in self.index() if status.name not in answering]
         return "; ".join(f"{status.name} {status.version or ''}: {status.reason}" for status in lacking)
 
     def reconcile(self) -> None:
@@ -104,11 +142,53 @@ class Registry:
                 self._on_change()
                 return
             for folder in folders:
-                self._reconcile_model(folder)
+                if folder.name not in self._unloaded:
+                    self._reconcile_model(folder)
             for name in self.names() - {folder.name for folder in folders}:
+                self._unloaded.discard(name)
                 self._replace(name, {}, {})
             self._problem = ""
             self._on_change()
+
+    def load(self, name: str) -> None:
+        """Load what the repository has of the model now, versions that were refused before included.
+
+        Raises:
+            NotFound: the repository has no such model.
+            NotReady: its best version was refused; what was loaded before goes on answering.
+        """
+        with self._reconciling:
+            try:
+                folder = next((folder for folder in scan(self._repository) if folder.name == name), None)
+            except LoadError as error:
+                raise NotReady(str(error)) from error
+            if folder is None:
+                raise NotFound(f"model {name!r} is not in the repository {self._repository}")
+            self._unloaded.discard(name)
+            refused = {
+                key for key, status in self._status.items() if key[0] == name and status.state is not State.READY
+            }
+            self._status = {key: status for key, status in self._status.items() if key not in refused}
+            self._reconcile_model(folder)
+            bad = [status for status in self.index() if status.name == name and status.state is not State.READY]
+        if bad:
+            serving = [model.spec.version for model in self.models() if model.spec.name == name]
+            after = f"; version {serving[0]} goes on answering" if serving else ""
+            raise NotReady(f"model {name!r} version {bad[-1].version or ''}: {bad[-1].reason}{after}")
+
+    def unload(self, name: str) -> None:
+        """Answer what the model has accepted and unload it, until it is loaded again.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        with self._reconciling:
+            known = {status.version for status in self._status.values() if status.name == name}
+            if not known:
+                raise NotFound(f"model {name!r} is not found; there are {sorted(self.names()) or 'none'}")
+            self._unloaded.add(name)
+            status = {version: VersionStatus(name, version, State.UNAVAILABLE, "unloaded") for version in known}
+            self._replace(name, {}, status)
 
     def close(self) -> None:
         """Refuse new requests at every batcher; what waits is still answered."""
@@ -124,7 +204,11 @@ class Registry:
     def _why_not(self, name: str, version: str) -> NotFound | NotReady:
         known = [status for status in self.index() if status.name == name]
         if not known:
+            if self._problem and not self._status:
+                return NotReady(f"model {name!r}: {self._problem}")
             return NotFound(f"model {name!r} is not found; there are {sorted(self.names()) or 'none'}")
+        if name in self._routing:
+            version = str(self._routing[name].labels.get(version, version))
         wanted = [status for status in known if version in ("", str(status.version)) or status.version == 0]
         if not wanted:
             versions = [str(status.version) for status in known]
@@ -138,15 +222,15 @@ class Registry:
         loaded = {model.spec.version: model for model in self.models() if model.spec.name == name}
         before = {status.version: status for status in self._status.values() if status.name == name}
         try:
-            candidates, enough = _wanted(folder)
+            plan = _plan(folder)
         except LoadError as error:
             self._fail_model(name, str(error), loaded, before)
             return
         keep: dict[int, LoadedModel] = {}
         status: dict[int, VersionStatus] = {}
-        for version in candidates:
-            if len(keep) == enough:
-                break
+        for version in plan.candidates:
+            if not plan.wants(version, keep):
+                continue
             fingerprint = folder.versions.get(version, "")
             known = before.get(version)
             if known and known.fingerprint == fingerprint and known.state in (State.READY, State.UNAVAILABLE):
@@ -160,9 +244,9 @@ class Registry:
                 keep[version] = model
             elif version in loaded and version in folder.versions:
                 keep[version] = loaded[version]  # its files became bad; what is in memory was proved
-        if not candidates:
+        if not plan.candidates:
             status[0] = VersionStatus(name, 0, State.UNAVAILABLE, f"{folder.path} holds no version, such as {name}/1")
-        self._replace(name, keep, status)
+        self._replace(name, keep, status, plan.routing)
 
     def _try_load(
         self, folder: ModelFolder, version: int, fingerprint: str
@@ -199,24 +283,42 @@ class Registry:
             log.error("model refused", model=name, reason=reason)
         status = {version: before[version] for version in loaded}
         status[0] = VersionStatus(name, 0, State.UNAVAILABLE, reason)
-        self._replace(name, loaded, status)
+        self._replace(name, loaded, status, self._routing.get(name, NO_ROUTING))
 
     def _set_status(self, status: VersionStatus) -> None:
         self._status = {**self._status, (status.name, status.version): status}
 
-    def _replace(self, name: str, models: Mapping[int, LoadedModel], status: Mapping[int, VersionStatus]) -> None:
+    def _replace(
+        self,
+        name: str,
+        models: Mapping[int, LoadedModel],
+        status: Mapping[int, VersionStatus],
+        routing: Routing = NO_ROUTING,
+    ) -> None:
         """Route the model's requests to exactly these versions, and drain those that were routed to before."""
-        before = [model for version, model in self._routes.get(name, {}).items() if version]
+        before = [model for model in self.models() if model.spec.name == name]
         routes = {other: table for other, table in self._routes.items() if other != name}
         if models:
-            routes[name] = {str(version): model for version, model in models.items()} | {"": models[max(models)]}
+            routes[name] = _routes(models, routing)
+        routings = {other: known for other, known in self._routing.items() if other != name}
+        self._routing = routings | ({name: routing} if routing.labels else {})
         self._routes = routes
         others = {key: value for key, value in self._status.items() if key[0] != name}
-        self._status = others | {(name, version): value for version, value in status.items()}
-        for model in before:
-            if model not in models.values():
-                self._unload(model)
+        going = [model for model in before if model not in models.values()]
+        leaving = {
+            (name, model.spec.version): VersionStatus(
+                name, model.spec.version, State.UNLOADING, "it answers what it has"
+            )
+            for model in going
+        }
+        own = {(name, version): value for version, value in status.items()}
+        self._status = others | leaving | own
         self._on_change()
+        for model in going:
+            self._unload(model)
+        if going:
+            self._status = others | own
+            self._on_change()
 
     def _unload(self, model: LoadedModel) -> None:
         name, version = model.spec.name, model.spec.version
@@ -226,17 +328,30 @@ class Registry:
         log.info("model unloaded", model=name, version=version)
 
 
-def _wanted(folder: ModelFolder) -> tuple[list[int], int]:
-    """The versions that the model's policy asks for, best first, and how many of them are enough.
+def _routes(models: Mapping[int, LoadedModel], routing: Routing) -> Routes:
+    labels = {label: models[version] for label, version in routing.labels.items() if version in models}
+    # A canary is no default, however new it is, unless it is all there is.
+    others = [version for version in models if version != routing.labels.get(CANARY)] or list(models)
+    default = labels.get(STABLE) or models[max(others)]
+    return {**{str(version): model for version, model in models.items()}, **labels, "": default}
+
+
+def _plan(folder: ModelFolder) -> _Plan:
+    """What the model's configuration asks for.
 
     `latest` names all versions, newest first: one that is refused gives its place to the next older.
     """
-    policy = read_config(folder).version_policy
+    config = read_config(folder)
+    routing = read_routing(config)
+    labelled = set(routing.labels.values())
     newest_first = list(folder.versions)
+    policy = config.version_policy
     match policy.WhichOneof("policy_choice"):
         case "all":
-            return newest_first, len(newest_first)
+            wanted, enough = newest_first, len(newest_first)
         case "specific":
-            return sorted(policy.specific.versions, reverse=True), len(policy.specific.versions)
+            wanted, enough = list(policy.specific.versions), len(policy.specific.versions)
         case _:
-            return newest_first, policy.latest.num_versions or 1
+            wanted, enough = newest_first, policy.latest.num_versions or 1
+    rest = sorted(set(wanted) - labelled, reverse=True)
+    return _Plan(sorted(labelled, reverse=True) + rest, enough, routing)

@@ -23,8 +23,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.pb.model_config_pb2 import ModelConfig
 
-PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
+PLATFORM, BACKEND, GRAPH = "onnxruntime_onnx", "onnxruntime", "model.onnx"
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
+# Of config.pbtxt, what says which version answers; see routing.py.
+ROUTING_PARAMETERS = ("stable", "canary", "canary_percent")
 
 
 class LoadError(Exception):
@@ -68,6 +70,8 @@ class Manifest(BaseModel):
 class VersionFiles:
     """A version's files, read and consistent with each other. `manifest` None means made by somebody else."""
 
+    name: str  # of the graph's file
+    folder: Path  # in which the graph's file lies, and what it refers to
     model: bytes
     sha256: str
     manifest: Manifest | None
@@ -90,11 +94,25 @@ def scan(repository: Path) -> list[ModelFolder]:
 
 def _versions(folder: Path) -> dict[int, str]:
     numbers = sorted((int(path.name) for path in folder.iterdir() if VERSION.fullmatch(path.name)), reverse=True)
-    config = _stamp(folder / "config.pbtxt")
+    config = _config_stamp(folder)
     return {
-        number: config + "".join(_stamp(path) for path in sorted((folder / str(number)).glob("*")))
+        number: config + "".join(_stamp(path) for path in sorted((folder / str(number)).rglob("*")))
         for number in numbers
     }
+
+
+def _config_stamp(folder: Path) -> str:
+    """Changes with all that a version's engines are made from; not with the policy and the routing among versions."""
+    config = ModelConfig()
+    try:
+        text_format.Parse((folder / "config.pbtxt").read_text(), config)
+    except (OSError, UnicodeDecodeError, text_format.ParseError):
+        return _stamp(folder / "config.pbtxt")
+    config.ClearField("version_policy")
+    for name in ROUTING_PARAMETERS:
+        config.parameters.pop(name, None)
+    digest = hashlib.sha256(config.SerializeToString(deterministic=True)).hexdigest()
+    return digest + "".join(_stamp(folder / output.label_filename) for output in config.output)
 
 
 def _stamp(path: Path) -> str:
@@ -146,29 +164,33 @@ def _refused_fields(config: ModelConfig) -> list[str]:
     ]
 
 
-def read_version(folder: ModelFolder, version: int) -> VersionFiles:
-    """Read a version's files.
+def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> VersionFiles:
+    """Read a version's files. The graph may also be a folder that holds a file of the same name, beside its weights.
 
     Raises:
         LoadError: one is missing or cannot be read, or the graph is not the one that the manifest describes.
     """
     path = folder.version_path(version)
+    if Path(filename).name != filename:
+        raise LoadError(f"default_model_filename {filename!r} is no plain file name")
+    graph = path / filename / filename if (path / filename).is_dir() else path / filename
     try:
-        model = (path / "model.onnx").read_bytes()
+        model = graph.read_bytes()
     except OSError as error:
-        raise LoadError(f"{path / 'model.onnx'} cannot be read: {error.strerror}") from error
+        raise LoadError(f"{graph} cannot be read: {error.strerror}") from error
     sha256 = hashlib.sha256(model).hexdigest()
     manifest = _read_manifest(path / "manifest.json")
     if manifest is None:
-        return VersionFiles(model, sha256, None, {}, 0.0)
+        return VersionFiles(filename, graph.parent, model, sha256, None, {}, 0.0)
     if manifest.model != folder.name:
         raise LoadError(f"{path / 'manifest.json'} describes {manifest.model!r}, not {folder.name!r}")
     if manifest.sha256 != sha256:
         raise LoadError(
-            f"{path / 'model.onnx'} is not what its manifest describes: expected SHA-256 {manifest.sha256}, "
+            f"{graph} is not what its manifest describes: expected SHA-256 {manifest.sha256}, "
             f"got {sha256}; publish it again"
         )
-    return VersionFiles(model, sha256, manifest, _read_golden(path / "golden.npz"), manifest.golden.tolerance)
+    golden = _read_golden(path / "golden.npz")
+    return VersionFiles(filename, graph.parent, model, sha256, manifest, golden, manifest.golden.tolerance)
 
 
 def _read_manifest(path: Path) -> Manifest | None:

@@ -97,7 +97,7 @@ class Server:
             self._grpcio = GrpcioFront(
                 address if self.front == "grpcio" else f"unix:{fallback}",
                 self.inference,
-                InferenceServicer(self.registry, self.inference),
+                InferenceServicer(self.registry, self.inference, allow_control=settings.allow_control),
                 self._health,
                 max_message_bytes=settings.max_message_bytes,
             )
@@ -138,7 +138,7 @@ class Server:
             self._loop.call_soon_threadsafe(self._publish_health)
 
     def _publish_health(self) -> None:
-        answering = set() if self.inference.leaving else {model.spec.name for model in self.registry.models()}
+        answering = set() if self.inference.leaving else self.registry.answering()
         names = {name: name in answering for name in self.registry.names()}
         self._health.set_all({"": not self.not_ready_because(), **names})
 

@@ -1,11 +1,14 @@
 """Every method of inference.GRPCInferenceService but inference itself: convert, ask, convert.
 
 A method takes its request message and returns its response message, or raises a ServiceError; the fronts do the rest.
-Methods that are not here answer UNIMPLEMENTED.
+Those that wait are coroutines.
 """
 
+import asyncio
 from importlib.metadata import version
 
+from service import logs
+from service.errors import InvalidArgument, Unimplemented
 from service.loader import LoadedModel
 from service.pb import inference_pb2 as pb
 from service.protocol import Inference
@@ -15,15 +18,25 @@ from service.statistics import Histogram
 SERVER_NAME = "simplecnn"
 SERVER_VERSION = version("simplecnn")
 # Of the extensions that Triton names, those that are offered.
-EXTENSIONS = ("model_configuration", "statistics", "binary_tensor_data")
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "logging",
+)
 
 
 class InferenceServicer:
     """The methods, by name."""
 
-    def __init__(self, registry: Registry, inference: Inference) -> None:
+    def __init__(self, registry: Registry, inference: Inference, *, allow_control: bool) -> None:
         self._registry = registry
         self._inference = inference
+        self._allow_control = allow_control
 
     def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         """The process answers."""
@@ -86,6 +99,65 @@ class InferenceServicer:
                 number = str(status.version) if status.version else ""
                 response.models.add(name=status.name, version=number, state=status.state, reason=status.reason)
         return response
+
+    # --- control ---
+
+    async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        """Load what the repository has of the model now."""
+        name = self._controlled(request)
+        for parameter in request.parameters:
+            raise Unimplemented(
+                f"the parameter {parameter!r} is not offered: what is served is what lies in the repository; "
+                "write the files there, each by a rename, and load without parameters"
+            )
+        await asyncio.to_thread(self._registry.load, name)
+        return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
+        """Answer what the model has accepted and unload it. No model has dependents here."""
+        await asyncio.to_thread(self._registry.unload, self._controlled(request))
+        return pb.RepositoryModelUnloadResponse()
+
+    def LogSettings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
+        """Which levels are logged, after switching those that the request names."""
+        changes: dict[str, bool] = {}
+        for name, setting in request.settings.items():
+            if name not in logs.LEVELS:
+                raise Unimplemented(f"the setting {name!r} cannot be changed; those that can are {list(logs.LEVELS)}")
+            if setting.WhichOneof("parameter_choice") != "bool_param":
+                raise InvalidArgument(f"settings.{name}", f"the setting {name!r} expected a bool_param")
+            changes[name] = setting.bool_param
+        if changes:
+            self._check_control("changing LogSettings")
+        for name, on in changes.items():
+            logs.enable(name, on)
+        response = pb.LogSettingsResponse()
+        for name in logs.LEVELS:
+            response.settings[name].bool_param = logs.enabled(name)
+        return response
+
+    def _controlled(self, request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:
+        """The model's name, if control is allowed."""
+        self._check_control(request.DESCRIPTOR.name.removesuffix("Request"))
+        if not request.model_name:
+            raise InvalidArgument("model_name", "model_name, field 2 as Triton has it, expected a model, got nothing")
+        return str(request.model_name)
+
+    def _check_control(self, what: str) -> None:
+        if not self._allow_control:
+            raise Unimplemented(f"{what} is turned off; start the service with --allow-control to turn it on")
+
+    # --- not offered ---
+
+    def TraceSetting(self, _: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+        """Not offered."""
+        raise Unimplemented("requests are not traced; ModelStatistics and /metrics tell where time goes")
+
+    def _no_shared_memory(self, _: object) -> object:
+        raise Unimplemented("shared memory is not offered; send tensors in raw_input_contents")
+
+    SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _no_shared_memory
+    CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _no_shared_memory
 
 
 def _statistics(model: LoadedModel) -> pb.ModelStatistics:

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     """Threads of each engine on the CPU."""
     max_message_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 * 2**20
     """Largest request that is taken, in bytes."""
+    allow_control: bool = False
+    """Take RepositoryModelLoad, RepositoryModelUnload and changes by LogSettings from whoever reaches the port."""
     poll_seconds: Seconds = 0.0
     """How often to look for new, changed and removed versions; 0 is only at the start and on SIGHUP."""
     drain_seconds: Seconds = 5.0

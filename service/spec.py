@@ -5,23 +5,25 @@ reading either (repository.py, engine.py).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from service.engine import Engine, GraphTensor
 from service.model import ModelSpec, TensorSpec
 from service.pb.model_config_pb2 import DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelOutput
-from service.repository import BACKEND, PLATFORM, LoadError
+from service.repository import BACKEND, PLATFORM, LoadError, ModelFolder, label_names
 from service.tensors import BY_CONFIG, BY_ONNX
 
 # What Triton takes for a graph with a free first axis and no configuration.
 DERIVED_MAX_BATCH_SIZE = 4
 
 
-def complete_spec(name: str, version: int, config: ModelConfig, engine: Engine) -> ModelSpec:
+def complete_spec(folder: ModelFolder, version: int, config: ModelConfig, engine: Engine) -> ModelSpec:
     """Fill in what the configuration leaves out from the graph, and hold it against the graph.
 
     Raises:
-        LoadError: the two contradict each other, or the graph uses a type that is not served.
+        LoadError: the two contradict each other, the graph uses a type that is not served, or labels cannot be read.
     """
+    name = folder.name
     free_first = all(tensor.shape and tensor.shape[0] is None for tensor in (*engine.inputs, *engine.outputs))
     complete = ModelConfig()
     complete.CopyFrom(config)
@@ -38,7 +40,11 @@ def complete_spec(name: str, version: int, config: ModelConfig, engine: Engine) 
             f"its shape is {_show(fixed.shape)}; set max_batch_size to 0 or export with a free batch axis"
         )
     inputs = _match("input", list(config.input), engine.inputs, batches)
-    outputs = _match("output", list(config.output), engine.outputs, batches)
+    files = {tensor.name: tensor.label_filename for tensor in config.output if tensor.label_filename}
+    outputs = tuple(
+        replace(output, labels=label_names(folder, files[output.name])) if output.name in files else output
+        for output in _match("output", list(config.output), engine.outputs, batches)
+    )
     _write_back(complete, inputs, outputs)
     return ModelSpec(name, version, inputs, outputs, complete.max_batch_size, complete)
 

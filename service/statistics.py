@@ -56,6 +56,7 @@ class Batch:
     gather: float  # joining the inputs
     compute: float
     scatter: float  # building and handing over the answers
+    padding: int = 0  # rows computed beside those, only to fill the batch up
 
 
 @dataclass
@@ -105,6 +106,7 @@ class Statistics:
             self.closed_by[batch.closed_by] += 1
             self.codes["OK"] += requests
             self.rows += batch.rows
+            self.padding_rows += batch.padding
             self.gather_seconds += batch.gather * requests
             self.compute_seconds += batch.compute * requests
             self.scatter_seconds += batch.scatter * requests

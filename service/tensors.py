@@ -1,9 +1,13 @@
 """The element types of tensors, under all their names.
 
 One row a type: its name on the wire, in config.pbtxt and in ONNX Runtime, its NumPy type, and the field of
-InferTensorContents that carries it. FP16 has no such field: it travels raw only. BYTES and BF16 are not served yet.
+InferTensorContents that carries it. FP16 and BF16 have no such field: they travel raw only.
+
+Two are not what NumPy has: BF16 is held as its 16 bits in uint16, and BYTES as an object array of str, since ONNX's
+strings are UTF-8. Raw, each of its elements is four bytes of length, little-endian, and the text.
 """
 
+import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +24,8 @@ class DataType:
     contents: str
 
 
-def _row(name: str, onnx: str, dtype: type[np.generic], contents: str) -> DataType:
-    return DataType(name, f"TYPE_{name}", f"tensor({onnx})", np.dtype(dtype), contents)
+def _row(name: str, onnx: str, dtype: type[np.generic], contents: str, config: str = "") -> DataType:
+    return DataType(name, f"TYPE_{config or name}", f"tensor({onnx})", np.dtype(dtype), contents)
 
 
 DATA_TYPES = (
@@ -35,9 +39,14 @@ DATA_TYPES = (
     _row("INT32", "int32", np.int32, "int_contents"),
     _row("INT64", "int64", np.int64, "int64_contents"),
     _row("FP16", "float16", np.float16, ""),
+    _row("BF16", "bfloat16", np.uint16, ""),
     _row("FP32", "float", np.float32, "fp32_contents"),
     _row("FP64", "double", np.float64, "fp64_contents"),
+    _row("BYTES", "string", np.object_, "bytes_contents", config="STRING"),
 )
+BYTES = DATA_TYPES[-1]
+# Before each element of a raw BYTES tensor: its length.
+LENGTH = struct.Struct("<I")
 BY_NAME = {row.name: row for row in DATA_TYPES}
 BY_CONFIG = {row.config: row for row in DATA_TYPES}
 BY_ONNX = {row.onnx: row for row in DATA_TYPES}

@@ -8,85 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.batcher import Arrays, Batcher, BatcherClosed, Policy, Request
-from service.errors import DeadlineExceeded, EngineFailed, NotReady, QueueFull, ServiceError
+from service.batcher import Batcher, BatcherClosed, Policy
+from service.errors import DeadlineExceeded, EngineFailed, NotReady, QueueFull
+from service.model import Arrays
+from service.queue import QueuePolicy
 from service.statistics import Statistics
+from tests.batching import Clock, FakeRequest, HeldEngine, busy
 from tests.support import WAIT, wait_until
-
-
-class FakeRequest(Request):
-    """A request of `rows` rows, all of value `value`, that keeps what it is given."""
-
-    __slots__ = ("done", "error", "outputs")
-
-    def __init__(
-        self, value: float, rows: int = 1, *, arrived: float = 0.0, deadline: float | None = None, width: int = 2
-    ) -> None:
-        super().__init__((np.full((rows, width), value),), rows, arrived=arrived, deadline=deadline)
-        self.outputs: Arrays | None = None
-        self.error: ServiceError | None = None
-        self.done = threading.Event()
-
-    def prepare(self, outputs: Arrays) -> None:
-        assert self.outputs is None, "answered twice"
-        self.outputs = outputs
-
-    def send(self) -> None:
-        assert not self.done.is_set(), "answered twice"
-        self.done.set()
-
-    def fail(self, error: ServiceError) -> None:
-        assert not self.done.is_set(), "answered twice"
-        self.error = error
-        self.done.set()
-
-    def result(self) -> NDArray[np.generic]:
-        """Its rows of the only output; waits."""
-        assert self.done.wait(WAIT), "never answered"
-        assert self.outputs is not None, self.error
-        return self.outputs[0]
-
-    def failure(self) -> ServiceError:
-        """Its error; waits."""
-        assert self.done.wait(WAIT), "never answered"
-        assert self.error is not None, "it was answered"
-        return self.error
-
-
-class HeldEngine:
-    """Negates its input, one run at a time, each when it is let; a value of 666 makes it fail."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[float]] = []  # the values of each run's rows
-        self._permits = threading.Semaphore(0)
-
-    def run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
-        """A batcher's `run`."""
-        (x,) = inputs
-        self.batches.append([float(value) for value in x[:, 0]])
-        assert self._permits.acquire(timeout=WAIT)
-        if (x == 666).any():
-            raise RuntimeError("the number of the beast")
-        return [np.negative(x)]
-
-    def let(self, runs: int) -> None:
-        """Let that many runs end."""
-        for _ in range(runs):
-            self._permits.release()
-
-    def wait_for(self, runs: int) -> None:
-        """Wait until that many have begun."""
-        wait_until(lambda: len(self.batches) >= runs, f"{runs} runs have begun")
-
-
-class Clock:
-    """Time that moves when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -106,19 +34,11 @@ def statistics() -> Statistics:
 
 @pytest.fixture
 def batcher(engine: HeldEngine, statistics: Statistics, clock: Clock) -> Iterator[Batcher]:
-    batcher = Batcher([engine.run], Policy(8, 16), statistics, name="test", clock=clock)
+    batcher = Batcher([engine.run], Policy(8, [QueuePolicy(16)]), statistics, name="test", clock=clock)
     yield batcher
     batcher.close()
     engine.let(1000)
     assert batcher.join(WAIT)
-
-
-def busy(batcher: Batcher, engine: HeldEngine) -> FakeRequest:
-    """Occupy the engine with one row, so that what follows waits."""
-    request = FakeRequest(0)
-    batcher.submit(request)
-    engine.wait_for(1)
-    return request
 
 
 def test_a_free_engine_runs_what_waits_at_once(batcher: Batcher, engine: HeldEngine, statistics: Statistics) -> None:
@@ -286,7 +206,7 @@ def test_outputs_of_another_number_of_rows_are_an_error_not_somebody_elses_answe
         assert go.wait(WAIT)
         return [inputs[0][:1]]
 
-    batcher = Batcher([short], Policy(8, 16), statistics, name="short")
+    batcher = Batcher([short], Policy(8, [QueuePolicy(16)]), statistics, name="short")
     requests = [FakeRequest(value) for value in range(3)]
     batcher.submit(requests[0])
     assert started.wait(WAIT)
@@ -300,7 +220,7 @@ def test_outputs_of_another_number_of_rows_are_an_error_not_somebody_elses_answe
 
 
 def test_requests_of_different_shapes_do_not_ride_together(engine: HeldEngine, statistics: Statistics) -> None:
-    batcher = Batcher([engine.run], Policy(8, 16), statistics, name="shapes", same_shape=False)
+    batcher = Batcher([engine.run], Policy(8, [QueuePolicy(16)]), statistics, name="shapes", same_shape=False)
     busy(batcher, engine)
     for value, width in ((1, 2), (2, 2), (3, 5), (4, 2)):
         batcher.submit(FakeRequest(value, width=width))
@@ -314,7 +234,7 @@ def test_requests_of_different_shapes_do_not_ride_together(engine: HeldEngine, s
 def test_a_delay_is_counted_from_the_oldest_request_and_a_full_batch_does_not_wait(statistics: Statistics) -> None:
     engine = HeldEngine()
     engine.let(100)
-    batcher = Batcher([engine.run], Policy(4, 16, max_delay=0.2), statistics, name="delay")
+    batcher = Batcher([engine.run], Policy(4, [QueuePolicy(16)], max_delay=0.2), statistics, name="delay")
     before = time.monotonic()
     first = FakeRequest(1, arrived=before)
     batcher.submit(first)
@@ -335,7 +255,7 @@ def test_a_delay_is_counted_from_the_oldest_request_and_a_full_batch_does_not_wa
 def test_a_tight_deadline_closes_the_batch_early(statistics: Statistics) -> None:
     engine = HeldEngine()
     engine.let(100)
-    batcher = Batcher([engine.run], Policy(4, 16, max_delay=60.0), statistics, name="deadline")
+    batcher = Batcher([engine.run], Policy(4, [QueuePolicy(16)], max_delay=60.0), statistics, name="deadline")
     batcher._seconds_a_row = 0.1
     now = time.monotonic()
     request = FakeRequest(1, arrived=now, deadline=now + 0.5)
@@ -351,7 +271,7 @@ def test_a_tight_deadline_closes_the_batch_early(statistics: Statistics) -> None
 def test_while_no_run_was_timed_a_deadline_is_not_gambled_with(statistics: Statistics) -> None:
     engine = HeldEngine()
     engine.let(1)
-    batcher = Batcher([engine.run], Policy(4, 16, max_delay=60.0), statistics, name="untimed")
+    batcher = Batcher([engine.run], Policy(4, [QueuePolicy(16)], max_delay=60.0), statistics, name="untimed")
     now = time.monotonic()
     request = FakeRequest(1, arrived=now, deadline=now + 20)
     batcher.submit(request)
@@ -363,7 +283,7 @@ def test_while_no_run_was_timed_a_deadline_is_not_gambled_with(statistics: Stati
 
 def test_two_engines_empty_one_queue(statistics: Statistics) -> None:
     engines = [HeldEngine(), HeldEngine()]
-    batcher = Batcher([engine.run for engine in engines], Policy(1, 16), statistics, name="two")
+    batcher = Batcher([engine.run for engine in engines], Policy(1, [QueuePolicy(16)]), statistics, name="two")
     requests = [FakeRequest(value) for value in range(2)]
     for request in requests:
         batcher.submit(request)
@@ -379,7 +299,7 @@ def test_two_engines_empty_one_queue(statistics: Statistics) -> None:
 
 
 def test_a_closed_batcher_refuses_and_answers_what_it_has(engine: HeldEngine, statistics: Statistics) -> None:
-    batcher = Batcher([engine.run], Policy(8, 16), statistics, name="closing")
+    batcher = Batcher([engine.run], Policy(8, [QueuePolicy(16)]), statistics, name="closing")
     first = busy(batcher, engine)
     waiting = FakeRequest(1)
     batcher.submit(waiting)
@@ -441,7 +361,7 @@ def test_a_batch_that_takes_long_or_was_never_timed_is_left_to_the_engines_own_t
 def test_while_a_thread_is_lent_no_other_runs_its_engine_and_a_close_is_seen(
     engine: HeldEngine, statistics: Statistics, clock: Clock
 ) -> None:
-    batcher = Batcher([engine.run], Policy(8, 16), statistics, name="lent", clock=clock)
+    batcher = Batcher([engine.run], Policy(8, [QueuePolicy(16)]), statistics, name="lent", clock=clock)
     timed(batcher, engine, clock, 0.0001)
     first, second = FakeRequest(1), FakeRequest(2)
     batcher.submit(first, wake=False)
@@ -469,7 +389,7 @@ def test_what_waits_can_be_failed_at_once(batcher: Batcher, engine: HeldEngine) 
 
 
 def test_an_idle_batcher_uses_no_processor(statistics: Statistics, engine: HeldEngine) -> None:
-    batcher = Batcher([engine.run], Policy(8, 16), statistics, name="idle")
+    batcher = Batcher([engine.run], Policy(8, [QueuePolicy(16)]), statistics, name="idle")
     before = time.process_time()
     threading.Event().wait(0.3)
     assert time.process_time() - before < 0.1
@@ -478,7 +398,9 @@ def test_an_idle_batcher_uses_no_processor(statistics: Statistics, engine: HeldE
 
 
 def test_requests_from_many_threads_get_each_their_own_rows(statistics: Statistics) -> None:
-    batcher = Batcher([lambda inputs: [np.negative(inputs[0])]], Policy(8, 10_000), statistics, name="many")
+    batcher = Batcher(
+        [lambda inputs: [np.negative(inputs[0])]], Policy(8, [QueuePolicy(10_000)]), statistics, name="many"
+    )
     requests = [FakeRequest(value, 1 + value % 8) for value in range(2000)]
 
     def submit(part: list[FakeRequest]) -> None:

@@ -1,5 +1,6 @@
 """Requests are read and replies written exactly as the protocol says, for every type and size."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.codec import parse, read_inputs, read_outputs, write_response
+from service.codec import NO_PARAMETERS, parse, read_inputs, read_outputs, read_parameters
 from service.errors import InvalidArgument
 from service.model import ModelSpec, TensorSpec
 from service.pb.inference_pb2 import ModelInferRequest, ModelInferResponse
 from service.pb.model_config_pb2 import ModelConfig
+from service.response import write_response
 from service.tensors import BY_NAME, DATA_TYPES
 from tests.support import infer_request, outputs_of
 
@@ -30,6 +32,8 @@ def spec_of(datatype: str, shape: tuple[int, ...] = (3,), *, max_batch_size: int
 def values_of(datatype: str) -> NDArray[Any]:
     """The extremes of a type, as (2, 3)."""
     dtype = BY_NAME[datatype].dtype
+    if datatype == "BYTES":
+        return np.array([["", "a", "snow ☃"], ["\0", "b" * 300, "ü"]], np.object_)
     if dtype.kind == "b":
         return np.array([[True, False, True], [False, False, True]])
     limits: Any = np.iinfo(dtype.name) if dtype.kind in "iu" else np.finfo(dtype.name)
@@ -39,7 +43,9 @@ def values_of(datatype: str) -> NDArray[Any]:
 @pytest.mark.parametrize("datatype", NAMES)
 def test_every_type_is_read_raw(datatype: str) -> None:
     values = values_of(datatype)
-    (array,), rows = read_inputs(infer_request("m", x0=values), spec_of(datatype))
+    request = infer_request("m", x0=values)
+    request.inputs[0].datatype = datatype  # BF16 is held as UINT16
+    (array,), rows = read_inputs(request, spec_of(datatype))
     assert rows == 2 and array.dtype == values.dtype
     np.testing.assert_array_equal(array, values)
 
@@ -49,7 +55,9 @@ def test_every_type_is_read_typed(datatype: str) -> None:
     values = values_of(datatype)
     request = infer_request("m", x0=values)
     del request.raw_input_contents[:]
-    getattr(request.inputs[0].contents, BY_NAME[datatype].contents).extend(values.ravel().tolist())
+    getattr(request.inputs[0].contents, BY_NAME[datatype].contents).extend(
+        [value.encode() if isinstance(value, str) else value for value in values.ravel().tolist()]
+    )
     (array,), _ = read_inputs(parse(request.SerializeToString()), spec_of(datatype))
     assert array.dtype == values.dtype
     np.testing.assert_array_equal(array, values)
@@ -112,10 +120,92 @@ def test_a_shape_too_large_for_any_memory_is_refused_by_its_length() -> None:
 def test_outputs_are_answered_in_the_order_asked_for() -> None:
     spec = spec_of("FP32", tensors=3)
     request = ModelInferRequest(model_name="m")
-    assert read_outputs(request, spec) == (0, 1, 2)
+    assert read_outputs(request, spec) == ((0, 0), (1, 0), (2, 0))
     for name in ("y2", "y0"):
         request.outputs.add(name=name)
-    assert read_outputs(request, spec) == (2, 0)
+    assert read_outputs(request, spec) == ((2, 0), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b"\1\0\0", "3 bytes at the end"),
+        (b"\5\0\0\0abc", "7 bytes at the end"),
+        (b"\1\0\0\0a", "3 elements for shape [1, 3], got 1"),
+        (b"\0\0\0\0" * 9, "got more"),
+        (b"\1\0\0\0\xff" * 3, "expected UTF-8"),
+    ],
+)
+def test_bytes_that_are_no_strings_are_refused(raw: bytes, says: str) -> None:
+    request = infer_request("m", x0=np.array([["a", "b", "c"]], np.object_))
+    request.raw_input_contents[0] = raw
+    with pytest.raises(InvalidArgument, match=re.escape(says)):
+        read_inputs(request, spec_of("BYTES"))
+
+
+def asked(count: int, datatype: str = "FP32") -> tuple[tuple[int, int], ...]:
+    request = ModelInferRequest(model_name="m")
+    request.outputs.add(name="y0").parameters["classification"].int64_param = count
+    return read_outputs(request, spec_of(datatype))
+
+
+def test_classification_gives_the_top_classes_of_each_row_with_their_labels() -> None:
+    labelled = TensorSpec("y0", BY_NAME["FP32"], (4,), ("none", "one", "two"))
+    spec = ModelSpec("m", 1, (), (labelled,), 8, ModelConfig())
+    values = np.array([[0.1, 0.5, 0.25, 0.7], [3, 3, 1, 2]], np.float32)
+    response = ModelInferResponse.FromString(write_response(spec, "", asked(2), (values,)))
+    assert response.outputs[0].datatype == "BYTES" and list(response.outputs[0].shape) == [2, 2]
+    assert outputs_of(response)["y0"].tolist() == [
+        ["0.700000:3", "0.500000:1:one"],
+        ["3.000000:0:none", "3.000000:1:one"],
+    ]
+    everything = ModelInferResponse.FromString(write_response(spec, "", asked(99), (values,)))
+    assert list(everything.outputs[0].shape) == [2, 4]
+
+
+@pytest.mark.parametrize(("datatype", "text"), [("INT32", "9:1"), ("BOOL", "1:1"), ("BF16", "1.500000:1")])
+def test_classification_writes_values_of_every_type(datatype: str, text: str) -> None:
+    spec = spec_of(datatype, (2,))
+    value = {"INT32": 9, "BOOL": 1, "BF16": 0x3FC0}[datatype]
+    values = np.array([[0, value]], BY_NAME[datatype].dtype)
+    response = ModelInferResponse.FromString(write_response(spec, "", asked(1, datatype), (values,)))
+    assert outputs_of(response)["y0"].tolist() == [[text]]
+
+
+def test_classification_of_less_than_one_class_or_of_strings_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="int64_param of at least 1, got 0"):
+        asked(0)
+    with pytest.raises(InvalidArgument, match="an output of numbers"):
+        asked(1, "BYTES")
+
+
+def with_parameter(name: str, **value: Any) -> ModelInferRequest:
+    request = ModelInferRequest(model_name="m")
+    for field, content in value.items():
+        setattr(request.parameters[name], field, content)
+    return request
+
+
+def test_parameters_are_read_in_seconds_and_unknown_ones_are_passed_over() -> None:
+    assert read_parameters(with_parameter("timeout", int64_param=1500)).timeout == 0.0015
+    assert read_parameters(with_parameter("priority", uint64_param=3)).priority == 3
+    assert read_parameters(with_parameter("sticky_key", string_param="ann")).sticky_key == "ann"
+    assert read_parameters(with_parameter("anything", bool_param=True)) == NO_PARAMETERS
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("timeout", {"int64_param": -1}, "timeout expected an int64_param from 0, got int64_param -1"),
+        ("timeout", {"string_param": "1"}, "got string_param '1'"),
+        ("priority", {"double_param": 1.0}, "got double_param 1.0"),
+        ("triton_secret", {"int64_param": 1}, "'triton_secret' is reserved"),
+    ],
+)
+def test_a_parameter_that_makes_no_sense_is_refused(name: str, value: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidArgument, match=re.escape(says)) as caught:
+        read_parameters(with_parameter(name, **value))
+    assert caught.value.field == f"parameters.{name}"
 
 
 @given(
@@ -125,8 +215,7 @@ def test_outputs_are_answered_in_the_order_asked_for() -> None:
 def test_a_reply_is_what_protobuf_itself_would_write(request_id: str, sizes: list[int]) -> None:
     arrays = tuple(np.arange(size, dtype=np.uint8)[None] for size in sizes)
     spec = spec_of("UINT8", (-1,), tensors=len(sizes))
-    indices = tuple(range(len(sizes)))
-    response = ModelInferResponse.FromString(write_response(spec, request_id, indices, arrays))
+    response = ModelInferResponse.FromString(write_response(spec, request_id, spec.all_outputs, arrays))
     expected = ModelInferResponse(model_name="m", model_version="1", id=request_id)
     for index, array in enumerate(arrays):
         expected.outputs.add(name=f"y{index}", datatype="UINT8", shape=array.shape)

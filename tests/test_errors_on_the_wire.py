@@ -328,13 +328,28 @@ def test_a_version_that_was_refused_is_unavailable_with_the_reason(toys: Path, f
         service.stub.ModelInfer(infer_request("lookup", index=np.array([[3]])))
 
 
-def test_a_method_that_is_not_offered_is_unimplemented(service: LocalService) -> None:
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("SystemSharedMemoryStatus", "send tensors in raw_input_contents"),
+        ("SystemSharedMemoryRegister", "send tensors in raw_input_contents"),
+        ("SystemSharedMemoryUnregister", "send tensors in raw_input_contents"),
+        ("CudaSharedMemoryStatus", "send tensors in raw_input_contents"),
+        ("CudaSharedMemoryRegister", "send tensors in raw_input_contents"),
+        ("CudaSharedMemoryUnregister", "send tensors in raw_input_contents"),
+        ("TraceSetting", "ModelStatistics and /metrics"),
+        ("RepositoryModelLoad", "RepositoryModelLoad is turned off; start the service with --allow-control"),
+        ("RepositoryModelUnload", "RepositoryModelUnload is turned off; start the service with --allow-control"),
+    ],
+)
+def test_a_method_that_is_not_offered_is_unimplemented_and_says_how(
+    service: LocalService, method: str, says: str
+) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        service.stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest())
-    assert Refusal(caught.value).code is grpc.StatusCode.UNIMPLEMENTED
-    request = infer_request("double", x=X)
-    request.outputs.add(name="y").parameters["classification"].int64_param = 3
-    assert refusal(service, request).code is grpc.StatusCode.UNIMPLEMENTED
+        getattr(service.stub, method)(getattr(pb, f"{method}Request")())
+    error = Refusal(caught.value)
+    assert error.code is grpc.StatusCode.UNIMPLEMENTED
+    assert says in error.text
 
 
 def test_calls_that_reach_no_model_are_counted_without_its_name(service: LocalService) -> None:

@@ -57,7 +57,7 @@ def spoil(repository: Path, version: int) -> None:
 def test_before_the_first_look_nothing_is_ready(repository: Path, loads: Loads) -> None:
     registry = Registry(repository, loads)
     assert registry.not_ready_because() == "models are still loading"
-    with pytest.raises(NotFound):
+    with pytest.raises(NotReady, match="models are still loading"):
         registry.get("double")
 
 

@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto
 
 from service.engine import DeviceUnavailable, Engine, choose_devices
-from service.loader import LoadedModel, Runtime, batch_sizes, load
+from service.loader import LoadedModel, Runtime, load
+from service.proof import batch_sizes
 from service.repository import LoadError, scan
 from tests.support import add_version, adding_model, copy_repository, doubling_model, identity_model, lookup_model
 
@@ -52,9 +53,9 @@ def test_what_our_job_publishes_is_loaded_verified(ours: Path) -> None:
     model = load_only(ours)
     assert model.verified
     assert model.provider == "CPUExecutionProvider"
-    assert model.labels == {"probabilities": tuple("0123456789")}
+    assert model.spec.outputs[0].labels == tuple("0123456789")
     assert model.spec.max_batch_size == 64
-    assert model.batcher.policy.max_queue_rows == 1024
+    assert model.batcher.policy.levels[0].max_rows == 1024
     assert [tensor.shape for tensor in (*model.spec.inputs, *model.spec.outputs)] == [(28, 28, 1), (10,)]
 
 
@@ -198,8 +199,8 @@ def test_a_configuration_may_be_stricter_than_the_graph(tmp_path: Path) -> None:
 
 
 def test_a_type_that_is_not_served_is_refused_by_name(tmp_path: Path) -> None:
-    add_version(tmp_path, "text", identity_model(TensorProto.STRING, ["N", 1]))
-    assert "has type tensor(string); served are" in refusal(tmp_path)
+    add_version(tmp_path, "eighth", identity_model(TensorProto.FLOAT8E4M3FN, ["N", 1]))
+    assert "has type tensor(float8e4m3fn); served are" in refusal(tmp_path)
 
 
 def test_a_model_that_needs_certain_inputs_is_warmed_up_where_zeros_will_do(tmp_path: Path) -> None:

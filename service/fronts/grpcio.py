@@ -1,17 +1,18 @@
 """The front that serves every method: grpc.aio.
 
-Owns: registering the methods, turning ServiceErrors into statuses, deadlines and cancellation, and the reply that
-crosses from an engine's thread to the event loop. Knows nothing of tensors.
+Owns: registering the methods, turning ServiceErrors into statuses, deadlines and cancellation, streams, and the reply
+that crosses from an engine's thread to the event loop. Knows nothing of tensors.
 """
 
 from __future__ import annotations  # types-grpcio's generics exist for mypy only
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
 import structlog
@@ -20,16 +21,22 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha import reflection
 
-from service.errors import EngineFailed, InvalidArgument, ServiceError, Unimplemented
+from service.errors import Draining, EngineFailed, InvalidArgument, ServiceError
+from service.fronts.stream import InferStream
 from service.health import HealthServicer
 from service.pb import health_pb2, inference_pb2
-from service.protocol import Inference
+from service.protocol import Inference, InferRequest
+from service.response import streamed, streamed_error
 from service.servicers import InferenceServicer
 
 INFERENCE: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
 PENDING_CALLS = 2**16
+# A stream of a client that sends this has an error as its status instead of in a message, and ends with it.
+STATUS_KEY = "triton_grpc_error"
+
+M = TypeVar("M", bound=Message)
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -56,6 +63,8 @@ class GrpcioFront:
     ) -> None:
         self._inference = inference
         self._outbox = Outbox(asyncio.get_running_loop())
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._stopping = False
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),  # a taken port must be an error
@@ -68,10 +77,12 @@ class GrpcioFront:
             ]
         )
         infer: Handler = grpc.unary_unary_rpc_method_handler(self._infer)
+        stream: Handler = grpc.stream_stream_rpc_method_handler(self._infer_stream)
+        watch: Handler = grpc.unary_stream_rpc_method_handler(functools.partial(self._watch, health))
         self._server.add_generic_rpc_handlers(
             (
-                _handlers(INFERENCE, servicer, {"ModelInfer": infer}),
-                _handlers(HEALTH, health, {"Watch": _stream_handler(health.Watch, health_pb2.HealthCheckRequest)}),
+                _handlers(INFERENCE, servicer, {"ModelInfer": infer, "ModelStreamInfer": stream}),
+                _handlers(HEALTH, health, {"Watch": watch}),
             )
         )
         reflection.enable_server_reflection(
@@ -87,22 +98,24 @@ class GrpcioFront:
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
-        """Refuse new calls, send GOAWAY, and end those in flight after `grace` seconds."""
+        """End the streams, refuse new calls, send GOAWAY, and end those in flight after `grace` seconds."""
+        self._stopping = True
+        for stream in self._streams:
+            stream.cancel()
         await self._server.stop(grace)
 
-    async def _infer(self, payload: bytes, context: Context) -> bytes:
-        arrived = time.monotonic()
-        left = context.time_remaining()
+    def _accept(self, payload: bytes, deadline: float | None) -> tuple[asyncio.Future[bytes], InferRequest | None]:
+        """Queue a request; the future gets its serialised answer, or a ServiceError."""
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        reply = LoopReply(future, self._outbox)
         try:
-            request = self._inference.accept(
-                payload,
-                LoopReply(future, self._outbox),
-                arrived=arrived,
-                deadline=None if left is None else arrived + left,
-            )
+            return future, self._inference.accept(payload, reply, arrived=time.monotonic(), deadline=deadline)
         except Exception:  # noqa: BLE001 # _unexpected logs it
-            await _abort(context, _unexpected("ModelInfer"))
+            future.set_exception(_unexpected("ModelInfer"))
+            return future, None
+
+    async def _infer(self, payload: bytes, context: Context) -> bytes:
+        future, request = self._accept(payload, _deadline(context))
         try:
             return await future
         except ServiceError as error:
@@ -111,6 +124,43 @@ class GrpcioFront:
             if request is not None:
                 request.cancel()
             raise
+
+    async def _infer_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        deadline = _deadline(context)
+        as_status = (STATUS_KEY, "true") in tuple(context.invocation_metadata() or ())
+        stream = InferStream(requests, lambda payload: self._accept(payload, deadline))
+        async with contextlib.aclosing(stream.answers()) as answers, self._ended_by_stop(context):
+            async for payload, answer in answers:
+                if isinstance(answer, bytes):
+                    yield streamed(answer)
+                elif as_status:
+                    await _abort(context, answer)
+                else:
+                    yield streamed_error(payload, answer)
+
+    async def _watch(self, health: HealthServicer, payload: bytes, context: Context) -> AsyncIterator[bytes]:
+        try:
+            request = _parse(health_pb2.HealthCheckRequest, payload)
+        except ServiceError as error:
+            await _abort(context, error)
+        async with contextlib.aclosing(health.Watch(request)) as statuses, self._ended_by_stop(context):
+            async for status in statuses:
+                yield status.SerializeToString()
+
+    @contextlib.asynccontextmanager
+    async def _ended_by_stop(self, context: Context) -> AsyncIterator[None]:
+        """Ends a stream, which might never end by itself, when the server stops; its client may go elsewhere."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            await _abort(context, Draining())
+        finally:
+            self._streams.discard(task)
 
 
 class Outbox:
@@ -160,25 +210,20 @@ class LoopReply:
 
 
 def _handlers(service: ServiceDescriptor, servicer: object, special: dict[str, Handler]) -> grpc.GenericRpcHandler:
-    """A handler for every method of the service: the servicer's, a special one, or UNIMPLEMENTED."""
+    """A handler for every method of the service: a special one, or the servicer's."""
     handlers = {}
     for method in service.methods:
-        function = getattr(servicer, method.name, None) or _missing(method.name)
-        handlers[method.name] = special.get(method.name) or _unary_handler(function, GetMessageClass(method.input_type))
+        handlers[method.name] = special.get(method.name) or _unary_handler(
+            getattr(servicer, method.name), GetMessageClass(method.input_type)
+        )
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
-def _missing(name: str) -> Callable[[Message], Message]:
-    def method(_: Message) -> Message:
-        raise Unimplemented(f"{name} is not offered by this server")
-
-    return method
-
-
-def _unary_handler(function: Callable[[Any], Message], request: type[Message]) -> Handler:
+def _unary_handler(function: Callable[[Any], Message | Awaitable[Message]], request: type[Message]) -> Handler:
     async def handle(payload: bytes, context: Context) -> bytes:
         try:
-            return function(_parse(request, payload)).SerializeToString()
+            response = function(_parse(request, payload))
+            return (response if isinstance(response, Message) else await response).SerializeToString()
         except ServiceError as error:
             await _abort(context, error)
         except Exception:  # noqa: BLE001 # _unexpected logs it
@@ -187,18 +232,12 @@ def _unary_handler(function: Callable[[Any], Message], request: type[Message]) -
     return grpc.unary_unary_rpc_method_handler(handle)
 
 
-def _stream_handler(function: Callable[[Any], AsyncIterator[Message]], request: type[Message]) -> Handler:
-    async def handle(payload: bytes, context: Context) -> AsyncIterator[bytes]:
-        try:
-            async for response in function(_parse(request, payload)):
-                yield response.SerializeToString()
-        except ServiceError as error:
-            await _abort(context, error)
-
-    return grpc.unary_stream_rpc_method_handler(handle)
+def _deadline(context: Context) -> float | None:
+    left = context.time_remaining()
+    return None if left is None else time.monotonic() + left
 
 
-def _parse(message: type[Message], payload: bytes) -> Message:
+def _parse(message: type[M], payload: bytes) -> M:
     try:
         return message.FromString(payload)
     except DecodeError as error:

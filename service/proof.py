@@ -1,0 +1,162 @@
+"""Whether an engine gives the right answers: golden samples, warm-up, and what a batch does to an answer.
+
+Owns running an engine before and beside the traffic: proving every batch size when a version is loaded, which also
+warms it up; measuring how far an answer depends on its batch mates; probing an engine that has failed.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batcher import Run
+from service.model import Arrays, ModelSpec
+from service.repository import LoadError
+from service.tensors import BYTES
+
+# Runs of one size of which the middle time is reported.
+TIMED_RUNS = 5
+
+
+def batch_sizes(limit: int) -> list[int]:
+    """1, 2, 4 … and the limit itself."""
+    return sorted({*(2**power for power in range(limit.bit_length())), limit})
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What an engine must do: answer `golden` within `tolerance`, in batches of `sizes` rows.
+
+    Without golden answers it must run on zeros, and answer a row for a row. `strict` asks for the same bits alone
+    and in company.
+    """
+
+    spec: ModelSpec
+    golden: Mapping[str, NDArray[np.generic]]
+    tolerance: float
+    sizes: Sequence[int]
+    strict: bool = False
+
+    def prove(self, run: Run) -> float | None:
+        """Run every size. Returns the largest difference between a sample's answers alone and in company, if known.
+
+        Raises:
+            LoadError: an answer differs by more than the tolerance, or in its label, or the graph cannot be run.
+        """
+        if not self.golden:
+            for size in self.sizes:
+                self._run_zeros(run, size)
+            return None
+        samples = self._samples()
+        alone = [self._answer(run, np.full(self.sizes[0], sample))[0] for sample in range(samples)]
+        gap = 0.0
+        for size in self.sizes:
+            for shift in (0, 1, size // 2) if self.strict else (0,):
+                pick = (np.arange(max(size, samples)) + shift) % samples  # every sample in every size
+                for start in range(0, len(pick) - size + 1, size):
+                    rows = pick[start : start + size]
+                    company = self._answer(run, rows)
+                    gap = max([gap, *(_gap(alone[sample], company[place]) for place, sample in enumerate(rows))])
+        if self.strict and gap:
+            raise LoadError(
+                f"strict asks for the same bits alone and in company, but answers of this graph on this device differ "
+                f"by up to {gap:.1e}; remove the parameter, or try another max_batch_size"
+            )
+        return gap
+
+    def probe(self, run: Run) -> None:
+        """Run the smallest size once.
+
+        Raises:
+            LoadError: as prove().
+        """
+        if self.golden:
+            self._answer(run, np.zeros(self.sizes[0], np.int64))
+        else:
+            self._run_zeros(run, self.sizes[0])
+
+    def seconds(self, run: Run, size: int) -> float:
+        """The middle time of a few runs of that many rows."""
+        if self.golden:
+            rows = np.arange(size) % self._samples()
+            inputs = tuple(self.golden[tensor.name][rows] for tensor in self.spec.inputs)
+        else:
+            inputs = self._zeros(size)
+        times = []
+        for _ in range(TIMED_RUNS):
+            started = time.perf_counter()
+            run(inputs)
+            times.append(time.perf_counter() - started)
+        return sorted(times)[TIMED_RUNS // 2]
+
+    def _samples(self) -> int:
+        names = [tensor.name for tensor in (*self.spec.inputs, *self.spec.outputs)]
+        absent = [name for name in names if name not in self.golden]
+        if absent:
+            raise LoadError(f"golden.npz holds {sorted(self.golden)}, but not {absent[0]!r}")
+        samples = min(len(self.golden[name]) for name in names)
+        if samples == 0:
+            raise LoadError("golden.npz holds no samples")
+        return samples
+
+    def _answer(self, run: Run, rows: NDArray[np.int64]) -> list[Arrays]:
+        """Each row's answers to the golden samples of those numbers, which must hold."""
+        answers = _run(run, tuple(self.golden[tensor.name][rows] for tensor in self.spec.inputs))
+        for tensor, answer in zip(self.spec.outputs, answers, strict=True):
+            _compare(tensor.name, self.golden[tensor.name][rows], answer, rows, self.tolerance)
+        return list(zip(*answers, strict=True))
+
+    def _run_zeros(self, run: Run, size: int) -> None:
+        """Run zeros, so that no request is the first; free axes get size 1."""
+        answers = _run(run, self._zeros(size))
+        for tensor, answer in zip(self.spec.outputs, answers, strict=True):
+            if self.spec.batches and (answer.ndim == 0 or len(answer) != size):
+                raise LoadError(
+                    f"output {tensor.name!r} has shape {list(answer.shape)} for {size} rows; "
+                    "a model that batches answers a row for a row: set max_batch_size to 0"
+                )
+
+    def _zeros(self, size: int) -> Arrays:
+        lead = (size,) if self.spec.batches else ()
+        return tuple(
+            np.full(
+                (*lead, *(1 if axis == -1 else axis for axis in tensor.shape)),
+                "" if tensor.data_type is BYTES else 0,
+                tensor.data_type.dtype,
+            )
+            for tensor in self.spec.inputs
+        )
+
+
+def _compare(
+    name: str, expected: NDArray[np.generic], answer: NDArray[np.generic], rows: NDArray[np.int64], tolerance: float
+) -> None:
+    if expected.shape != answer.shape:
+        raise LoadError(f"golden {name!r} has shape {list(expected.shape)}, the engine gives {list(answer.shape)}")
+    gap = np.abs(expected.astype(np.float64) - answer.astype(np.float64)).reshape(len(rows), -1)
+    flips = expected.reshape(len(rows), -1).argmax(1) != answer.reshape(len(rows), -1).argmax(1)
+    worst = int(gap.max(1).argmax())
+    if not gap.max() <= tolerance or flips.any():  # "not <=" so that NaN fails
+        sample = int(rows[int(flips.argmax()) if flips.any() else worst])
+        raise LoadError(
+            f"the golden answers do not hold at batch size {len(rows)}: {name!r} differs by {gap.max():.2e}, allowed "
+            f"{tolerance:.0e}, and {int(flips.sum())} of {len(rows)} labels differ, first at sample {sample}"
+        )
+
+
+def _gap(one: Arrays, other: Arrays) -> float:
+    """The largest difference between two rows' answers."""
+    return max(
+        float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def _run(run: Run, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
+    try:
+        return run(inputs)
+    except Exception as error:
+        shapes = ", ".join(str(list(array.shape)) for array in inputs)
+        raise LoadError(f"the graph cannot be run on inputs of shape {shapes}: {error}") from error
