@@ -73,8 +73,12 @@ class Engine:
         else:
             self._session_run = self._session.run
 
+    def select(self, outputs: Sequence[str]) -> None:
+        """From now on, compute these outputs only, in this order."""
+        self._output_names = list(outputs)
+
     def run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
-        """All outputs for the inputs, both in the graph's order. The GIL is released meanwhile.
+        """The outputs for the inputs, both in the graph's order unless others were selected. Releases the GIL.
 
         Raises:
             Exception: whatever ONNX Runtime raises for inputs that the graph cannot take.

@@ -104,6 +104,8 @@ def open_version(folder: ModelFolder, version: int, runtime: Runtime) -> OpenedV
     devices = _places(config.instance_group, runtime)
     engines = [_open(files, device, runtime.threads) for device in devices]
     spec = complete_spec(folder, version, config, engines[0])
+    for engine in engines:
+        engine.select([tensor.name for tensor in spec.outputs])
     limit = max(spec.max_batch_size, 1)
     strict = _is_strict(spec)
     return OpenedVersion(

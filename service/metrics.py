@@ -24,6 +24,8 @@ from service.registry import Registry, State
 from service.servicers import SERVER_VERSION
 from service.statistics import Statistics
 
+# Of a reason, in characters; the log and RepositoryIndex have the whole.
+LONGEST_REASON = 200
 # A client that says nothing for so long loses its connection.
 HTTP_TIMEOUT_SECONDS = 5
 
@@ -46,9 +48,17 @@ class ServiceCollector(Collector):
         ready = GaugeMetricFamily(
             "inference_model_ready", "Whether the version answers: 1 or 0.", labels=["model", "version"]
         )
+        refused = GaugeMetricFamily(
+            "inference_model_refused",
+            "1 for each version that should answer and does not, and why.",
+            labels=["model", "version", "reason"],
+        )
         for status in self._registry.index():
-            ready.add_metric([status.name, str(status.version or "")], float(status.state is State.READY))
-        yield ready
+            labels = [status.name, str(status.version or "")]
+            ready.add_metric(labels, float(status.state is State.READY))
+            if status.state is State.UNAVAILABLE:
+                refused.add_metric([*labels, status.reason[:LONGEST_REASON]], 1)
+        yield from (ready, refused)
         info = GaugeMetricFamily(
             "service_info", "The front and version that run; always 1.", labels=["front", "version"]
         )
@@ -104,7 +114,7 @@ def _counters(models: Iterable[LoadedModel]) -> Iterator[Metric]:
         yield metric
     batches = CounterMetricFamily(
         "inference_batches",
-        "Batches, by why they closed: full, idle (an engine was free), delay, deadline.",
+        "Batches, by why they closed: full, idle (an engine was free), preferred, delay, deadline.",
         labels=["model", "version", "closed_by"],
     )
     for model in models:
@@ -129,6 +139,11 @@ def _gauges(models: Iterable[LoadedModel]) -> Iterator[Metric]:
     seconds = GaugeMetricFamily(
         "inference_model_load_seconds", "How long loading and proving took.", labels=["model", "version"]
     )
+    invariance = GaugeMetricFamily(
+        "inference_batch_invariance",
+        "Largest difference between a golden answer alone and in company, as measured when the version was loaded.",
+        labels=["model", "version"],
+    )
     info = GaugeMetricFamily(
         "inference_model_info",
         "What serves the version; always 1.",
@@ -137,9 +152,11 @@ def _gauges(models: Iterable[LoadedModel]) -> Iterator[Metric]:
     for model in models:
         queue.add_metric(_labels(model), model.batcher.rows_waiting)
         seconds.add_metric(_labels(model), model.load_seconds)
+        if model.invariance is not None:
+            invariance.add_metric(_labels(model), model.invariance)
         verified = str(model.verified).lower()
         info.add_metric([*_labels(model), model.device, model.provider, model.sha256, verified], 1)
-    yield from (queue, seconds, info)
+    yield from (queue, seconds, invariance, info)
 
 
 class MetricsServer:

@@ -52,12 +52,14 @@ def complete_spec(folder: ModelFolder, version: int, config: ModelConfig, engine
 def _match(
     kind: str, declared: Sequence[ModelInput | ModelOutput], graph: Sequence[GraphTensor], batches: bool
 ) -> tuple[TensorSpec, ...]:
-    """The graph's tensors, in its order, narrowed to what the configuration declares."""
+    """The graph's tensors, in its order, narrowed to what the configuration declares, which may leave outputs out."""
     by_name = {tensor.name: tensor for tensor in declared}
     names = [tensor.name for tensor in graph]
-    odd = sorted(by_name.keys() ^ set(names)) if declared else []
-    if odd:
+    odd = sorted(by_name.keys() - set(names)) or (sorted(set(names) - by_name.keys()) if kind == "input" else [])
+    if declared and odd:
         raise LoadError(f"config.pbtxt and the graph differ in {kind} {odd[0]!r}: {sorted(by_name)} against {names}")
+    if declared and kind == "output":
+        graph = [tensor for tensor in graph if tensor.name in by_name]
     specs = []
     for tensor in graph:
         if tensor.type not in BY_ONNX:

@@ -1,0 +1,213 @@
+"""What a config.pbtxt asks for beside shapes: batching, instances, strictness, files; and how it is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from service.loader import LoadedModel, Runtime, load
+from service.model import ModelSpec, TensorSpec
+from service.pb.model_config_pb2 import ModelConfig
+from service.proof import Proof
+from service.queue import QueuePolicy
+from service.repository import LoadError, scan
+from service.tensors import BY_NAME
+from tests.support import (
+    add_version,
+    adding_model,
+    copy_repository,
+    doubling_model,
+    identity_model,
+    infer_request,
+    local_service,
+    outputs_of,
+)
+
+CPU = Runtime(["cpu"], 1)
+
+
+def load_with(folder: Path, config: str, model: bytes | None = None) -> LoadedModel:
+    add_version(folder, "m", model or doubling_model(), config=config)
+    loaded = load(scan(folder)[0], 1, CPU)
+    loaded.batcher.close()
+    return loaded
+
+
+def test_dynamic_batching_is_honoured_in_all_its_fields(tmp_path: Path) -> None:
+    policy = load_with(
+        tmp_path,
+        """max_batch_size: 8 dynamic_batching {
+             preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 500 preserve_ordering: true
+             priority_levels: 3 default_priority_level: 2
+             default_queue_policy { max_queue_size: 100 default_timeout_microseconds: 2000 }
+             priority_queue_policy { key: 1 value { timeout_action: DELAY default_timeout_microseconds: 1000
+                                                    allow_timeout_override: true } } }""",
+    ).batcher.policy
+    plain = QueuePolicy(100, timeout=0.002, timeout_override=False)
+    assert policy.levels == [QueuePolicy(128, timeout=0.001, timeout_override=True, delay_late=True), plain, plain]
+    assert (policy.default_level, policy.max_delay, policy.preferred) == (1, 0.0005, {4, 8})
+    assert policy.preserve_ordering and policy.max_batch_size == 8
+
+
+def test_without_dynamic_batching_every_request_is_computed_alone(tmp_path: Path) -> None:
+    assert load_with(tmp_path, "max_batch_size: 8").batcher.policy.max_batch_size == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("preferred_batch_size: 9", "preferred_batch_size expected 1 to max_batch_size 8, got 9"),
+        ("priority_levels: 2", "default_priority_level expected 1 to 2, got 0"),
+        ("priority_levels: 2 default_priority_level: 3", "expected 1 to 2, got 3"),
+        ("priority_levels: 5000 default_priority_level: 1", "priority_levels is 5000, at most 100"),
+        ("priority_queue_policy { key: 1 value { } }", "names level 1, but priority_levels is 0"),
+    ],
+)
+def test_batching_that_makes_no_sense_is_refused(tmp_path: Path, config: str, says: str) -> None:
+    with pytest.raises(LoadError, match=says):
+        load_with(tmp_path, f"max_batch_size: 8 dynamic_batching {{ {config} }}")
+
+
+def test_instances_are_engines_on_one_queue(tmp_path: Path) -> None:
+    loaded = load_with(tmp_path, "max_batch_size: 8 dynamic_batching { } instance_group { count: 3 kind: KIND_CPU }")
+    assert loaded.device == "cpu,cpu,cpu"
+
+
+@pytest.mark.parametrize(
+    ("group", "says"),
+    [
+        ("kind: KIND_GPU", "asks for KIND_GPU, but the service runs on the CPU"),
+        ("kind: KIND_MODEL", "KIND_MODEL is not offered"),
+        ("count: 1000", "asks for 1000 instances, at most 64"),
+    ],
+)
+def test_instances_that_cannot_be_had_are_refused(tmp_path: Path, group: str, says: str) -> None:
+    with pytest.raises(LoadError, match=says):
+        load_with(tmp_path, f"instance_group {{ {group} }}")
+
+
+def test_a_configuration_may_leave_outputs_out(tmp_path: Path, front: str) -> None:
+    output = 'output [ { name: "difference" data_type: TYPE_INT32 dims: [ 2 ] } ]'
+    add_version(tmp_path, "adding", adding_model(), config=f"max_batch_size: 8 {output}")
+    with local_service(tmp_path, front) as service:
+        a, b = np.array([[5, 7]], np.int32), np.array([[1, 2]], np.int32)
+        answer = outputs_of(service.stub.ModelInfer(infer_request("adding", a=a, b=b)))
+    assert {name: values.tolist() for name, values in answer.items()} == {"difference": [[4, 5]]}
+
+
+def test_the_graphs_file_may_have_another_name_or_be_a_folder_with_weights_beside_it(tmp_path: Path) -> None:
+    weights = numpy_helper.from_array(np.full((4,), 3, np.float32), "weights")
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "weights"], ["y"])],
+        "outside",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    folder = tmp_path / "m" / "1" / "net.onnx"
+    folder.mkdir(parents=True)
+    onnx.save(model, folder / "net.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "m" / "config.pbtxt").write_text('max_batch_size: 8 default_model_filename: "net.onnx"')
+    assert (folder / "weights.bin").stat().st_size
+    with local_service(tmp_path, "grpcio") as service:
+        answer = service.stub.ModelInfer(infer_request("m", x=np.ones((1, 4), np.float32)))
+        assert outputs_of(answer)["y"].tolist() == [[3, 3, 3, 3]]
+
+
+def test_a_file_name_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="is no plain file name"):
+        load_with(tmp_path, 'default_model_filename: "../../secret.onnx"')
+
+
+@pytest.mark.parametrize(
+    ("element", "datatype"),
+    [(getattr(TensorProto, onnx_name), datatype) for onnx_name, datatype in (
+        ("BOOL", "BOOL"), ("UINT8", "UINT8"), ("UINT16", "UINT16"), ("UINT32", "UINT32"), ("UINT64", "UINT64"),
+        ("INT8", "INT8"), ("INT16", "INT16"), ("INT32", "INT32"), ("INT64", "INT64"), ("FLOAT16", "FP16"),
+        ("BFLOAT16", "BF16"), ("FLOAT", "FP32"), ("DOUBLE", "FP64"), ("STRING", "BYTES"),
+    )],
+)  # fmt: skip
+def test_every_type_goes_through_a_served_model_and_back(tmp_path: Path, element: int, datatype: str) -> None:
+    """Three axes, the middle one free, in batches of requests of one and two rows."""
+    add_version(tmp_path, "same", identity_model(element, ["N", "M", 2]))
+    with local_service(tmp_path, "native") as service:
+        assert service.stub.ModelInfer  # it was loaded: zeros went through
+        for rows, width in ((1, 3), (2, 1)):
+            numbers = np.arange(rows * width * 2).reshape(rows, width, 2)
+            if datatype == "BYTES":
+                values = numbers.astype(str).astype(np.object_)
+            else:
+                values = numbers.astype({"BF16": "uint16", "BOOL": "bool"}.get(datatype) or _dtype(datatype))
+            request = infer_request("same", x=values)
+            request.inputs[0].datatype = datatype
+            answer = service.stub.ModelInfer(request)
+            assert answer.outputs[0].datatype == datatype
+            np.testing.assert_array_equal(outputs_of(answer)["y"], values)
+
+
+def _dtype(datatype: str) -> str:
+    return datatype.lower().replace("fp", "float")
+
+
+STRICT = ' parameters { key: "strict" value { string_value: "true" } }'
+
+
+def test_strict_gives_the_same_bits_alone_and_in_company(
+    published: Path, tmp_path: Path, test_images: tuple[np.ndarray, np.ndarray]
+) -> None:
+    repository = copy_repository(published, tmp_path / "models")
+    config = repository / "mnist-simplecnn" / "config.pbtxt"
+    config.write_text(config.read_text() + STRICT)
+    images = test_images[0][:64]
+    with local_service(repository, "native") as service:
+
+        def ask(pick: slice) -> np.ndarray:
+            answer = service.stub.ModelInfer(infer_request("mnist-simplecnn", images=images[pick]))
+            return outputs_of(answer)["probabilities"]
+
+        together = ask(slice(0, 64))
+        for start, size in ((0, 1), (17, 1), (63, 1), (5, 2), (9, 33)):
+            alone = ask(slice(start, start + size))
+            assert alone.tobytes() == together[start : start + size].tobytes()
+        model = service.server.registry.get("mnist-simplecnn")
+        assert model.invariance == 0.0
+        assert set(model.statistics.by_size) == {64, 1, 2, 33} and model.statistics.padding_rows == 63 * 3 + 62 + 31
+
+
+def test_the_batch_invariance_of_a_version_is_measured_and_shown(published: Path) -> None:
+    with local_service(published, "native") as service:
+        model = service.server.registry.get("mnist-simplecnn")
+        assert model.invariance is not None and model.invariance <= 1e-5
+
+
+def tensor(name: str) -> TensorSpec:
+    return TensorSpec(name, BY_NAME["FP32"], (4,))
+
+
+def test_strictness_that_cannot_be_held_is_refused() -> None:
+    """A graph whose answers depend on the batch mates: a trace of how far a row is from the batch's first."""
+    spec = ModelSpec("m", 1, (tensor("x"),), (tensor("y"),), 8, ModelConfig())
+    golden = {"x": np.arange(16.0).reshape(4, 4), "y": np.tile([0.0, 0, 0, 9], (4, 1))}
+
+    def company(inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+        return [np.array([0.0, 0, 0, 9]) + (inputs[0] - inputs[0][0]) * 1e-9]
+
+    with pytest.raises(LoadError, match="strict asks for the same bits alone and in company"):
+        Proof(spec, golden, 1.0, [2], strict=True).prove(company)
+    assert Proof(spec, golden, 1.0, [1, 2]).prove(company) == pytest.approx(4e-9)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (STRICT.replace("true", "yes"), 'strict expected "true" or "false", got \'yes\''),
+        ("max_batch_size: 0 input [ ] " + STRICT, "strict means nothing for a model that does not batch"),
+    ],
+)
+def test_strictness_that_makes_no_sense_is_refused(tmp_path: Path, config: str, says: str) -> None:
+    model = identity_model(TensorProto.FLOAT, [2, 2]) if "max_batch_size" in config else None
+    with pytest.raises(LoadError, match=says):
+        load_with(tmp_path, config, model)
