@@ -19,6 +19,9 @@ from service.tensors import BYTES, CONTENTS_DTYPES, LENGTH
 
 InputTensor = ModelInferRequest.InferInputTensor
 
+# Longer ones fit into no memory, and NumPy has no shape for some of them even if another axis is 0.
+LONGEST_AXIS = 2**31
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -141,9 +144,12 @@ def read_tensor(tensor: InputTensor, raw: bytes | None, expected: TensorSpec, sp
 
 def _check_shape(shape: tuple[int, ...], expected: TensorSpec, spec: ModelSpec) -> None:
     own = shape[1:] if spec.batches else shape
-    if own != expected.shape and not (
+    if (own != expected.shape or -1 in own) and not (
         len(own) == len(expected.shape)
-        and all(want == got or (want == -1 and got > 0) for want, got in zip(expected.shape, own, strict=True))
+        and all(
+            got == want or (want == -1 and got < LONGEST_AXIS) for got, want in zip(own, expected.shape, strict=True)
+        )
+        and min(own, default=0) >= 0
     ):
         full = [-1, *expected.shape] if spec.batches else list(expected.shape)
         raise _wrong(expected, "shape", str(full), str(list(shape)))
@@ -167,7 +173,7 @@ def _read_typed(contents: InferTensorContents, shape: tuple[int, ...], expected:
     if data_type is BYTES:
         return _text_array(values, shape, expected)
     wide = np.fromiter(values, CONTENTS_DTYPES[data_type.contents], count)
-    if data_type.dtype.kind in "iu":
+    if count and data_type.dtype.kind in "iu":
         limits = np.iinfo(data_type.dtype.name)
         if wide.min() < limits.min or wide.max() > limits.max:
             raise _wrong(

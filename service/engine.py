@@ -45,7 +45,7 @@ class Engine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors; they also come as exceptions
+        options.log_severity_level = 4  # its errors come as exceptions, which we log with the model's name
         # Threads that spin take the core from those that read requests.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if folder is not None:

@@ -95,12 +95,16 @@ def test_inputs_are_put_into_the_models_order_and_must_agree_in_rows() -> None:
         read_inputs(infer_request("m", x0=one, x1=two[:1]), spec_of("INT32", tensors=2))
 
 
-def test_a_free_axis_takes_any_size_but_none_below_1() -> None:
+def test_a_free_axis_takes_any_size_but_none_below_0() -> None:
     spec = spec_of("FP32", (-1, 2))
-    (array,), _ = read_inputs(infer_request("m", x0=np.zeros((1, 7, 2), np.float32)), spec)
-    assert array.shape == (1, 7, 2)
-    with pytest.raises(InvalidArgument, match=r"expected \[-1, -1, 2\], got \[1, 0, 2\]"):
-        read_inputs(infer_request("m", x0=np.zeros((1, 0, 2), np.float32)), spec)
+    for size in (7, 0):
+        (array,), _ = read_inputs(infer_request("m", x0=np.zeros((1, size, 2), np.float32)), spec)
+        assert array.shape == (1, size, 2)
+    request = infer_request("m", x0=np.zeros((1, 7, 2), np.float32))
+    for size in (-1, 2**62):
+        request.inputs[0].shape[1] = size
+        with pytest.raises(InvalidArgument, match=rf"expected \[-1, -1, 2\], got \[1, {size}, 2\]"):
+            read_inputs(request, spec)
 
 
 def test_a_model_that_does_not_batch_takes_its_whole_shape() -> None:
@@ -110,10 +114,10 @@ def test_a_model_that_does_not_batch_takes_its_whole_shape() -> None:
     assert (array.shape, rows) == ((2, 3), 1)
 
 
-def test_a_shape_too_large_for_any_memory_is_refused_by_its_length() -> None:
+def test_a_shape_too_large_for_any_memory_is_refused() -> None:
     request = infer_request("m", x0=np.zeros((1, 3), np.float32))
     request.inputs[0].shape[:] = [1, 2**62]
-    with pytest.raises(InvalidArgument, match="bytes expected"):
+    with pytest.raises(InvalidArgument, match="shape expected"):
         read_inputs(request, spec_of("FP32", (-1,)))
 
 
