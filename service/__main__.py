@@ -1,4 +1,4 @@
-"""`python -m service`: serve a model repository.
+"""`python -m service`: serve a model repository; `python -m service check MODEL_DIR`: try a model (check.py).
 
 Exit status: 0 stopped by a signal with every accepted call answered; 2 a setting makes no sense or cannot be had.
 """
@@ -13,6 +13,10 @@ from service.settings import Settings
 
 def main() -> None:
     """Run the command and exit."""
+    if sys.argv[1:2] == ["check"]:
+        from service import check
+
+        sys.exit(check.main(sys.argv[2:]))
     try:
         settings = CliApp.run(Settings)
     except (ValidationError, SettingsError) as error:

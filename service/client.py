@@ -7,30 +7,61 @@ Imports are late where they are slow: `health` runs every few seconds in a conta
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 
-from service.pb import health_pb2, health_pb2_grpc, inference_pb2, inference_pb2_grpc
+from service.pb import (
+    classifier_pb2,
+    classifier_pb2_grpc,
+    health_pb2,
+    health_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image
 
-# MNIST's own proportions: the digit's longer side in a field, centred by its mass.
-DIGIT_SHARE = 20 / 28
+# gRPC's own retries (https://grpc.io/docs/guides/retry/): a replica that drains or is gone costs a moment, no call.
+SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": "inference.GRPCInferenceService"}, {"service": "simplecnn.v1.ImageClassifier"}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+# Files of one call: so many, and so many bytes together unless one alone has more.
+FILES_A_CALL, BYTES_A_CALL = 64, 16 * 2**20
 
 
 class Client:
-    """Calls one server. `timeout` is in seconds, for each call. Use as a context manager."""
+    """Calls one server, or the replicas behind one name. `timeout` is in seconds, for each call with its retries.
+
+    Use as a context manager.
+    """
 
     def __init__(self, url: str, *, timeout: float = 10.0) -> None:
-        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        ]
         self._channel = grpc.insecure_channel(url, options)
         self._inference = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._classifier = classifier_pb2_grpc.ImageClassifierStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
         self._timeout = timeout
 
@@ -40,20 +71,24 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._channel.close()
 
-    def image_shape(self, model: str, version: str = "") -> tuple[int, int, int]:
-        """(H, W, C) of the images that the model takes.
+    def classify(
+        self, model: str, images: Sequence[bytes], version: str = "", *, top_k: int = 1, fit: str = "auto"
+    ) -> list[classifier_pb2.Result]:
+        """The `top_k` classes of each PNG, JPEG, WebP or BMP file, or its error, in their order.
+
+        `fit` is `auto`, `resize` or `none`: how a picture of another size or colour is made to fit.
 
         Raises:
-            grpc.RpcError: the call failed.
-            ValueError: the model does not take one uint8 image a row.
+            grpc.RpcError: the call failed; its code and details say why.
         """
-        request = inference_pb2.ModelMetadataRequest(name=model, version=version)
-        metadata = self._inference.ModelMetadata(request, timeout=self._timeout)
-        if len(metadata.inputs) != 1 or metadata.inputs[0].datatype != "UINT8" or len(metadata.inputs[0].shape) != 4:
-            found = ", ".join(f"{tensor.datatype} {list(tensor.shape)}" for tensor in metadata.inputs)
-            raise ValueError(f"{model} does not take images UINT8 [N, H, W, C], but {found}")
-        _, height, width, channels = metadata.inputs[0].shape
-        return height, width, channels
+        request = classifier_pb2.ClassifyRequest(
+            model_name=model,
+            model_version=version,
+            images=[classifier_pb2.Image(encoded=image) for image in images],
+            top_k=top_k,
+            fit=f"FIT_{fit.upper()}",
+        )
+        return list(self._classifier.Classify(request, timeout=self._timeout).results)
 
     def predict(self, model: str, images: NDArray[np.uint8], version: str = "") -> NDArray[np.float32]:
         """Probabilities (N, classes) of raw images (N, H, W, C), N being at most the model's max_batch_size.
@@ -81,72 +116,40 @@ class Client:
         return bool(status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def digit_image(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
-    """Any picture of one digit as MNIST draws it: white on black, (height, width, 1), uint8.
-
-    A picture that already has the size is only turned light on dark; any other is cropped to its ink, scaled and
-    centred by its mass.
-    """
-    import numpy as np
-    from PIL import Image
-
-    if image.has_transparency_data:  # what is transparent is paper
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image.convert("RGBA"))
-    grey = np.asarray(image.convert("L"))
-    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    if np.median(border) > 127:  # dark on light
-        grey = 255 - grey
-    if grey.shape == (height, width):
-        return grey[:, :, None]
-    ink = np.argwhere(grey > 0.3 * grey.max())
-    if not len(ink) or not grey.max():
-        raise ValueError("the picture is empty")
-    (top, left), (bottom, right) = ink.min(0), ink.max(0) + 1
-    scale = DIGIT_SHARE * min(height / (bottom - top), width / (right - left))
-    size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
-    digit = np.asarray(Image.fromarray(grey[top:bottom, left:right]).resize(size, Image.Resampling.BOX))
-    field = np.zeros((height, width, 1), np.uint8)
-    mass = digit.sum() or 1
-    y = round(height / 2 - (digit.sum(1) * np.arange(digit.shape[0])).sum() / mass - 0.5)
-    x = round(width / 2 - (digit.sum(0) * np.arange(digit.shape[1])).sum() / mass - 0.5)
-    y, x = min(max(y, 0), height - digit.shape[0]), min(max(x, 0), width - digit.shape[1])
-    field[y : y + digit.shape[0], x : x + digit.shape[1], 0] = digit
-    return field
-
-
-def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """The picture in the file as the model's input (H, W, C).
-
-    Raises:
-        ValueError: the file is no picture, is empty, or the model does not take grey images.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    height, width, channels = shape
-    if channels != 1:
-        raise ValueError(f"the model takes {channels} channels; this command prepares grey digits")
-    try:
-        with Image.open(path) as image:
-            return digit_image(image, height, width)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
-
-
 def classify(client: Client, arguments: argparse.Namespace) -> int:
-    """Print class and probability of each file."""
-    shape = client.image_shape(arguments.model, arguments.version)
+    """Print the most probable classes of each file."""
     status = 0
     width = max(len(str(path)) for path in arguments.files)
-    for path in arguments.files:
+    for files in _calls(arguments.files):
+        results = client.classify(
+            arguments.model, [data for _, data in files], arguments.version, top_k=arguments.top, fit=arguments.fit
+        )
+        for (path, _), result in zip(files, results, strict=True):
+            if result.HasField("error"):
+                print(f"{path}: {result.error.message}", file=sys.stderr)
+                status = 1
+                continue
+            classes = [f"{found.label or found.class_id}  {found.probability:.1%}" for found in result.classes]
+            print(f"{path!s:{width}}  {'  '.join(classes)}")
+    missing = [path for path in arguments.files if not path.is_file()]
+    return status or int(bool(missing))
+
+
+def _calls(paths: Sequence[Path]) -> Iterator[list[tuple[Path, bytes]]]:
+    """The files that can be read, in groups of a sensible size; the others are named on standard error."""
+    group: list[tuple[Path, bytes]] = []
+    for path in paths:
         try:
-            probabilities = client.predict(arguments.model, read_image(path, shape)[None], arguments.version)[0]
-        except ValueError as error:
-            print(f"{path}: {error}", file=sys.stderr)
-            status = 1
+            data = path.read_bytes()
+        except OSError as error:
+            print(f"{path}: {error.strerror}", file=sys.stderr)
             continue
-        print(f"{path!s:{width}}  {int(probabilities.argmax())}  {probabilities.max():.1%}")
-    return status
+        if group and (len(group) == FILES_A_CALL or sum(len(other) for _, other in group) + len(data) > BYTES_A_CALL):
+            yield group
+            group = []
+        group.append((path, data))
+    if group:
+        yield group
 
 
 def models(client: Client, _: argparse.Namespace) -> int:
@@ -171,10 +174,17 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds that a call may take (%(default)s)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("classify", help="say which digit each picture shows")
-    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="PNG or JPEG, any size, one digit each")
+    command = commands.add_parser("classify", help="say what each picture shows")
+    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="PNG, JPEG, WebP or BMP of any size")
     command.add_argument("--model", default="mnist-simplecnn", help="model to ask (%(default)s)")
-    command.add_argument("--version", default="", help="version to ask (the newest that is ready)")
+    command.add_argument("--version", default="", help="version or label to ask (as the server routes)")
+    command.add_argument("--top", type=int, default=1, help="classes to print for each (%(default)s)")
+    command.add_argument(
+        "--fit",
+        choices=("auto", "resize", "none"),
+        default="auto",
+        help="how a picture is made to fit: auto takes it for a drawing if the model's images are grey (%(default)s)",
+    )
     command.set_defaults(run=classify)
 
     command = commands.add_parser("models", help="list the models, their versions and states")

@@ -57,6 +57,15 @@ class OpenedVersion:
     proof: Proof
     policy: Policy
 
+    def prove(self) -> float | None:
+        """Prove every engine. Returns the largest difference between a sample's answers alone and in company, if known.
+
+        Raises:
+            LoadError: as Proof.prove().
+        """
+        gaps = [self.proof.prove(engine.run) for engine in self.engines]
+        return max((gap for gap in gaps if gap is not None), default=None)
+
 
 def load(
     folder: ModelFolder, version: int, runtime: Runtime, *, on_broken: Callable[[], None] = lambda: None
@@ -69,7 +78,7 @@ def load(
     """
     started = time.perf_counter()
     opened = open_version(folder, version, runtime)
-    gaps = [opened.proof.prove(engine.run) for engine in opened.engines]
+    invariance = opened.prove()
     statistics = Statistics()
     batcher = Batcher(
         [engine.run for engine in opened.engines],
@@ -86,7 +95,7 @@ def load(
         statistics=statistics,
         sha256=opened.files.sha256,
         verified=opened.files.manifest is not None,
-        invariance=max((gap for gap in gaps if gap is not None), default=None),
+        invariance=invariance,
         device=",".join(engine.device for engine in opened.engines),
         provider=opened.engines[0].provider,
         load_seconds=time.perf_counter() - started,

@@ -92,6 +92,18 @@ def scan(repository: Path) -> list[ModelFolder]:
         raise LoadError(f"the repository {repository} cannot be read: {error}") from error
 
 
+def look_at(folder: Path) -> ModelFolder:
+    """One model folder.
+
+    Raises:
+        LoadError: it cannot be read.
+    """
+    try:
+        return ModelFolder(folder.resolve(), _versions(folder))
+    except OSError as error:
+        raise LoadError(f"the model folder {folder} cannot be read: {error.strerror}") from error
+
+
 def _versions(folder: Path) -> dict[int, str]:
     numbers = sorted((int(path.name) for path in folder.iterdir() if VERSION.fullmatch(path.name)), reverse=True)
     config = _config_stamp(folder)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from service.classifier import ClassifierServicer
 from service.engine import DeviceUnavailable, choose_devices
 from service.errors import Draining
 from service.fronts.grpcio import GrpcioFront
@@ -72,6 +73,7 @@ class Server:
         self._stop_signal = signal.SIGTERM
         self._reload = asyncio.Event()
         self._health = HealthServicer()
+        self._classifier = ClassifierServicer(self.registry)
 
     async def run(self) -> None:
         """Serve until a signal says stop."""
@@ -98,6 +100,7 @@ class Server:
                 address if self.front == "grpcio" else f"unix:{fallback}",
                 self.inference,
                 InferenceServicer(self.registry, self.inference, allow_control=settings.allow_control),
+                self._classifier,
                 self._health,
                 max_message_bytes=settings.max_message_bytes,
             )
@@ -163,6 +166,7 @@ class Server:
         await self._grpcio.stop(max(0.0, limit - time.monotonic()))
         if self._native:
             await asyncio.to_thread(self._native.close)
+        self._classifier.close()
         self._metrics.close()
         self._folder.cleanup()
         log.info("stopped")

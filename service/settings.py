@@ -11,7 +11,7 @@ Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
-    """Serve the models of a repository over gRPC."""
+    """Serve the models of a repository over gRPC; `python -m service check MODEL_DIR` tries one without serving it."""
 
     model_config = SettingsConfigDict(
         env_prefix="SERVICE_",

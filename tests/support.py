@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from PIL import Image
 
 from service.pb import inference_pb2 as pb
 from service.pb import inference_pb2_grpc
@@ -328,6 +329,14 @@ DATATYPES = {
     "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
     "object": "BYTES",
 }  # fmt: skip
+
+
+def big_scan(digit: NDArray[np.uint8]) -> Image.Image:
+    """The digit (H, W, 1) as a person would photograph it: large, dark on light, off centre."""
+    ink = Image.fromarray(255 - digit[:, :, 0]).resize((140, 140), Image.Resampling.BICUBIC)
+    page = Image.new("RGB", (400, 300), (250, 250, 245))
+    page.paste(ink.convert("RGB"), (210, 30))
+    return page
 
 
 def copy_repository(source: Path, target: Path) -> Path:

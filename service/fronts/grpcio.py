@@ -21,15 +21,17 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha import reflection
 
+from service.classifier import ClassifierServicer
 from service.errors import Draining, EngineFailed, InvalidArgument, ServiceError
 from service.fronts.stream import InferStream
 from service.health import HealthServicer
-from service.pb import health_pb2, inference_pb2
+from service.pb import classifier_pb2, health_pb2, inference_pb2
 from service.protocol import Inference, InferRequest
 from service.response import streamed, streamed_error
 from service.servicers import InferenceServicer
 
 INFERENCE: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+CLASSIFIER: ServiceDescriptor = classifier_pb2.DESCRIPTOR.services_by_name["ImageClassifier"]
 HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
 PENDING_CALLS = 2**16
@@ -57,6 +59,7 @@ class GrpcioFront:
         address: str,
         inference: Inference,
         servicer: InferenceServicer,
+        classifier: ClassifierServicer,
         health: HealthServicer,
         *,
         max_message_bytes: int,
@@ -78,15 +81,17 @@ class GrpcioFront:
         )
         infer: Handler = grpc.unary_unary_rpc_method_handler(self._infer)
         stream: Handler = grpc.stream_stream_rpc_method_handler(self._infer_stream)
+        classify: Handler = grpc.unary_unary_rpc_method_handler(functools.partial(self._classify, classifier))
         watch: Handler = grpc.unary_stream_rpc_method_handler(functools.partial(self._watch, health))
         self._server.add_generic_rpc_handlers(
             (
                 _handlers(INFERENCE, servicer, {"ModelInfer": infer, "ModelStreamInfer": stream}),
+                _handlers(CLASSIFIER, classifier, {"Classify": classify}),
                 _handlers(HEALTH, health, {"Watch": watch}),
             )
         )
         reflection.enable_server_reflection(
-            (INFERENCE.full_name, HEALTH.full_name, reflection.SERVICE_NAME), self._server
+            (INFERENCE.full_name, CLASSIFIER.full_name, HEALTH.full_name, reflection.SERVICE_NAME), self._server
         )
         try:
             self.port = self._server.add_insecure_port(address)
@@ -114,16 +119,31 @@ class GrpcioFront:
             future.set_exception(_unexpected("ModelInfer"))
             return future, None
 
-    async def _infer(self, payload: bytes, context: Context) -> bytes:
-        future, request = self._accept(payload, _deadline(context))
+    async def _answer(self, payload: bytes, deadline: float | None) -> bytes:
+        future, request = self._accept(payload, deadline)
         try:
             return await future
-        except ServiceError as error:
-            await _abort(context, error)
         except asyncio.CancelledError:
             if request is not None:
                 request.cancel()
             raise
+
+    async def _infer(self, payload: bytes, context: Context) -> bytes:
+        try:
+            return await self._answer(payload, _deadline(context))
+        except ServiceError as error:
+            await _abort(context, error)
+
+    async def _classify(self, classifier: ClassifierServicer, payload: bytes, context: Context) -> bytes:
+        deadline = _deadline(context)
+        try:
+            request = _parse(classifier_pb2.ClassifyRequest, payload)
+            response = await classifier.Classify(request, lambda payload: self._answer(payload, deadline))
+            return response.SerializeToString()
+        except ServiceError as error:
+            await _abort(context, error)
+        except Exception:  # noqa: BLE001 # _unexpected logs it
+            await _abort(context, _unexpected("Classify"))
 
     async def _infer_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         deadline = _deadline(context)
