@@ -1,8 +1,10 @@
 """`python -m service`: serve a model repository; `python -m service check MODEL_DIR`: try a model (check.py).
 
-Exit status: 0 stopped by a signal with every accepted call answered; 2 a setting makes no sense or cannot be had.
+Exit status: 0 stopped by a signal with every accepted call answered; 2 a setting makes no sense or cannot be had; 3 an
+engine broke: start it again.
 """
 
+import os
 import sys
 
 from pydantic import ValidationError
@@ -22,6 +24,8 @@ def main() -> None:
     except (ValidationError, SettingsError) as error:
         sys.exit(_refuse(error))
 
+    # gRPC's own lines are not of the log's form; what matters in them comes as errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from service import logs, server  # ONNX Runtime and gRPC take a moment; --help and refusals need not wait
 
     logs.configure(settings.log_format)

@@ -1,15 +1,18 @@
 """The service's life: start, serve, stop.
 
 Owns: the order of things. Starting: addresses first, so that the process is live and says why it is not ready; then
-models; then ready. Stopping, on SIGTERM or Ctrl-C:
+models; then ready. A port that is shared with other services is opened last, when there is something to answer with.
+Stopping, on SIGTERM or Ctrl-C:
 
 1. health says NOT_SERVING and /readyz 503, while calls are still served for `drain_seconds` (not after Ctrl-C);
-2. new calls are refused with UNAVAILABLE, and what waits is answered, within `grace_seconds`;
-3. once no more calls arrive, or after a second, the fronts close; exit status 0.
+2. no new connections are accepted, and on the grpcio front those that are open have come of age and gone elsewhere
+   after `connection_seconds`, calls being served until they have (not after Ctrl-C);
+3. new calls are refused with UNAVAILABLE, and what waits is answered, within `grace_seconds`;
+4. once no more calls arrive, or after a moment, the fronts close; exit status 0.
 
-A second signal ends the process at once.
-
-SIGHUP looks for new versions now. Exit status 2: an address, the repository or the device cannot be had.
+A second signal ends the process at once. An engine that breaks makes the service unready and stops it in the same way,
+with exit status 3, for whoever watches to start it anew. SIGHUP looks for new versions now. Exit status 2: an address,
+the repository or the device cannot be had.
 """
 
 import asyncio
@@ -30,6 +33,7 @@ from service.classifier import ClassifierServicer
 from service.engine import DeviceUnavailable, choose_devices
 from service.errors import Draining
 from service.fronts.grpcio import GrpcioFront
+from service.fronts.sockets import connections, stop_listening
 from service.health import HealthServicer
 from service.loader import Runtime, load
 from service.metrics import MetricsServer, ServiceCollector
@@ -44,8 +48,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-# The fronts close once no call was refused for so long, and at the latest after the second.
-QUIET_SECONDS, LONGEST_REFUSAL = 0.1, 1.0
+# The fronts close once no call was refused for so long, and at the latest after the second: a client that tries again
+# comes to the same connection until it is closed.
+QUIET_SECONDS, LONGEST_REFUSAL = 0.1, 0.3
+# gRPC spreads the ages of connections by a tenth, and a client takes a moment to go.
+AGE_SPREAD, LEAVING_SECONDS = 1.1, 0.5
+ENGINE_BROKEN = 3
 
 
 class CannotStart(Exception):
@@ -65,22 +73,33 @@ class Server:
             )
         self.registry = Registry(
             settings.repository,
-            lambda folder, version: load(folder, version, self._runtime),
+            lambda folder, version: load(folder, version, self._runtime, on_broken=self._engine_broke),
             on_change=self._models_changed,
         )
         self.inference = Inference(self.registry, max_message_bytes=settings.max_message_bytes)
         self._stop = asyncio.Event()
         self._stop_signal = signal.SIGTERM
+        self._status = 0
         self._reload = asyncio.Event()
+        self._native: NativeFront | None = None
+        self._opened = False
         self._health = HealthServicer()
         self._classifier = ClassifierServicer(self.registry)
 
-    async def run(self) -> None:
-        """Serve until a signal says stop."""
+    async def run(self) -> int:
+        """Serve until a signal says stop, or an engine breaks. Returns the exit status.
+
+        Raises:
+            CannotStart: an address cannot be had.
+        """
         with self._signals():
             await self.start()
-            await self._stop.wait()
+            stop = asyncio.create_task(self._stop.wait())
+            await asyncio.wait([stop, self._reconciler], return_when=asyncio.FIRST_COMPLETED)
+            if self._reconciler.done():
+                self._reconciler.result()  # raises what ended it
             await self.shut_down(lame_duck=self._settings.drain_seconds if self._stop_signal == signal.SIGTERM else 0.0)
+        return self._status
 
     # --- start ---
 
@@ -91,11 +110,19 @@ class Server:
         collector = ServiceCollector(self.registry, self.inference, self.front)
         with _address("--metrics-port", settings.host, settings.metrics_port):
             self._metrics = MetricsServer(settings.host, settings.metrics_port, collector, self.not_ready_because)
+        self.metrics_url = f"http://{_join(settings.host, self._metrics.port)}/metrics"
+        if not settings.reuse_port:
+            await self._open()
+        log.info("metrics", url=self.metrics_url)
+        self._reconciler = asyncio.create_task(self._follow_repository())
+
+    async def _open(self) -> None:
+        """Take calls."""
+        settings = self._settings
         self._folder = tempfile.TemporaryDirectory(prefix="simplecnn-")
         fallback = f"{self._folder.name}/grpc.sock"
         address = _join(settings.host, settings.grpc_port)
-        self._native: NativeFront | None = None
-        with _address("--grpc-port", settings.host, settings.grpc_port):
+        with _address("--grpc-port", settings.host, settings.grpc_port, shared=settings.reuse_port):
             self._grpcio = GrpcioFront(
                 address if self.front == "grpcio" else f"unix:{fallback}",
                 self.inference,
@@ -103,17 +130,18 @@ class Server:
                 self._classifier,
                 self._health,
                 max_message_bytes=settings.max_message_bytes,
+                reuse_port=settings.reuse_port,
+                connection_seconds=settings.connection_seconds if self.front == "grpcio" else 0.0,
             )
             if self.front == "native":
-                self._native = _native_front(address, self.inference, fallback=fallback)
+                self._native = _native_front(address, self.inference, fallback=fallback, reuse_port=settings.reuse_port)
         await self._grpcio.start()
         if self._native:
             self._native.start()
-        self.grpc_address = _join(settings.host, (self._native or self._grpcio).port)
-        self.metrics_url = f"http://{_join(settings.host, self._metrics.port)}/metrics"
+        self._port = (self._native or self._grpcio).port
+        self.grpc_address = _join(settings.host, self._port)
+        self._opened = True
         log.info("listening", front=self.front, grpc=self.grpc_address, pid=os.getpid())
-        log.info("metrics", url=self.metrics_url)
-        self._reconciler = asyncio.create_task(self._follow_repository())
 
     async def _follow_repository(self) -> None:
         """Load what is there, then follow changes by poll and by SIGHUP."""
@@ -121,8 +149,10 @@ class Server:
         while True:
             self._reload.clear()
             await asyncio.to_thread(self.registry.reconcile)
+            reason = self.not_ready_because()
+            if not self._opened and not reason:
+                await self._open()
             if started:
-                reason = self.not_ready_because()
                 if reason:
                     log.error("not ready", reason=reason)
                 else:
@@ -145,16 +175,32 @@ class Server:
         names = {name: name in answering for name in self.registry.names()}
         self._health.set_all({"": not self.not_ready_because(), **names})
 
+    def _engine_broke(self) -> None:
+        """From an engine's thread: tell the health service, and stop for a new start."""
+
+        def stop() -> None:
+            self._publish_health()
+            self._status = ENGINE_BROKEN
+            self._stop.set()
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(stop)
+
     # --- stop ---
 
     async def shut_down(self, *, lame_duck: float) -> None:
-        """Serve on for `lame_duck` seconds, answer what was accepted, and end."""
+        """Serve on for `lame_duck` seconds, let clients go, answer what was accepted, and end; 0 is in a hurry."""
         settings = self._settings
         self._reconciler.cancel()
         log.info("draining", serving_on_for=lame_duck)
         self.inference.leaving = True
         self._publish_health()
+        ages = self._opened and self.front == "grpcio" and lame_duck > 0
+        if ages and settings.reuse_port:
+            stop_listening(self._port)  # the others take new connections from now on
         await asyncio.sleep(lame_duck)
+        if ages and settings.connection_seconds:
+            await self._let_connections_age()
         limit = time.monotonic() + settings.grace_seconds
         self.inference.draining = True
         self.registry.close()
@@ -162,14 +208,22 @@ class Server:
             log.error("calls in flight took longer than --grace-seconds; they are failed")
             for model in self.registry.models():
                 model.batcher.fail_waiting(Draining())
-        await self._refuse_until_quiet()
-        await self._grpcio.stop(max(0.0, limit - time.monotonic()))
-        if self._native:
-            await asyncio.to_thread(self._native.close)
+        if self._opened:
+            await self._refuse_until_quiet()
+            if self._native:
+                await asyncio.to_thread(self._native.close)
+            await self._grpcio.stop(max(0.0, limit - time.monotonic()))
+            self._folder.cleanup()
         self._classifier.close()
         self._metrics.close()
-        self._folder.cleanup()
         log.info("stopped")
+
+    async def _let_connections_age(self) -> None:
+        """Serve on until every client has been asked to connect anew, which it can only do elsewhere."""
+        stop_listening(self._port)
+        limit = time.monotonic() + AGE_SPREAD * self._settings.connection_seconds + LEAVING_SECONDS
+        while connections(self._port) and time.monotonic() < limit:
+            await asyncio.sleep(QUIET_SECONDS)
 
     async def _refuse_until_quiet(self) -> None:
         """Answer UNAVAILABLE to calls that are still on their way; a front that closes would cancel them instead."""
@@ -206,10 +260,10 @@ def choose_front(wanted: str) -> str:
     return "native" if installed and wanted != "grpcio" else "grpcio"
 
 
-def _native_front(address: str, inference: Inference, *, fallback: str) -> "NativeFront":
+def _native_front(address: str, inference: Inference, *, fallback: str, reuse_port: bool) -> "NativeFront":
     from service.fronts.native import NativeFront  # here: pygrpc-native need not be installed
 
-    return NativeFront(address, inference, fallback=fallback)
+    return NativeFront(address, inference, fallback=fallback, reuse_port=reuse_port)
 
 
 def _devices(wanted: str) -> list[str]:
@@ -220,11 +274,11 @@ def _devices(wanted: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _address(flag: str, host: str, port: int) -> Iterator[None]:
+def _address(flag: str, host: str, port: int, *, shared: bool = False) -> Iterator[None]:
     try:
         # Asked here first: both gRPC libraries also write lines of their own about an address that is taken.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, port), family=family):
+        with socket.create_server((host, port), family=family, reuse_port=shared):
             pass
         yield
     except OSError as error:
@@ -240,12 +294,11 @@ def _join(host: str, port: int) -> str:
 def serve(settings: Settings) -> int:
     """Run a service to its end and return the exit status."""
 
-    async def main() -> None:
-        await Server(settings).run()
+    async def main() -> int:
+        return await Server(settings).run()
 
     try:
-        asyncio.run(main())
+        return asyncio.run(main())
     except CannotStart as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0

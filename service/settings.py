@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     """Take RepositoryModelLoad, RepositoryModelUnload and changes by LogSettings from whoever reaches the port."""
     poll_seconds: Seconds = 0.0
     """How often to look for new, changed and removed versions; 0 is only at the start and on SIGHUP."""
+    reuse_port: bool = False
+    """Share the gRPC port with other services on this machine; it is opened once models answer."""
+    connection_seconds: Seconds = 10.0
+    """Age at which the grpcio front has clients connect anew: load spreads, and a stop loses no call; 0 is never."""
     drain_seconds: Seconds = 5.0
     """How long to serve on after SIGTERM, while balancers learn of it from the health service."""
     grace_seconds: Seconds = 30.0

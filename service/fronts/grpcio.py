@@ -35,6 +35,7 @@ CLASSIFIER: ServiceDescriptor = classifier_pb2.DESCRIPTOR.services_by_name["Imag
 HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
 PENDING_CALLS = 2**16
+FOR_EVER = 2**31 - 1  # as gRPC writes it, in milliseconds
 # A stream of a client that sends this has an error as its status instead of in a message, and ends with it.
 STATUS_KEY = "triton_grpc_error"
 
@@ -63,6 +64,8 @@ class GrpcioFront:
         health: HealthServicer,
         *,
         max_message_bytes: int,
+        reuse_port: bool = False,
+        connection_seconds: float = 0.0,
     ) -> None:
         self._inference = inference
         self._outbox = Outbox(asyncio.get_running_loop())
@@ -70,7 +73,8 @@ class GrpcioFront:
         self._stopping = False
         self._server = grpc.aio.server(
             options=[
-                ("grpc.so_reuseport", 0),  # a taken port must be an error
+                ("grpc.so_reuseport", int(reuse_port)),  # else a taken port must be an error
+                ("grpc.max_connection_age_ms", int(connection_seconds * 1e3) or FOR_EVER),
                 # Calls that gRPC holds before we take them. Past 1,000 it would cancel some at random, with a status
                 # that no client retries; the batcher's bound comes after, with a better answer.
                 ("grpc.server.max_pending_requests", PENDING_CALLS),

@@ -28,9 +28,11 @@ class NativeFront:
         OSError: the address is taken or cannot be bound.
     """
 
-    def __init__(self, address: str, inference: Inference, *, fallback: str) -> None:
+    def __init__(self, address: str, inference: Inference, *, fallback: str, reuse_port: bool = False) -> None:
         self._inference = inference
-        self._front = NativeGrpcFront(address, [(MODEL_INFER, False)], call_details=True, io_threads=1)
+        self._front = NativeGrpcFront(
+            address, [(MODEL_INFER, False)], call_details=True, io_threads=1, reuse_port=reuse_port
+        )
         self._front.set_fallback(fallback)
         self.port = self._front.bound_port
         self._pending: dict[int, InferRequest] = {}
