@@ -4,8 +4,12 @@ Owns the order of them: read the files, compare the hash, open the graph, comple
 the golden answers in every batch size, and only then put a batcher before the engines.
 """
 
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from service.batcher import Batcher, Policy
@@ -18,6 +22,8 @@ from service.repository import GRAPH, LoadError, ModelFolder, VersionFiles, read
 from service.spec import complete_spec
 from service.statistics import Statistics
 
+# Of the thread that proves a version while others answer, as of nice(1).
+NICENESS = 15
 # Batches that may wait where the configuration sets no limit.
 DEFAULT_QUEUE_BATCHES = 16
 MAX_PRIORITY_LEVELS = 100
@@ -78,7 +84,9 @@ def load(
     """
     started = time.perf_counter()
     opened = open_version(folder, version, runtime)
-    invariance = opened.prove()
+    # On a thread of its own, behind all that answer: what it starts, such as a batcher's threads, would be as patient.
+    with ThreadPoolExecutor(1, thread_name_prefix="proof", initializer=_yield_to_others) as patient:
+        invariance = patient.submit(opened.prove).result()
     statistics = Statistics()
     batcher = Batcher(
         [engine.run for engine in opened.engines],
@@ -130,6 +138,12 @@ def open_version(folder: ModelFolder, version: int, runtime: Runtime) -> OpenedV
         ),
         policy=_policy(spec, strict=strict, lend_below=Policy.lend_below if devices == ["cpu"] else 0.0),
     )
+
+
+def _yield_to_others() -> None:
+    """Give this thread little of a processor that others want; elsewhere than on Linux this is a process's matter."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _open(files: VersionFiles, device: str, threads: int) -> Engine:

@@ -61,7 +61,8 @@ class Proof:
                 log.warning("not warmed up", model=self.spec.name, version=self.spec.version, reason=str(error))
             return None
         samples = self._samples()
-        alone = [self._answer(run, np.full(self.sizes[0], sample))[0] for sample in range(samples)]
+        single = [self._answer(run, np.full(self.sizes[0], sample)) for sample in range(samples)]
+        alone = [np.stack([answers[index][0] for answers in single]) for index in range(len(self.spec.outputs))]
         gap = 0.0
         for size in self.sizes:
             for shift in (0, 1, size // 2) if self.strict else (0,):
@@ -69,7 +70,7 @@ class Proof:
                 for start in range(0, len(pick) - size + 1, size):
                     rows = pick[start : start + size]
                     company = self._answer(run, rows)
-                    gap = max([gap, *(_gap(alone[sample], company[place]) for place, sample in enumerate(rows))])
+                    gap = max([gap, *(_gap(one[rows], other) for one, other in zip(alone, company, strict=True))])
         if self.strict and gap:
             raise LoadError(
                 f"strict asks for the same bits alone and in company, but answers of this graph on this device differ "
@@ -110,12 +111,12 @@ class Proof:
             raise LoadError("golden.npz holds no samples")
         return samples
 
-    def _answer(self, run: Run, rows: NDArray[np.int64]) -> list[Arrays]:
-        """Each row's answers to the golden samples of those numbers, which must hold."""
+    def _answer(self, run: Run, rows: NDArray[np.int64]) -> Sequence[NDArray[np.generic]]:
+        """The answers to the golden samples of those numbers, which must hold."""
         answers = _run(run, tuple(self.golden[tensor.name][rows] for tensor in self.spec.inputs))
         for tensor, answer in zip(self.spec.outputs, answers, strict=True):
             _compare(tensor.name, self.golden[tensor.name][rows], answer, rows, self.tolerance)
-        return list(zip(*answers, strict=True))
+        return answers
 
     def _run_zeros(self, run: Run, size: int) -> None:
         """Run zeros, so that no request is the first; free axes get size 1."""
@@ -155,12 +156,9 @@ def _compare(
         )
 
 
-def _gap(one: Arrays, other: Arrays) -> float:
-    """The largest difference between two rows' answers."""
-    return max(
-        float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
-        for a, b in zip(one, other, strict=True)
-    )
+def _gap(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
+    """The largest difference between two outputs."""
+    return float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max(initial=0.0))
 
 
 def _run(run: Run, inputs: Arrays) -> Sequence[NDArray[np.generic]]:

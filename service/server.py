@@ -216,7 +216,7 @@ class Server:
             self._folder.cleanup()
         self._classifier.close()
         self._metrics.close()
-        log.info("stopped")
+        log.info("stopped", answered=sum(model.statistics.codes["OK"] for model in self.registry.models()))
 
     async def _let_connections_age(self) -> None:
         """Serve on until every client has been asked to connect anew, which it can only do elsewhere."""

@@ -18,6 +18,7 @@ class Settings(BaseSettings):
         cli_parse_args=True,
         cli_prog_name="python -m service",
         cli_kebab_case=True,
+        cli_implicit_flags=True,
         cli_hide_none_type=True,
         cli_show_env_vars=True,
         extra="forbid",

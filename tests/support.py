@@ -219,14 +219,14 @@ class ServiceProcess:
 
     def __init__(self, repository: Path, *flags: str, ready: bool = True) -> None:
         command = [sys.executable, "-m", "service", "--repository", str(repository), "--log-format", "json"]
-        command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-seconds", "0", *flags]
+        command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-seconds", "0", *flags]  # the last one counts
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=clean_environment())
         self.events: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         wait_until(lambda: self.has("ready") or self.has("not ready") or self.process.poll() is not None, "it started")
         assert not ready or self.has("ready"), self.events
-        self.address = str(self.event("listening")["grpc"])
+        self.address = str(self.event("listening")["grpc"]) if self.has("listening") else ""
         self.metrics = str(self.event("metrics")["url"])
 
     def has(self, event: str) -> bool:
