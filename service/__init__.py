@@ -18,8 +18,9 @@ A request passes these stops, in reading order, which is also the order of impor
     engine.py       one ONNX Runtime session on one device
 
 Beside them: repository.py (what is on disk), model.py and tensors.py (what a model takes and gives), statistics.py and
-metrics.py (what happened), health.py, errors.py, settings.py, logs.py; server.py runs the whole and ends it, check.py
-tries a model without serving it. client.py is the command-line client; pb/ holds the stubs made from ../proto.
+metrics.py (what happened), health.py, credentials.py (who may call), errors.py, settings.py, logs.py; server.py runs
+the whole and ends it, check.py tries a model without serving it. client.py is the command-line client; pb/ holds the
+stubs made from ../proto.
 
 It imports nothing of the training job and runs without torch; a model repository is all that the two share.
 """

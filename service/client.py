@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,12 +49,13 @@ FILES_A_CALL, BYTES_A_CALL = 64, 16 * 2**20
 
 
 class Client:
-    """Calls one server, or the replicas behind one name. `timeout` is in seconds, for each call with its retries.
+    """Calls one server, or the replicas behind one name. Use as a context manager.
 
-    Use as a context manager.
+    `timeout` is in seconds, for each call with its retries; `token` is the credential where the server asks for one.
     """
 
-    def __init__(self, url: str, *, timeout: float = 10.0) -> None:
+    def __init__(self, url: str, *, timeout: float = 10.0, token: str = "") -> None:
+        self._metadata = [("authorization", f"Bearer {token}")] if token else None
         options = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
@@ -88,7 +90,7 @@ class Client:
             top_k=top_k,
             fit=f"FIT_{fit.upper()}",
         )
-        return list(self._classifier.Classify(request, timeout=self._timeout).results)
+        return list(self._classifier.Classify(request, timeout=self._timeout, metadata=self._metadata).results)
 
     def predict(self, model: str, images: NDArray[np.uint8], version: str = "") -> NDArray[np.float32]:
         """Probabilities (N, classes) of raw images (N, H, W, C), N being at most the model's max_batch_size.
@@ -101,18 +103,18 @@ class Client:
         request = inference_pb2.ModelInferRequest(model_name=model, model_version=version)
         request.inputs.add(name="images", datatype="UINT8", shape=images.shape)
         request.raw_input_contents.append(np.ascontiguousarray(images).tobytes())
-        response = self._inference.ModelInfer(request, timeout=self._timeout)
+        response = self._inference.ModelInfer(request, timeout=self._timeout, metadata=self._metadata)
         return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(response.outputs[0].shape)
 
     def models(self) -> list[inference_pb2.RepositoryIndexResponse.ModelIndex]:
         """Every model version, its state and, where it is not ready, why. Raises grpc.RpcError."""
         request = inference_pb2.RepositoryIndexRequest()
-        return list(self._inference.RepositoryIndex(request, timeout=self._timeout).models)
+        return list(self._inference.RepositoryIndex(request, timeout=self._timeout, metadata=self._metadata).models)
 
     def serving(self, service: str = "") -> bool:
         """Whether the server, or the model of that name, takes requests. Raises grpc.RpcError."""
         request = health_pb2.HealthCheckRequest(service=service)
-        status = self._health.Check(request, timeout=self._timeout).status
+        status = self._health.Check(request, timeout=self._timeout, metadata=self._metadata).status
         return bool(status == health_pb2.HealthCheckResponse.SERVING)
 
 
@@ -172,6 +174,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m service.client", description="Call a running service.")
     parser.add_argument("--url", default="127.0.0.1:8001", help="host and port of the gRPC services (%(default)s)")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds that a call may take (%(default)s)")
+    parser.add_argument(
+        "--token", default=os.environ.get("CNN_TOKEN", ""), help="credential, if the server wants one (CNN_TOKEN)"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("classify", help="say what each picture shows")
@@ -196,7 +201,7 @@ def main() -> None:
 
     arguments = parser.parse_args()
     try:
-        with Client(arguments.url, timeout=arguments.timeout) as client:
+        with Client(arguments.url, timeout=arguments.timeout, token=arguments.token) as client:
             status = arguments.run(client, arguments)
     except grpc.RpcError as error:
         print(f"error: {arguments.url}: {error.code().name}: {error.details()}", file=sys.stderr)

@@ -8,6 +8,8 @@
     ├── MessageTooLarge     RESOURCE_EXHAUSTED  the message is over the limit
     ├── QueueFull           RESOURCE_EXHAUSTED  too many rows wait; when to try again
     ├── DeadlineExceeded    DEADLINE_EXCEEDED   the deadline passed, or cannot be met, in the queue
+    ├── Unauthenticated     UNAUTHENTICATED     no valid credential came with the call
+    ├── PermissionDenied    PERMISSION_DENIED   the credential lacks a right
     ├── Unimplemented       UNIMPLEMENTED       not offered
     └── EngineFailed        INTERNAL            a fixed text and an id that stands in the log
 
@@ -128,6 +130,24 @@ class DeadlineExceeded(ServiceError):
     """The caller's deadline passed while the request waited, or would."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Unauthenticated(ServiceError):
+    """No credential came, or none that is known and has not ended; which of these is nobody's business."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+    def __init__(self) -> None:
+        super().__init__("the call needs a valid credential: authorization: Bearer TOKEN")
+
+
+class PermissionDenied(ServiceError):
+    """The credential is good, but not for this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+    def __init__(self, right: str) -> None:
+        super().__init__(f"the credential lacks the right {right!r}")
 
 
 class Unimplemented(ServiceError):

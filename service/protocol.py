@@ -5,10 +5,12 @@ fail it or forget it, and count which. Does not own: what the bytes say (codec.p
 """
 
 import time
+from collections.abc import Iterable
 from typing import Protocol
 
 from service.batcher import BatcherClosed
 from service.codec import Parameters, parse, read_inputs, read_outputs, read_parameters
+from service.credentials import INFER, KEY, Credentials
 from service.errors import Draining, EngineFailed, MessageTooLarge, ServiceError
 from service.loader import LoadedModel
 from service.model import Arrays
@@ -85,13 +87,29 @@ class InferRequest(Request):
 class Inference:
     """ModelInfer, the one hot method, as both fronts call it."""
 
-    def __init__(self, registry: Registry, *, max_message_bytes: int) -> None:
+    def __init__(self, registry: Registry, *, max_message_bytes: int, credentials: Credentials | None = None) -> None:
+        self.guarded = credentials is not None  # every call must be authorized
         self.leaving = False  # the server will stop: readiness says so, requests are still taken
         self.draining = False  # it takes no more
         self.refused_at = 0.0  # when a call last met that
         self.unrouted = Statistics()  # of calls that reached no model
         self._registry = registry
         self._max_message_bytes = max_message_bytes
+        self._credentials = credentials
+
+    def authorize(self, metadata: Iterable[tuple[str, str | bytes]], right: str = INFER) -> None:
+        """Judge a call by its metadata, where calls are guarded.
+
+        Raises:
+            Unauthenticated, PermissionDenied: it must not go on.
+        """
+        if self._credentials is None:
+            return
+        try:
+            self._credentials.check(dict(metadata).get(KEY), right)
+        except ServiceError as error:
+            self.unrouted.failure(error.code.name, 0.0)
+            raise
 
     def accept(
         self, payload: bytes, reply: Reply, *, arrived: float, deadline: float | None, wake: bool = True

@@ -25,11 +25,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from service.classifier import ClassifierServicer
+from service.credentials import BadCredentials, Credentials, read_credentials
 from service.engine import DeviceUnavailable, choose_devices
 from service.errors import Draining
 from service.fronts.grpcio import GrpcioFront
@@ -76,7 +78,11 @@ class Server:
             lambda folder, version: load(folder, version, self._runtime, on_broken=self._engine_broke),
             on_change=self._models_changed,
         )
-        self.inference = Inference(self.registry, max_message_bytes=settings.max_message_bytes)
+        self.inference = Inference(
+            self.registry,
+            max_message_bytes=settings.max_message_bytes,
+            credentials=_read_credentials(settings.credentials),
+        )
         self._stop = asyncio.Event()
         self._stop_signal = signal.SIGTERM
         self._status = 0
@@ -264,6 +270,13 @@ def _native_front(address: str, inference: Inference, *, fallback: str, reuse_po
     from service.fronts.native import NativeFront  # here: pygrpc-native need not be installed
 
     return NativeFront(address, inference, fallback=fallback, reuse_port=reuse_port)
+
+
+def _read_credentials(path: Path | None) -> Credentials | None:
+    try:
+        return None if path is None else read_credentials(path)
+    except BadCredentials as error:
+        raise CannotStart(f"--credentials {error}") from error
 
 
 def _devices(wanted: str) -> list[str]:

@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     """Threads of each engine on the CPU."""
     max_message_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 * 2**20
     """Largest request that is taken, in bytes."""
+    credentials: Path | None = None
+    """File of the tokens that callers must bring, by their hashes and rights; without it everybody may call."""
     allow_control: bool = False
     """Take RepositoryModelLoad, RepositoryModelUnload and changes by LogSettings from whoever reaches the port."""
     poll_seconds: Seconds = 0.0

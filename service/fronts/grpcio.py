@@ -22,6 +22,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha import reflection
 
 from service.classifier import ClassifierServicer
+from service.credentials import CONTROL, INFER
 from service.errors import Draining, EngineFailed, InvalidArgument, ServiceError
 from service.fronts.stream import InferStream
 from service.health import HealthServicer
@@ -36,6 +37,8 @@ HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
 PENDING_CALLS, STREAMS_A_CONNECTION = 2**16, 1024
 FOR_EVER = 2**31 - 1  # as gRPC writes it, in milliseconds
+# What takes the right to control.
+CONTROL_METHODS = ("RepositoryModelLoad", "RepositoryModelUnload", "LogSettings")
 # A stream of a client that sends this has an error as its status instead of in a message, and ends with it.
 STATUS_KEY = "triton_grpc_error"
 
@@ -91,9 +94,9 @@ class GrpcioFront:
         watch: Handler = grpc.unary_stream_rpc_method_handler(functools.partial(self._watch, health))
         self._server.add_generic_rpc_handlers(
             (
-                _handlers(INFERENCE, servicer, {"ModelInfer": infer, "ModelStreamInfer": stream}),
-                _handlers(CLASSIFIER, classifier, {"Classify": classify}),
-                _handlers(HEALTH, health, {"Watch": watch}),
+                self._handlers(INFERENCE, servicer, {"ModelInfer": infer, "ModelStreamInfer": stream}),
+                self._handlers(CLASSIFIER, classifier, {"Classify": classify}),
+                self._handlers(HEALTH, health, {"Watch": watch}),
             )
         )
         reflection.enable_server_reflection(
@@ -136,6 +139,7 @@ class GrpcioFront:
 
     async def _infer(self, payload: bytes, context: Context) -> bytes:
         try:
+            self._authorize(context)
             return await self._answer(payload, _deadline(context))
         except ServiceError as error:
             await _abort(context, error)
@@ -143,6 +147,7 @@ class GrpcioFront:
     async def _classify(self, classifier: ClassifierServicer, payload: bytes, context: Context) -> bytes:
         deadline = _deadline(context)
         try:
+            self._authorize(context)
             request = _parse(classifier_pb2.ClassifyRequest, payload)
             response = await classifier.Classify(request, lambda payload: self._answer(payload, deadline))
             return response.SerializeToString()
@@ -152,6 +157,10 @@ class GrpcioFront:
             await _abort(context, _unexpected("Classify"))
 
     async def _infer_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        try:
+            self._authorize(context)
+        except ServiceError as error:
+            await _abort(context, error)
         deadline = _deadline(context)
         as_status = (STATUS_KEY, "true") in tuple(context.invocation_metadata() or ())
         stream = InferStream(requests, lambda payload: self._accept(payload, deadline))
@@ -172,6 +181,38 @@ class GrpcioFront:
         async with contextlib.aclosing(health.Watch(request)) as statuses, self._ended_by_stop(context):
             async for status in statuses:
                 yield status.SerializeToString()
+
+    def _handlers(
+        self, service: ServiceDescriptor, servicer: object, special: dict[str, Handler]
+    ) -> grpc.GenericRpcHandler:
+        """A handler for every method of the service: a special one, or the servicer's."""
+        handlers = {}
+        for method in service.methods:
+            right = None if service is HEALTH else CONTROL if method.name in CONTROL_METHODS else INFER
+            handlers[method.name] = special.get(method.name) or self._unary_handler(
+                getattr(servicer, method.name), GetMessageClass(method.input_type), right
+            )
+        return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+    def _unary_handler(
+        self, function: Callable[[Any], Message | Awaitable[Message]], request: type[Message], right: str | None
+    ) -> Handler:
+        async def handle(payload: bytes, context: Context) -> bytes:
+            try:
+                if right is not None:
+                    self._authorize(context, right)
+                response = function(_parse(request, payload))
+                return (response if isinstance(response, Message) else await response).SerializeToString()
+            except ServiceError as error:
+                await _abort(context, error)
+            except Exception:  # noqa: BLE001 # _unexpected logs it
+                await _abort(context, _unexpected(function.__name__))
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _authorize(self, context: Context, right: str = INFER) -> None:
+        if self._inference.guarded:
+            self._inference.authorize(context.invocation_metadata() or (), right)
 
     @contextlib.asynccontextmanager
     async def _ended_by_stop(self, context: Context) -> AsyncIterator[None]:
@@ -233,29 +274,6 @@ class LoopReply:
     def fail(self, error: ServiceError) -> None:
         """End the call with the error."""
         self._outbox.put(self._future, error)
-
-
-def _handlers(service: ServiceDescriptor, servicer: object, special: dict[str, Handler]) -> grpc.GenericRpcHandler:
-    """A handler for every method of the service: a special one, or the servicer's."""
-    handlers = {}
-    for method in service.methods:
-        handlers[method.name] = special.get(method.name) or _unary_handler(
-            getattr(servicer, method.name), GetMessageClass(method.input_type)
-        )
-    return grpc.method_handlers_generic_handler(service.full_name, handlers)
-
-
-def _unary_handler(function: Callable[[Any], Message | Awaitable[Message]], request: type[Message]) -> Handler:
-    async def handle(payload: bytes, context: Context) -> bytes:
-        try:
-            response = function(_parse(request, payload))
-            return (response if isinstance(response, Message) else await response).SerializeToString()
-        except ServiceError as error:
-            await _abort(context, error)
-        except Exception:  # noqa: BLE001 # _unexpected logs it
-            await _abort(context, _unexpected(function.__name__))
-
-    return grpc.unary_unary_rpc_method_handler(handle)
 
 
 def _deadline(context: Context) -> float | None:

@@ -6,6 +6,7 @@ after each burst. It serves ModelInfer; all else goes through to the grpcio fron
 
 import threading
 import time
+from collections.abc import Sequence
 
 import structlog
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
@@ -17,6 +18,8 @@ from service.protocol import Inference, InferRequest
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 # Calls taken from the front in one crossing of the GIL.
 BURST = 256
+
+Details = tuple[Sequence[tuple[str, str | bytes]], str, float | None] | None
 
 log = structlog.get_logger(__name__)
 
@@ -58,16 +61,23 @@ class NativeFront:
                     if request := pending.pop(call_id, None):
                         request.cancel()
                 elif payload is not None:
-                    left = details[2] if details else None
-                    request = self._accept(call_id, payload, arrived, None if left is None else arrived + left)
+                    request = self._accept(call_id, payload, arrived, details)
                     if request:
                         filled.add(request.model.batcher)
             filled = {batcher for batcher in filled if batcher.lend_thread()}
 
-    def _accept(self, call_id: int, payload: bytes, arrived: float, deadline: float | None) -> InferRequest | None:
+    def _accept(self, call_id: int, payload: bytes, arrived: float, details: Details) -> InferRequest | None:
+        """`details` are the call's metadata, its caller's address and the seconds that are left, or None."""
         reply = NativeReply(self._front, call_id, self._pending)
+        left = details[2] if details else None
+        deadline = None if left is None else arrived + left
         try:
+            if self._inference.guarded:
+                self._inference.authorize(details[0] if details else ())
             request = self._inference.accept(payload, reply, arrived=arrived, deadline=deadline, wake=False)
+        except ServiceError as refusal:
+            reply.fail(refusal)
+            return None
         except Exception:  # the thread must outlive whatever one call does to it
             error = EngineFailed()
             log.exception("a call failed", method="ModelInfer", error_id=error.error_id)

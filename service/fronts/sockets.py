@@ -1,4 +1,4 @@
-"""The sockets of this process on a port, for what neither gRPC library offers: to accept no more, and to see who is left.
+"""The sockets of this process on a port: to accept no more, and to see who is left, for which gRPC has no calls.
 
 Linux only, by /proc; elsewhere nothing is found and nothing done.
 """
