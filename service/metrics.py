@@ -28,6 +28,7 @@ from service.statistics import Statistics
 LONGEST_REASON = 200
 # A client that says nothing for so long loses its connection.
 HTTP_TIMEOUT_SECONDS = 5
+MAX_CONNECTIONS = 32
 
 
 class ServiceCollector(Collector):
@@ -201,8 +202,26 @@ class MetricsServer:
 
 
 class _Server(ThreadingWSGIServer):
+    """A thread a connection, for so many connections; one more is closed at once."""
+
     daemon_threads = True
     block_on_close = False
+
+    def __init__(self, *arguments: Any) -> None:
+        self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._room.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
 
 
 class _V6Server(_Server):

@@ -1,7 +1,9 @@
 """What is loaded follows what is on disk, and traffic never meets a bad or half-made version."""
 
+import re
 import shutil
 import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +14,20 @@ from service.errors import NotFound, NotReady
 from service.loader import LoadedModel, Runtime, load
 from service.registry import Registry, State
 from service.repository import ModelFolder
-from tests.support import WAIT, LocalService, add_version, doubling_model, infer_request, local_service, outputs_of
+from tests.support import (
+    WAIT,
+    Gate,
+    LocalService,
+    add_version,
+    doubling_model,
+    infer_request,
+    local_service,
+    outputs_of,
+    wait_until,
+)
 
 CPU = Runtime(["cpu"], 1)
+X = np.arange(4, dtype=np.float32).reshape(1, 4)
 
 
 class Loads:
@@ -234,3 +247,65 @@ def test_changes_are_announced(repository: Path) -> None:
     registry = Registry(repository, lambda folder, version: load(folder, version, CPU), on_change=note)
     registry.reconcile()
     assert announced
+
+
+def test_a_half_written_version_is_refused_and_taken_once_it_is_whole(repository: Path, loads: Loads) -> None:
+    registry = Registry(repository, loads)
+    registry.reconcile()
+    whole = (repository / "double" / "2" / "model.onnx").read_bytes()
+    folder = repository / "double" / "3"
+    folder.mkdir()
+    registry.reconcile()
+    assert "model.onnx cannot be read: No such file" in registry.index()[1].reason
+    (folder / "model.onnx").write_bytes(whole[:-20])
+    registry.reconcile()
+    assert "model.onnx cannot be opened" in registry.index()[1].reason
+    assert served(registry) == [2]
+    (folder / "model.onnx").write_bytes(whole)
+    registry.reconcile()
+    assert states(registry) == [("double", 3, State.READY)]
+
+
+def test_a_version_that_is_deleted_while_it_serves_answers_what_it_has_accepted(
+    toys: Path, front: str, gate: Gate
+) -> None:
+    add_version(toys, "double", doubling_model(), version=2)
+    with (toys / "double" / "config.pbtxt").open("a") as config:
+        config.write(" version_policy { all { } }")  # so that version 1 is loaded before the engines are held
+    with local_service(toys, front) as service:
+        gate.hold()
+        calls = [service.stub.ModelInfer.future(infer_request("double", str(index), x=X)) for index in range(5)]
+        batcher = service.server.registry.get("double").batcher
+        wait_until(lambda: batcher.pending == 5, "they are accepted")
+        shutil.rmtree(toys / "double" / "2")
+        look = threading.Thread(target=service.server.registry.reconcile)
+        look.start()
+        wait_until(lambda: ("double", 2, State.UNLOADING) in states(service.server.registry), "it is being unloaded")
+        new = service.stub.ModelInfer.future(infer_request("double", x=X))
+        gate.open()
+        look.join(WAIT)
+        assert [call.result(WAIT).model_version for call in calls] == ["2"] * 5
+        assert new.result(WAIT).model_version == "1"
+        assert ("double", 2, State.UNLOADING) not in states(service.server.registry)
+
+
+def test_two_loads_at_once_load_once(repository: Path, loads: Loads) -> None:
+    registry = Registry(repository, loads)
+    threads = [threading.Thread(target=registry.load, args=("double",)) for _ in range(4)]
+    threads += [threading.Thread(target=registry.reconcile) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert loads.asked == [("double", 2)]
+    assert states(registry) == [("double", 2, State.READY)]
+
+
+def test_a_refused_version_is_a_metric_with_its_reason(toys: Path) -> None:
+    add_version(toys, "double", b"no graph", version=9)
+    with local_service(toys, "grpcio") as service, urllib.request.urlopen(service.server.metrics_url) as response:
+        text = response.read().decode()
+    assert re.search(
+        r'inference_model_refused\{model="double",reason="model.onnx cannot be opened: .*",version="9"\} 1.0', text
+    )
+    assert 'inference_model_ready{model="double",version="9"} 0.0' in text

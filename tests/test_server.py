@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -19,11 +20,13 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.metrics import MAX_CONNECTIONS
 from service.pb import health_pb2, health_pb2_grpc
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from service.server import CannotStart, choose_front
 from tests.support import (
+    WAIT,
     LocalService,
     add_version,
     doubling_model,
@@ -303,6 +306,24 @@ def test_model_statistics_add_up(toys: Path, front: str) -> None:
 def test_an_unknown_page_is_404(toys: Path) -> None:
     with local_service(toys, "grpcio") as service:
         assert get(service.server.metrics_url.replace("metrics", "nothing"))[0] == 404
+
+
+def answers(url: str) -> bool:
+    try:
+        return get(url)[0] == 200
+    except OSError:
+        return False
+
+
+def test_connections_to_the_metrics_are_bounded(toys: Path) -> None:
+    with local_service(toys, "grpcio") as service:
+        host, port = service.server.metrics_url.split("/")[2].split(":")
+        with ExitStack() as stack:
+            for _ in range(MAX_CONNECTIONS):
+                stack.enter_context(socket.create_connection((host, int(port))))
+            with socket.create_connection((host, int(port)), timeout=WAIT) as one_more:
+                assert one_more.recv(1) == b"", "it was not closed"
+        wait_until(lambda: answers(service.server.metrics_url), "room was made again")
 
 
 def test_nothing_is_left_behind(toys: Path, front: str) -> None:
