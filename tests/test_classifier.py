@@ -137,14 +137,17 @@ def test_a_full_queue_is_the_calls_status_if_nothing_was_answered(
         assert batcher.policy.levels[0].max_rows == 3
         gate.hold()
         stub = classifier_pb2_grpc.ImageClassifierStub(service.channel)
+        running = stub.Classify.future(pb.ClassifyRequest(model_name=MODEL, images=[good]))
+        gate.wait_for(1)
         first = stub.Classify.future(pb.ClassifyRequest(model_name=MODEL, images=[good] * 8))
         wait_until(lambda: batcher.rows_waiting == 3, "the queue is full")
         second = refusal(service, good, good)
         assert second.code is grpc.StatusCode.RESOURCE_EXHAUSTED and second.retry_seconds() >= 0
         gate.open()
         results = first.result(timeout=30).results
-        codes = [result.error.code for result in results]
-        assert 0 in codes and set(codes) <= {0, grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]}
+        codes = sorted(result.error.code for result in results)
+        assert codes == [0] * 3 + [grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]] * 5
+        assert running.result(timeout=30).results[0].classes
 
 
 def test_a_deadline_and_a_cancellation_reach_every_image(

@@ -35,7 +35,7 @@ INFERENCE: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCIn
 CLASSIFIER: ServiceDescriptor = classifier_pb2.DESCRIPTOR.services_by_name["ImageClassifier"]
 HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
-PENDING_CALLS, STREAMS_A_CONNECTION = 2**16, 1024
+PENDING_CALLS = 2**13
 FOR_EVER = 2**31 - 1  # as gRPC writes it, in milliseconds
 # What takes the right to control.
 CONTROL_METHODS = ("RepositoryModelLoad", "RepositoryModelUnload", "LogSettings")
@@ -82,8 +82,6 @@ class GrpcioFront:
                 # that no client retries; the batcher's bound comes after, with a better answer.
                 ("grpc.server.max_pending_requests", PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
-                # Of one connection, as the native front has it; a client that starts more waits on its own side.
-                ("grpc.max_concurrent_streams", STREAMS_A_CONNECTION),
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),
             ]
