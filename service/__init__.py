@@ -15,6 +15,7 @@ A request passes these stops, in reading order, which is also the order of impor
     spec.py         configuration and graph, made one
     batcher.py      requests → batches → answers, bounded in every way
     queue.py        who waits, and who rides together
+    execution.py    a batch run, divided and counted, or run again in parts
     engine.py       one ONNX Runtime session on one device
 
 Beside them: repository.py (what is on disk), model.py and tensors.py (what a model takes and gives), statistics.py and

@@ -1,38 +1,30 @@
-"""Joins requests that wait into batches, and hands each its own rows back.
+"""Joins requests that wait into batches.
 
 Owns, for one model version:
 1. the door: a full queue refuses, and so does one that cannot meet the request's deadline;
 2. when a batch starts: as soon as an engine is free, unless the configuration asks it to wait for company;
 3. the threads that run the batches, one an engine; a front may lend its own thread for a short batch, which saves two
-   changes of thread;
-4. isolation: a batch that fails is run again in parts until only the guilty request fails, and an engine that has
-   failed must pass a probe before it goes on.
+   changes of thread.
 
-Does not own: who rides with whom (queue.py), what runs (a callable), how requests are read and answers written (the
-`Request` does that), the wire.
+Does not own: who rides with whom (queue.py), what becomes of a batch (execution.py), what runs (a callable), how
+requests are read and answers written (the `Request` does that), the wire.
 """
 
+import functools
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
-from service.errors import DeadlineExceeded, EngineFailed, NotReady, QueueFull, ServiceError
-from service.model import Arrays
+from service.errors import DeadlineExceeded, NotReady, QueueFull, ServiceError
+from service.execution import Execution, Run, Turnstile
 from service.queue import QueuePolicy, Request, RequestQueue
-from service.statistics import Batch, Statistics
-
-Run = Callable[[Arrays], Sequence[NDArray[np.generic]]]
+from service.statistics import Statistics
 
 log = structlog.get_logger(__name__)
-
-# An engine is probed at most once in so many seconds.
-PROBE_SECONDS = 1.0
 
 
 class BatcherClosed(Exception):
@@ -56,9 +48,8 @@ class Policy:
 class Batcher:
     """One model version's queue and the threads that empty it, one for each of `runs`.
 
-    `same_shape` says that all requests can be joined, so that their shapes need not be compared. `probe` is called
-    with a `run` after it failed on a single request, and raises if the run is broken for good; then everything that
-    waits fails, and `on_broken` is called.
+    `same_shape` says that all requests can be joined, so that their shapes need not be compared. `probe` is as of
+    Execution; when it finds a run broken, everything that waits fails and `on_broken` is called.
     """
 
     def __init__(
@@ -76,12 +67,12 @@ class Batcher:
         self.policy = policy
         self.name = name
         self.broken = ""  # why it cannot go on
-        self._statistics = statistics
+        self._execution = Execution(
+            statistics, name=name, clock=clock, fixed_rows=policy.fixed_rows, probe=probe, on_broken=self._break
+        )
         self._same_shape = same_shape
-        self._probe = probe
         self._on_broken = on_broken
         self._clock = clock
-        self._probed_at = -math.inf
         self._turnstile = Turnstile() if policy.preserve_ordering and len(runs) > 1 else None
         self._lock = threading.Lock()  # guards all below
         self._queue = RequestQueue(policy.levels, policy.default_level)
@@ -295,11 +286,14 @@ class Batcher:
         return batch, closed or closed_by, expired, ticket
 
     def _execute(self, run: Run, batch: list[Request], closed_by: str, ticket: int) -> None:
-        """Run a batch, answer its requests and count it."""
+        """Run a batch, and learn from how long it took."""
         rows = sum(request.rows for request in batch)
         started = self._clock()
         try:
-            self._run_in_parts(run, batch, closed_by, ticket)
+            if self._turnstile is None:
+                self._execution.execute(run, batch, closed_by)
+            else:
+                self._execution.execute(run, batch, closed_by, functools.partial(self._turnstile.wait, ticket))
         finally:
             if self._turnstile:
                 self._turnstile.wait(ticket)
@@ -309,60 +303,6 @@ class Batcher:
                 self._rows_running -= rows
                 before = self._seconds_a_row
                 self._seconds_a_row = seconds if before is None else 0.8 * before + 0.2 * seconds
-
-    def _run_in_parts(self, run: Run, batch: list[Request], closed_by: str, ticket: int) -> None:
-        started = self._clock()
-        rows = sum(request.rows for request in batch)
-        padding = max(0, self.policy.fixed_rows - rows)
-        try:
-            inputs = _join(batch, padding)
-            gathered = self._clock()
-            outputs = _checked(run(inputs), batch, rows + padding)
-            computed = self._clock()
-        except Exception:  # noqa: BLE001 # _fail_alone logs it
-            if len(batch) == 1:
-                self._fail_alone(run, batch[0], ticket)
-                return
-            log.warning("a batch failed; it is run again in parts", model=self.name, requests=len(batch))
-            middle = len(batch) // 2
-            self._run_in_parts(run, batch[:middle], closed_by, ticket)
-            self._run_in_parts(run, batch[middle:], closed_by, ticket)
-            return
-        # From here on nothing may lead to a second run: some may have their answers already.
-        if self._turnstile:
-            self._turnstile.wait(ticket)
-        answered = _answer(batch, outputs, whole=len(batch) == 1 and not padding)
-        ended = self._clock()
-        self._statistics.batch(
-            Batch(
-                rows=rows,
-                padding=padding,
-                closed_by=closed_by,
-                queued=[started - request.arrived for request in answered],
-                total=[ended - request.arrived for request in answered],
-                gather=gathered - started,
-                compute=computed - gathered,
-                scatter=ended - computed,
-            )
-        )
-
-    # --- failures ---
-
-    def _fail_alone(self, run: Run, request: Request, ticket: int) -> None:
-        """Fail the request that the engine could not compute, and see whether the engine still can anything."""
-        error = EngineFailed()
-        log.exception("the engine failed", model=self.name, error_id=error.error_id, rows=request.rows)
-        if self._turnstile:
-            self._turnstile.wait(ticket)
-        request.fail(error)
-        now = self._clock()
-        if now < self._probed_at + PROBE_SECONDS:
-            return  # requests made to fail must not cost a run each
-        self._probed_at = now
-        try:
-            self._probe(run)
-        except Exception as failure:  # noqa: BLE001 # whatever it is, the engine is not what it was
-            self._break(f"the engine is broken: after a failure it cannot do what it could when loaded: {failure}")
 
     def _break(self, reason: str) -> None:
         """Take no more, and tell all that wait."""
@@ -376,81 +316,7 @@ class Batcher:
             self._on_broken()
 
 
-class Turnstile:
-    """Lets batches through in the order of their tickets, which are numbered from 0."""
-
-    def __init__(self) -> None:
-        self._given = 0
-        self._next = 0
-        self._moved = threading.Condition()
-
-    def ticket(self) -> int:
-        """The next number; the caller sees to it that batches ask in their order."""
-        self._given += 1
-        return self._given - 1
-
-    def wait(self, ticket: int) -> None:
-        """Wait until all before have passed."""
-        with self._moved:
-            self._moved.wait_for(lambda: self._next == ticket)
-
-    def passed(self) -> None:
-        """The batch whose turn it was is through."""
-        with self._moved:
-            self._next += 1
-            self._moved.notify_all()
-
-
-def _join(batch: Sequence[Request], padding: int) -> Arrays:
-    """The inputs of all requests, one after the other, and `padding` times the last row; a single one's as they are."""
-    if len(batch) == 1 and not padding:
-        return batch[0].inputs
-    columns = zip(*(request.inputs for request in batch), strict=True)
-    return tuple(np.concatenate([*parts, *[parts[-1][-1:]] * padding]) for parts in columns)
-
-
-def _checked(outputs: Sequence[NDArray[np.generic]], batch: Sequence[Request], rows: int) -> Arrays:
-    """The outputs, if they can be divided among the requests."""
-    if (len(batch) > 1 or rows > batch[0].rows) and any(len(output) != rows for output in outputs):
-        raise ValueError(f"outputs of shapes {[output.shape for output in outputs]} for {rows} rows")
-    return tuple(outputs)
-
-
-def _answer(batch: Sequence[Request], outputs: Arrays, *, whole: bool) -> list[Request]:
-    """Give each request its rows, or all of them; those that got them. One's trouble is not its batch mates'."""
-    prepared = []
-    row = 0
-    for request in batch:
-        following = row + request.rows
-        own = outputs if whole else tuple(output[row:following] for output in outputs)
-        if _prepare(request, own):
-            prepared.append(request)
-        row = following
-    return [request for request in prepared if _send(request)]  # at once, so that a front can write few packets
-
-
 def _fail_expired(requests: Sequence[Request], now: float) -> None:
     for request in requests:
         waited = now - request.arrived
         request.fail(DeadlineExceeded(f"the deadline passed after {waited * 1e3:.0f} ms in the queue"))
-
-
-def _prepare(request: Request, outputs: Arrays) -> bool:
-    """Make one request's answer; its trouble is not its batch mates'."""
-    try:
-        request.prepare(outputs)
-    except Exception:
-        error = EngineFailed()
-        log.exception("an answer could not be built", error_id=error.error_id)
-        request.fail(error)
-        return False
-    return True
-
-
-def _send(request: Request) -> bool:
-    try:
-        request.send()
-    except Exception:
-        log.exception("an answer could not be sent")
-        return False
-    return True

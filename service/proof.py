@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from service.batcher import Run
+from service.execution import Run
 from service.model import Arrays, ModelSpec
 from service.repository import LoadError
 from service.tensors import BYTES

@@ -80,10 +80,10 @@ class Registry:
         self._status: Mapping[tuple[str, int], VersionStatus] = {}
         self._problem = "models are still loading"
 
-    def get(self, name: str, version: str = "", key: str = "") -> LoadedModel:
-        """The version with that number or label; for "" the stable one, or the canary if the key falls to it.
+    def get(self, name: str, version: str = "", key: str | None = None) -> LoadedModel:
+        """The version with that number or label; for "" the stable one, which is the newest if none is labelled so.
 
-        Where no version is labelled stable, it is the newest that is ready.
+        With a key it may be the canary instead, if the key falls to it; "" leaves that to chance.
 
         Raises:
             NotFound: there is no such model or version.
@@ -91,9 +91,9 @@ class Registry:
         """
         try:
             routes = self._routes[name]
-            if not version and name in self._routing and self._routing[name].takes_canary(name, key):
-                return routes.get(CANARY) or routes[""]
-            return routes[version]
+            if key is None or version or name not in self._routing or CANARY not in routes:
+                return routes[version]
+            return routes[CANARY if self._routing[name].takes_canary(name, key) else ""]
         except KeyError:
             raise self._why_not(name, version) from None
 

@@ -8,7 +8,7 @@ import asyncio
 from importlib.metadata import version
 
 from service import logs
-from service.errors import InvalidArgument, Unimplemented
+from service.errors import InvalidArgument, NotReady, Unimplemented
 from service.loader import LoadedModel
 from service.pb import inference_pb2 as pb
 from service.protocol import Inference
@@ -48,15 +48,11 @@ class InferenceServicer:
 
     def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         """The version answers. Raises NotFound for one that does not exist."""
-        versions = [
-            status
-            for status in self._registry.index()
-            if status.name == request.name and request.version in ("", str(status.version))
-        ]
-        if not versions:
-            self._registry.get(request.name, request.version)
-        ready = any(status.state is State.READY for status in versions)
-        return pb.ModelReadyResponse(ready=ready and not self._inference.leaving)
+        try:
+            model = self._registry.get(request.name, request.version)
+        except NotReady:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=not (model.batcher.broken or self._inference.leaving))
 
     def ServerMetadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
         """What this server is."""
@@ -81,15 +77,11 @@ class InferenceServicer:
 
     def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
         """What happened to one version, or all of a model, or all there are."""
+        models = self._registry.models()
         if request.name:
-            self._registry.get(request.name, request.version)
-        return pb.ModelStatisticsResponse(
-            model_stats=[
-                _statistics(model)
-                for model in self._registry.models()
-                if request.name in ("", model.spec.name) and request.version in ("", str(model.spec.version))
-            ]
-        )
+            named = self._registry.get(request.name, request.version)
+            models = [named] if request.version else [model for model in models if model.spec.name == request.name]
+        return pb.ModelStatisticsResponse(model_stats=[_statistics(model) for model in models])
 
     def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
         """Every version, its state and, where it is not ready, why."""

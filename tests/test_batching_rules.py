@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from service.batcher import Batcher, Policy, Run
+from service.batcher import Batcher, Policy
 from service.errors import DeadlineExceeded, EngineFailed, InvalidArgument, NotReady, QueueFull
+from service.execution import Run
 from service.queue import QueuePolicy, RequestQueue
 from service.repository import LoadError
 from service.statistics import Statistics

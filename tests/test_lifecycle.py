@@ -148,7 +148,8 @@ def test_replicas_share_a_port_and_one_that_stops_fails_no_call(toys: Path) -> N
         callers = [threading.Thread(target=call) for _ in range(8)]
         for caller in callers:
             caller.start()
-        wait_until(lambda: count[0] > 100, "calls are answered")
+        # The kernel shares connections out by chance, anew as they come of age.
+        wait_until(lambda: 'code="OK"' in read(one.metrics)[1], "the one answers some of them")
         assert one.stop(signal.SIGTERM) == 0
         before = count[0]
         wait_until(lambda: count[0] > before + 100, "the other answers")

@@ -118,6 +118,12 @@ def test_requests_are_shared_out_on_the_wire(repository: Path, front: str) -> No
             keyed = infer_request("double", "another id", x=X)
             keyed.parameters["sticky_key"].string_param = str(user)
             assert version(keyed) == by_id[str(user)], "the key comes before the id"
+        for _ in range(20):
+            metadata = service.stub.ModelMetadata(pb.ModelMetadataRequest(name="double"))
+            assert metadata.versions == ["1", "2"]
+            config = service.stub.ModelStatistics(pb.ModelStatisticsRequest(name="double", version="stable"))
+            assert [model.version for model in config.model_stats] == ["1"]
+        assert service.stub.ModelReady(pb.ModelReadyRequest(name="double", version="canary")).ready
         labelled = infer_request("double", x=X)
         labelled.model_version = "canary"
         assert version(labelled) == "2"
