@@ -26,6 +26,9 @@ from service.statistics import Statistics
 
 log = structlog.get_logger(__name__)
 
+# How much longer than estimated a batch may take, when deadlines are held against it.
+MARGIN = 1.1
+
 
 class BatcherClosed(Exception):
     """The batcher takes nothing new: its model version is being unloaded."""
@@ -172,7 +175,7 @@ class Batcher:
         if not ahead:
             return  # nothing in the way: let it run, and the estimate learn from it
         wait = self._seconds_for(ahead + request.rows)
-        if now + wait > deadline:
+        if now + MARGIN * wait > deadline:
             raise DeadlineExceeded(
                 f"the deadline cannot be met: {ahead} rows are ahead, about {wait * 1e3:.0f} ms of work, "
                 f"and {(deadline - now) * 1e3:.0f} ms are left"
@@ -278,8 +281,14 @@ class Batcher:
         policy = self.policy
         # A batch that has waited as long as it may takes all that fits.
         preferred = frozenset[int]() if closed_by in ("delay", "deadline") else policy.preferred
+        now = self._clock()
+        seconds = self._seconds_for(min(self._queue.rows, policy.max_batch_size)) * self._engines
         batch, closed, expired = self._queue.take(
-            policy.max_batch_size, self._clock(), same_shape=self._same_shape, preferred=preferred
+            policy.max_batch_size,
+            now,
+            done=now + MARGIN * seconds,
+            same_shape=self._same_shape,
+            preferred=preferred,
         )
         self._rows_running += sum(request.rows for request in batch)
         ticket = self._turnstile.ticket() if self._turnstile and batch else 0
@@ -318,5 +327,6 @@ class Batcher:
 
 def _fail_expired(requests: Sequence[Request], now: float) -> None:
     for request in requests:
+        what = "passed" if request.deadline is None or request.deadline <= now else "cannot be met any more"
         waited = now - request.arrived
-        request.fail(DeadlineExceeded(f"the deadline passed after {waited * 1e3:.0f} ms in the queue"))
+        request.fail(DeadlineExceeded(f"the deadline {what} after {waited * 1e3:.0f} ms in the queue"))

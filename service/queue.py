@@ -164,9 +164,12 @@ class RequestQueue:
         return requests
 
     def take(
-        self, limit: int, now: float, *, same_shape: bool, preferred: Set[int] = frozenset()
+        self, limit: int, now: float, *, done: float, same_shape: bool, preferred: Set[int] = frozenset()
     ) -> tuple[list[Request], str | None, list[Request]]:
-        """The next batch of at most `limit` rows, what closed it, and the requests that were found expired.
+        """The next batch of at most `limit` rows, what closed it, and the requests whose deadline is not to be met.
+
+        These are the ones that have expired, and those that would have when the batch is `done`: they would cost
+        others their time for nothing. But where none else waits, it is tried; `done` is only an estimate.
 
         A batch ends before the first request that does not fit, which none overtakes: "full". Where it can have a
         preferred number of rows, it gets the largest of them: "preferred". None closed it if the queue was emptied.
@@ -178,7 +181,9 @@ class RequestQueue:
         for part in self._parts:
             while part:
                 request = next(iter(part))
-                if request.deadline is not None and request.deadline <= now:
+                if request.deadline is not None and (
+                    request.deadline <= now or (request.deadline < done and (batch or self.rows > request.rows))
+                ):
                     self._drop(request, part)
                     expired.append(request)
                     continue

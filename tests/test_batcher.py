@@ -127,7 +127,7 @@ def test_the_estimate_is_what_rows_took_and_refuses_only_behind_others(
     engine.wait_for(2)
     with pytest.raises(DeadlineExceeded, match="1 rows are ahead, about 8000 ms of work, and 7000 ms are left"):
         batcher.submit(FakeRequest(2, deadline=11.0))
-    batcher.submit(FakeRequest(3, deadline=12.5))
+    batcher.submit(FakeRequest(3, deadline=13.0))
     engine.let(2)
     wait_until(lambda: batcher.pending == 0, "all is done")
     assert engine.batches == [[0], [1], [3]]

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.batcher import Batcher, Policy
+from service.batcher import MARGIN, Batcher, Policy
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError
 from service.queue import QueuePolicy
 from service.statistics import Statistics
@@ -100,27 +100,31 @@ class Modelled(RuleBasedStateMachine):
         if request.deadline is None or not ahead:
             return None
         wait = (ahead + request.rows) * (self.seconds_a_row or 0.0)
-        return DeadlineExceeded if self.clock.now + wait > request.deadline else None
+        return DeadlineExceeded if self.clock.now + MARGIN * wait > request.deadline else None
 
     def start_if_free(self) -> None:
         if self.running:
             return
         batch: list[FakeRequest] = []
+        seconds = min(sum(map(rows_of, self.waiting)), BATCH) * (self.seconds_a_row or 0.0)
+        done = self.clock.now + MARGIN * seconds
         for level in self.waiting:
-            while level and (self.expired(level[0]) or rows_of(batch) + level[0].rows <= BATCH):
-                request = level.pop(0)
-                if self.expired(request):
-                    self.outcomes[request] = DeadlineExceeded
+            while level:
+                request = level[0]
+                alone = not batch and sum(map(len, self.waiting)) == 1
+                if request.deadline is not None and (
+                    request.deadline <= self.clock.now or (request.deadline < done and not alone)
+                ):
+                    self.outcomes[level.pop(0)] = DeadlineExceeded
+                elif rows_of(batch) + request.rows > BATCH:
+                    break
                 else:
-                    batch.append(request)
+                    batch.append(level.pop(0))
             if level:
                 break
         if batch:
             self.running, self.started = batch, self.clock.now
             self.runs.append(values(batch))
-
-    def expired(self, request: FakeRequest) -> bool:
-        return request.deadline is not None and request.deadline <= self.clock.now
 
     # --- the two agree ---
 

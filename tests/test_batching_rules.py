@@ -266,3 +266,27 @@ def test_an_engine_that_passes_its_probe_goes_on_and_is_not_probed_for_every_fai
     batcher.submit(good)
     good.result()
     assert len(probed) == 1 and not batcher.broken
+
+
+def test_a_deadline_that_the_batch_would_miss_costs_no_compute_unless_nobody_else_waits(
+    engine: HeldEngine, statistics: Statistics
+) -> None:
+    clock = Clock()
+    batcher = Batcher([engine.run], Policy(2, [QueuePolicy(16)]), statistics, name="late", clock=clock)
+    first = busy(batcher, engine)
+    tight, calm = FakeRequest(1, deadline=6.0), FakeRequest(2)
+    batcher.submit(tight)
+    batcher.submit(calm)
+    clock.now = 4.0  # a row takes 4 s, two are waiting, and 2 s are left
+    engine.let(1)
+    first.result()
+    assert "cannot be met any more after 4000 ms" in tight.failure().message
+    alone = FakeRequest(3, arrived=4.0, deadline=40.0)
+    batcher.submit(alone)
+    engine.wait_for(2)
+    clock.now = 39.0
+    engine.let(2)
+    alone.result()
+    assert engine.batches == [[0], [2], [3]], "with nobody else to serve, it was not tried"
+    batcher.close()
+    assert batcher.join(WAIT)

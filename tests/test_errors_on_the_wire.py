@@ -1,5 +1,6 @@
 """PROTOCOL.md's table of answers, row by row, on both fronts: status, what the message says, and rich details."""
 
+import functools
 import re
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,16 @@ from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from grpc_status import rpc_status
 
 from service.pb import inference_pb2 as pb
-from tests.support import Gate, LocalService, infer_request, local_service, outputs_of, wait_until
+from tests.support import (
+    Gate,
+    LocalService,
+    add_version,
+    doubling_model,
+    infer_request,
+    local_service,
+    outputs_of,
+    wait_until,
+)
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
 
@@ -380,3 +390,47 @@ def test_many_threads_of_bad_and_good_requests_get_each_their_own(service: Local
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def with_parameter(name: str, value: int, **inputs: Any) -> pb.ModelInferRequest:
+    request = infer_request("double", **inputs)
+    request.parameters[name].int64_param = value
+    return request
+
+
+def test_the_timeout_of_a_request_is_told_while_the_engine_is_still_busy(toys: Path, front: str, gate: Gate) -> None:
+    with local_service(toys, front) as service:
+        gate.hold()
+        running = service.stub.ModelInfer.future(infer_request("double", x=X))
+        gate.wait_for(1)
+        error = refusal(service, with_parameter("timeout", 50_000, x=X), timeout=20.0)
+        assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert re.search(r"the deadline passed after (5|6|7|8|9)\d ms in the queue", error.text), error.text
+        gate.open()
+        running.result(30)
+        assert sum(gate.sizes) == 1, "it reached the engine"
+
+
+def test_priorities_decide_who_leaves_the_queue_first(tmp_path: Path, front: str, gate: Gate) -> None:
+    levels = "dynamic_batching { priority_levels: 2 default_priority_level: 2 }"
+    add_version(tmp_path, "double", doubling_model(), config=f"max_batch_size: 1 {levels}")
+    with local_service(tmp_path, front) as service:
+        batcher = service.server.registry.get("double").batcher
+        gate.hold()
+        order: list[str] = []
+        calls: list[grpc.Future[pb.ModelInferResponse]] = []
+
+        def answered(name: str, _: object) -> None:
+            order.append(name)
+
+        for name, priority in [("running", 0), ("low", 2), ("default", 0), ("high", 1)]:
+            call = service.stub.ModelInfer.future(with_parameter("priority", priority, x=X))
+            call.add_done_callback(functools.partial(answered, name))
+            calls.append(call)
+            wait_until(lambda: batcher.pending == len(calls), "it is queued")
+        for turn in range(1, 5):
+            gate.let_through()
+            wait_until(functools.partial(lambda turn: len(order) >= turn, turn), "the next one is answered")
+        assert order == ["running", "high", "low", "default"]
+        error = refusal(service, with_parameter("priority", 3, x=X))
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT and error.fields() == ["parameters.priority"]
