@@ -26,6 +26,8 @@ from service.statistics import Statistics
 
 log = structlog.get_logger(__name__)
 
+# The longest that a thread waits at once, in seconds: Python has a limit, and requests and configurations have none.
+LONGEST_WAIT = 3600.0
 # How much longer than estimated a batch may take, when deadlines are held against it.
 MARGIN = 1.1
 
@@ -198,7 +200,8 @@ class Batcher:
                     if self._closed and not self._queue:
                         return
                     at = self._queue.next_timeout()
-                    self._timer_news.wait(None if at is None else max(0.0, at - self._clock()))
+                    wait = None if at is None else min(max(0.0, at - self._clock()), LONGEST_WAIT)
+                    self._timer_news.wait(wait)
             _fail_expired(expired, self._clock())
 
     # --- batches ---
@@ -251,7 +254,7 @@ class Batcher:
             _fail_expired(expired, self._clock())
             if batch:
                 self._execute(run, batch, closed_by, ticket)
-            elif not expired and not wake.acquire(timeout=sleep):
+            elif not expired and not wake.acquire(timeout=min(sleep, LONGEST_WAIT)):
                 with self._lock:
                     if (wake, run) in self._idle:
                         self._idle.remove((wake, run))

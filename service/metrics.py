@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from service.loader import LoadedModel
 from service.protocol import Inference
-from service.registry import Registry, State
+from service.registry import UNLOADED, Registry, State
 from service.servicers import SERVER_VERSION
 from service.statistics import Statistics
 
@@ -57,7 +57,7 @@ class ServiceCollector(Collector):
         for status in self._registry.index():
             labels = [status.name, str(status.version or "")]
             ready.add_metric(labels, float(status.state is State.READY))
-            if status.state is State.UNAVAILABLE:
+            if status.state is State.UNAVAILABLE and status.reason != UNLOADED:
                 refused.add_metric([*labels, status.reason[:LONGEST_REASON]], 1)
         yield from (ready, refused)
         info = GaugeMetricFamily(

@@ -23,6 +23,8 @@ from service.routing import CANARY, NO_ROUTING, STABLE, Routing, read_routing
 
 log = structlog.get_logger(__name__)
 
+# Why a version does not answer that an operator took away.
+UNLOADED = "unloaded"
 # How long a version that was replaced may take to answer what it has.
 UNLOAD_SECONDS = 30.0
 
@@ -187,7 +189,7 @@ class Registry:
             if not known:
                 raise NotFound(f"model {name!r} is not found; there are {sorted(self.names()) or 'none'}")
             self._unloaded.add(name)
-            status = {version: VersionStatus(name, version, State.UNAVAILABLE, "unloaded") for version in known}
+            status = {version: VersionStatus(name, version, State.UNAVAILABLE, UNLOADED) for version in known}
             self._replace(name, {}, status)
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """Loading and unloading by call, and what may be logged, on both fronts."""
 
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def test_an_unloaded_model_stays_so_until_it_is_loaded(service: LocalService) ->
     assert not service.stub.ModelReady(pb.ModelReadyRequest(name="double")).ready
     assert serving(service, "double") == health_pb2.HealthCheckResponse.NOT_SERVING
     assert service.stub.ServerReady(pb.ServerReadyRequest()).ready, "what an operator took away is not missing"
+    with urllib.request.urlopen(service.server.metrics_url) as page:
+        assert 'inference_model_refused{model="double"' not in page.read().decode(), "nobody refused it"
     load(service)
     assert states(service) == {"1": ("READY", "")}
     assert service.stub.ModelInfer(infer_request("double", x=X)).model_version == "1"
