@@ -10,14 +10,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import structlog
 from grpc import StatusCode
 from numpy.typing import NDArray
 
-from service.errors import InvalidArgument, QueueFull, ServiceError
+from service.errors import EngineFailed, InvalidArgument, QueueFull, ServiceError
 from service.model import ModelSpec
 from service.pb import classifier_pb2 as pb
 from service.pb.inference_pb2 import ModelInferRequest, ModelInferResponse
 from service.registry import Registry
+
+log = structlog.get_logger(__name__)
 
 # Images of one call, and of all calls together; each is decoded by one of a few threads.
 MAX_IMAGES, MAX_WAITING, DECODERS = 256, 1024, 2
@@ -83,6 +86,10 @@ class ClassifierServicer:
             return ModelInferResponse.FromString(await infer(payload))
         except ServiceError as error:
             return error
+        except Exception:  # whatever one image does must not fail the others
+            failed = EngineFailed()
+            log.exception("an image failed", error_id=failed.error_id)
+            return failed
 
 
 def _image_shape(spec: ModelSpec) -> tuple[int, int, int]:

@@ -45,7 +45,9 @@ def decode(data: bytes) -> Image.Image:
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError as error:
         raise BadImage(f"expected a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file, got {_show(data)}") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # all of which Pillow raises for damaged files
+    except BadImage:
+        raise
+    except Exception as error:  # Pillow's decoders raise all kinds for damaged files
         raise BadImage(f"the file is damaged: {error}") from error
 
 

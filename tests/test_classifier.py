@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from service import images
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc
 from tests.support import Gate, LocalService, add_version, big_scan, doubling_model, local_service, wait_until
@@ -52,8 +53,8 @@ def refusal(service: LocalService, *images: pb.Image, **fields: Any) -> Refusal:
 def test_digits_are_answered_with_label_class_probability_and_version(
     service: LocalService, test_images: TestImages
 ) -> None:
-    images, labels = test_images
-    results = classify(service, *map(digit, images[:200]), top_k=3)
+    pixels, labels = test_images
+    results = classify(service, *map(digit, pixels[:200]), top_k=3)
     assert [result.index for result in results] == list(range(200))
     right = 0
     for result, label in zip(results, labels[:200], strict=True):
@@ -100,6 +101,24 @@ def test_a_bad_image_is_reported_by_its_index_and_the_good_ones_are_answered(
     assert "expected encoded or raw, got neither" in results[2].error.message
     (alone,) = classify(service, pb.Image(encoded=b"no picture"))
     assert alone.error.message == results[1].error.message
+
+
+def test_what_nobody_foresaw_of_one_image_fails_that_image_alone(
+    published: Path, front: str, test_images: TestImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = images.decode
+
+    def trapped(data: bytes) -> Image.Image:
+        if data == b"trap":
+            raise KeyError("the decoder's secret")
+        return decode(data)
+
+    monkeypatch.setattr(images, "decode", trapped)
+    good = digit(test_images[0][0])
+    with local_service(published, front) as service:
+        first, second = classify(service, pb.Image(encoded=b"trap"), good)
+    assert first.error.code == grpc.StatusCode.INTERNAL.value[0] and "secret" not in first.error.message
+    assert second.classes
 
 
 def test_what_is_wrong_with_the_call_is_its_status(service: LocalService, test_images: TestImages) -> None:

@@ -1,5 +1,6 @@
 """Pictures made to fit a model's input, within bounds."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -76,6 +77,17 @@ def test_a_bomb_is_refused_before_it_is_decoded(width: int, height: int) -> None
 def test_raw_pixels_must_agree_with_their_sizes(arguments: tuple[bytes, int, int, int], says: str) -> None:
     with pytest.raises(BadImage, match=says):
         from_pixels(*arguments)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP"])
+def test_a_damaged_file_is_decoded_or_refused_and_never_anything_else(form: str) -> None:
+    random = np.random.default_rng(0)
+    whole = np.frombuffer(encoded(Image.effect_noise((20, 20), 50), form), np.uint8)
+    for _ in range(500):
+        spoilt = whole.copy()
+        spoilt[random.integers(0, len(spoilt), 3)] = random.integers(0, 256, 3)
+        with contextlib.suppress(BadImage):
+            fit(decode(spoilt.tobytes()), GREY, Fit.AUTO)
 
 
 def test_a_turned_photograph_is_set_upright() -> None:
