@@ -107,15 +107,19 @@ def test_what_times_out_is_told_at_once_not_when_the_engine_is_free(
 
 def test_a_timeout_or_delay_of_centuries_stops_no_thread(make: Callable[..., Batcher], engine: HeldEngine) -> None:
     batcher = make(max_delay=1e13)
+    batcher.submit(first := FakeRequest(0, 8))
+    engine.wait_for(1)
     now = time.monotonic()
-    waiting = FakeRequest(1, arrived=now, timeout=1e13)
+    waiting, short = FakeRequest(1, arrived=now, timeout=1e13), FakeRequest(2, arrived=now, timeout=0.05)
     batcher.submit(waiting)
-    short = FakeRequest(2, arrived=now, timeout=0.05)
     batcher.submit(short)
     assert isinstance(short.failure(), DeadlineExceeded), "the thread that fails what times out has ended"
-    engine.let(1)
+    engine.let(2)
+    first.result()
+    wait_until(lambda: len(batcher._idle) == 1, "the engine's thread waits for company")
     batcher.submit(FakeRequest(3, 7, arrived=now))
     waiting.result()
+    assert engine.batches == [[0] * 8, [1] + [3] * 7]
 
 
 @pytest.mark.parametrize(
