@@ -38,7 +38,8 @@ def check(path: Path, version: int | None, runtime: Runtime) -> None:
     if gap is None:
         print(f"golden     none: only warmed up, with zeros, in batches of {sizes}")
     else:
-        print(f"golden     hold in batches of {sizes}; alone and in company they differ by {gap:.1e} at most")
+        company = f"differ by {gap:.1e} at most" if gap else "have the same bits"
+        print(f"golden     hold in batches of {sizes}; alone and in company they {company}")
     print("\n  rows      ms   µs a row   rows a second")
     for size in opened.proof.sizes:
         seconds = opened.proof.seconds(opened.engines[0].run, size)

@@ -66,6 +66,23 @@ def adding_model() -> bytes:
     )
 
 
+def size_dependent_model() -> bytes:
+    """`x` FP32 [N, 4] → `y` = x + N/1000: answers differ with the rows of the run, as those of real kernels may."""
+    constants = [
+        helper.make_tensor("first", TensorProto.INT64, [], [0]),
+        helper.make_tensor("thousandth", TensorProto.FLOAT, [], [0.001]),
+    ]
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["rows"]),
+        helper.make_node("Cast", ["rows"], ["count"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["count", "thousandth"], ["trace"]),
+        helper.make_node("Add", ["x", "trace"], ["y"]),
+    ]
+    tensor = [TensorProto.FLOAT, ["N", 4]]
+    return _model(nodes, inputs=[("x", *tensor)], outputs=[("y", *tensor)], constants=constants)
+
+
 def identity_model(element: int, shape: Sequence[int | str]) -> bytes:
     """`x` → `y` = x, of any element type and shape."""
     return _model(

@@ -15,6 +15,8 @@ from service.queue import QueuePolicy
 from service.repository import LoadError, scan
 from service.tensors import BY_NAME
 from tests.support import (
+    WAIT,
+    Gate,
     add_version,
     adding_model,
     copy_repository,
@@ -23,6 +25,8 @@ from tests.support import (
     infer_request,
     local_service,
     outputs_of,
+    size_dependent_model,
+    wait_until,
 )
 
 CPU = Runtime(["cpu"], 1)
@@ -175,6 +179,26 @@ def test_strict_gives_the_same_bits_alone_and_in_company(
         model = service.server.registry.get("mnist-simplecnn")
         assert model.invariance == 0.0
         assert set(model.statistics.by_size) == {64, 1, 2, 33} and model.statistics.padding_rows == 63 * 3 + 62 + 31
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_strict_makes_bits_equal_where_they_would_differ(tmp_path: Path, front: str, gate: Gate, strict: bool) -> None:
+    """The graph's answers depend on the rows of a run; without strict, which is the control, that is seen."""
+    config = "max_batch_size: 8 dynamic_batching { }" + (STRICT if strict else "")
+    add_version(tmp_path, "sized", size_dependent_model(), config=config)
+    x = np.arange(4, dtype=np.float32).reshape(1, 4)
+    with local_service(tmp_path, front) as service:
+        batcher = service.server.registry.get("sized").batcher
+        alone = service.stub.ModelInfer(infer_request("sized", x=x)).raw_output_contents[0]
+        gate.hold()
+        calls = [service.stub.ModelInfer.future(infer_request("sized", x=x))]
+        gate.wait_for(1)
+        calls += [service.stub.ModelInfer.future(infer_request("sized", x=x)) for _ in range(3)]
+        wait_until(lambda: batcher.rows_waiting == 3, "three wait")
+        gate.open()
+        company = {call.result(WAIT).raw_output_contents[0] for call in calls[1:]}
+        assert gate.sizes == ([8, 8] if strict else [1, 3])
+        assert (company == {alone}) is strict
 
 
 def test_the_batch_invariance_of_a_version_is_measured_and_shown(published: Path) -> None:
