@@ -79,8 +79,12 @@ def size_dependent_model() -> bytes:
         helper.make_node("Mul", ["count", "thousandth"], ["trace"]),
         helper.make_node("Add", ["x", "trace"], ["y"]),
     ]
-    tensor = [TensorProto.FLOAT, ["N", 4]]
-    return _model(nodes, inputs=[("x", *tensor)], outputs=[("y", *tensor)], constants=constants)
+    return _model(
+        nodes,
+        inputs=[("x", TensorProto.FLOAT, ["N", 4])],
+        outputs=[("y", TensorProto.FLOAT, ["N", 4])],
+        constants=constants,
+    )
 
 
 def identity_model(element: int, shape: Sequence[int | str]) -> bytes:
