@@ -53,11 +53,16 @@ class ClassifierServicer:
         if request.fit not in pb.Fit.values():
             raise InvalidArgument("fit", f"fit expected one of {pb.Fit.keys()}, got {request.fit}")
         key = secrets.token_hex(8)  # all of one call go to the same version
-        spec = self._registry.get(request.model_name, request.model_version, key).spec
+        model = self._registry.get(request.model_name, request.model_version, key)
+        spec = model.spec
         shape, output = _image_shape(spec), _class_output(spec)
 
         def prepare(image: pb.Image) -> bytes:
-            return _infer_request(image, request, spec.inputs[0].name, shape, key)
+            try:
+                return _infer_request(image, request, spec.inputs[0].name, shape, key)
+            except InvalidArgument as error:
+                model.statistics.failure(error.code.name, 0.0)  # it will not come to be counted as a request
+                raise
 
         if self._waiting + count > MAX_WAITING:
             raise QueueFull(self._waiting, MAX_WAITING, retry_after=1.0)

@@ -99,6 +99,8 @@ def test_a_bad_image_is_reported_by_its_index_and_the_good_ones_are_answered(
     assert results[1].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert "expected a PNG, JPEG, WEBP or BMP file" in results[1].error.message
     assert "expected encoded or raw, got neither" in results[2].error.message
+    counted = service.server.registry.get(MODEL).statistics.codes
+    assert counted == {"OK": 2, "INVALID_ARGUMENT": 2}
     (alone,) = classify(service, pb.Image(encoded=b"no picture"))
     assert alone.error.message == results[1].error.message
 
