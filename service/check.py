@@ -15,6 +15,7 @@ from service import logs
 from service.engine import DeviceUnavailable, choose_devices
 from service.loader import OpenedVersion, Runtime, open_version
 from service.model import TensorSpec
+from service.proof import CannotRun
 from service.repository import LoadError, look_at
 from service.routing import read_routing
 
@@ -40,10 +41,14 @@ def check(path: Path, version: int | None, runtime: Runtime) -> None:
     else:
         company = f"differ by {gap:.1e} at most" if gap else "have the same bits"
         print(f"golden     hold in batches of {sizes}; alone and in company they {company}")
-    print("\n  rows      ms   µs a row   rows a second")
-    for size in opened.proof.sizes:
-        seconds = opened.proof.seconds(opened.engines[0].run, size)
-        print(f"{size:6} {seconds * 1e3:7.2f} {seconds / size * 1e6:10.1f} {size / seconds:15,.0f}")
+    try:
+        times = {size: opened.proof.seconds(opened.engines[0].run, size) for size in opened.proof.sizes}
+    except CannotRun as error:
+        print(f"times      none: {error}")
+    else:
+        print("\n  rows      ms   µs a row   rows a second")
+        for size, seconds in times.items():
+            print(f"{size:6} {seconds * 1e3:7.2f} {seconds / size * 1e6:10.1f} {size / seconds:15,.0f}")
     print("\nconfig.pbtxt, complete:\n")
     print(text_format.MessageToString(opened.spec.config).rstrip())
     print(f"\n{folder.name} version {number} would be served")

@@ -122,7 +122,8 @@ def classify(client: Client, arguments: argparse.Namespace) -> int:
     """Print the most probable classes of each file."""
     status = 0
     width = max(len(str(path)) for path in arguments.files)
-    for files in _calls(arguments.files):
+    unreadable: list[Path] = []
+    for files in _calls(arguments.files, unreadable):
         results = client.classify(
             arguments.model, [data for _, data in files], arguments.version, top_k=arguments.top, fit=arguments.fit
         )
@@ -133,18 +134,18 @@ def classify(client: Client, arguments: argparse.Namespace) -> int:
                 continue
             classes = [f"{found.label or found.class_id}  {found.probability:.1%}" for found in result.classes]
             print(f"{path!s:{width}}  {'  '.join(classes)}")
-    missing = [path for path in arguments.files if not path.is_file()]
-    return status or int(bool(missing))
+    return status or int(bool(unreadable))
 
 
-def _calls(paths: Sequence[Path]) -> Iterator[list[tuple[Path, bytes]]]:
-    """The files that can be read, in groups of a sensible size; the others are named on standard error."""
+def _calls(paths: Sequence[Path], unreadable: list[Path]) -> Iterator[list[tuple[Path, bytes]]]:
+    """The files that can be read, in groups of a sensible size; the others are named on standard error and added."""
     group: list[tuple[Path, bytes]] = []
     for path in paths:
         try:
             data = path.read_bytes()
         except OSError as error:
             print(f"{path}: {error.strerror}", file=sys.stderr)
+            unreadable.append(path)
             continue
         if group and (len(group) == FILES_A_CALL or sum(len(other) for _, other in group) + len(data) > BYTES_A_CALL):
             yield group

@@ -290,9 +290,10 @@ def _devices(wanted: str) -> list[str]:
 def _address(flag: str, host: str, port: int, *, shared: bool = False) -> Iterator[None]:
     try:
         # Asked here first: both gRPC libraries also write lines of their own about an address that is taken.
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, port), family=family, reuse_port=shared):
-            pass
+        # Bound but not listening, for where the port is shared a listener would get connections.
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as asking:
+            asking.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
+            asking.bind((host, port))
         yield
     except OSError as error:
         raise CannotStart(

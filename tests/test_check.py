@@ -4,6 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import onnx.backend.test
 import pytest
 
 from tests.support import add_version, copy_repository, doubling_model, run_command
@@ -32,6 +33,14 @@ def test_a_model_without_anything_beside_it_shows_what_was_derived(tmp_path: Pat
     out = check(tmp_path / "double").stdout
     assert "double version 3" in out and "none: it would be served unverified" in out
     assert "up to 4 rows" in out and "max_batch_size: 4" in out and "golden     none" in out
+
+
+def test_a_graph_that_can_do_nothing_with_zeros_is_not_timed_but_would_be_served(tmp_path: Path) -> None:
+    model = Path(onnx.backend.test.__file__).parent / "data/simple/test_expand_shape_model1/model.onnx"
+    add_version(tmp_path, "expand", model.read_bytes())
+    result = check(tmp_path / "expand")
+    assert result.returncode == 0 and "times      none: the graph cannot be run on inputs of shape" in result.stdout
+    assert "not warmed up" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,10 @@ def test_a_bad_file_is_named_and_the_others_are_answered(
     Image.fromarray(test_images[0][0, :, :, 0]).save(good)
     bad.write_text("no picture")
     Image.new("L", (50, 50), 255).save(blank)
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    status, output, errors = client(service, "classify", str(good), str(folder))
+    assert status == 1 and str(good) in output and f"{folder}: Is a directory" in errors
     status, output, errors = client(service, "classify", *map(str, (bad, blank, good, tmp_path / "missing.png")))
     assert status == 1
     assert len(output.splitlines()) == 1 and str(good) in output
