@@ -107,7 +107,8 @@ def test_an_engine_that_breaks_ends_the_process_with_status_3(published: Path, t
     flag = tmp_path / "broken"
     port = free_port()
     command = [sys.executable, "-c", BREAKS, str(flag), "--repository", str(published), "--grpc-port", str(port)]
-    command += ["--metrics-port", "0", "--drain-seconds", "0.2", "--device", "cpu"]
+    # Opened only once it is ready, --reuse-port saves the waiting for that.
+    command += ["--metrics-port", "0", "--drain-seconds", "0.2", "--device", "cpu", "--reuse-port"]
     process = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stderr=subprocess.PIPE, text=True)
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
