@@ -245,8 +245,15 @@ class ServiceProcess:
         self.events: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        wait_until(lambda: self.has("ready") or self.has("not ready") or self.process.poll() is not None, "it started")
-        assert not ready or self.has("ready"), self.events
+        try:
+            wait_until(
+                lambda: self.has("ready") or self.has("not ready") or self.process.poll() is not None, "it started"
+            )
+            assert not ready or self.has("ready"), self.events
+        except BaseException:
+            self.process.kill()  # nobody else will
+            self.wait()
+            raise
         self.address = str(self.event("listening")["grpc"]) if self.has("listening") else ""
         self.metrics = str(self.event("metrics")["url"])
 
