@@ -257,6 +257,10 @@ class ServiceProcess:
         self.address = str(self.event("listening")["grpc"]) if self.has("listening") else ""
         self.metrics = str(self.event("metrics")["url"])
 
+    @property
+    def _settled(self) -> bool:
+        return self.has("ready") or self.has("not ready") or self.process.poll() is not None
+
     def has(self, event: str) -> bool:
         """Whether a line of the log says so."""
         return any(line["event"] == event for line in self.events)
