@@ -246,9 +246,7 @@ class ServiceProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            wait_until(
-                lambda: self.has("ready") or self.has("not ready") or self.process.poll() is not None, "it started"
-            )
+            wait_until(lambda: self._settled, "it started")
             assert not ready or self.has("ready"), self.events
         except BaseException:
             self.process.kill()  # nobody else will
