@@ -87,6 +87,7 @@ class Batcher:
         self._idle: list[tuple[threading.Lock, Run]] = []  # engines that are free, and what wakes their threads
         self._engines = len(runs)
         self._timer: threading.Thread | None = None  # fails what times out; made when first needed
+        self._timer_at = math.inf  # when it looks next
         self._timer_news = threading.Condition(self._lock)
         self._threads = [
             threading.Thread(target=self._work, args=(run,), name=f"engine-{name}-{index}", daemon=True)
@@ -132,7 +133,7 @@ class Batcher:
             queue.push(request)
             if wake and self._idle:
                 self._idle.pop()[0].release()
-            if request.timeout:
+            if request.timeout and request.deadline is not None and request.deadline < self._timer_at:
                 self._watch_timeouts()
 
     def cancel(self, request: Request) -> bool:
@@ -199,8 +200,8 @@ class Batcher:
                 if not expired:
                     if self._closed and not self._queue:
                         return
-                    at = self._queue.next_timeout()
-                    wait = None if at is None else min(max(0.0, at - self._clock()), LONGEST_WAIT)
+                    self._timer_at = self._queue.next_timeout()
+                    wait = min(max(0.0, self._timer_at - self._clock()), LONGEST_WAIT)
                     self._timer_news.wait(wait)
             _fail_expired(expired, self._clock())
 

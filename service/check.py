@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf import text_format
+from pydantic import TypeAdapter, ValidationError
 
 from service import logs
 from service.engine import DeviceUnavailable, choose_devices
@@ -18,6 +19,7 @@ from service.model import TensorSpec
 from service.proof import CannotRun
 from service.repository import LoadError, look_at
 from service.routing import read_routing
+from service.settings import Device, Threads
 
 
 def check(path: Path, version: int | None, runtime: Runtime) -> None:
@@ -29,7 +31,7 @@ def check(path: Path, version: int | None, runtime: Runtime) -> None:
     folder = look_at(path)
     if version is None and not folder.versions:
         raise LoadError(f"{path} holds no version, such as {path.name}/1/model.onnx; give the model's own folder")
-    number = version or max(folder.versions)
+    number = max(folder.versions) if version is None else version
     if number not in folder.versions:
         raise LoadError(f"{path} has no version {number}; there are {sorted(folder.versions)}")
     opened = open_version(folder, number, runtime)
@@ -92,6 +94,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--device", default="auto", help="as of the service (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="as of the service (%(default)s)")
     options = parser.parse_args(arguments)
+    try:  # both mean what they mean there
+        TypeAdapter(Device).validate_python(options.device)
+        TypeAdapter(Threads).validate_python(options.threads)
+    except ValidationError as error:
+        parser.error(f"{error.errors()[0]['input']!r}: {error.errors()[0]['msg']}")
     logs.configure("text")
     try:
         check(options.folder, options.version, Runtime(choose_devices(options.device), options.threads))

@@ -6,19 +6,19 @@ their answers to the response; bounds on the pictures that are being decoded. Do
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import structlog
 from grpc import StatusCode
-from numpy.typing import NDArray
 
 from service.errors import EngineFailed, InvalidArgument, QueueFull, ServiceError
 from service.model import ModelSpec
 from service.pb import classifier_pb2 as pb
 from service.pb.inference_pb2 import ModelInferRequest, ModelInferResponse
 from service.registry import Registry
+from service.response import largest
 
 log = structlog.get_logger(__name__)
 
@@ -157,12 +157,7 @@ def _result(index: int, answer: ModelInferResponse | ServiceError, spec: ModelSp
     result = pb.Result(index=index, model_name=answer.model_name, model_version=answer.model_version)
     tensor = spec.outputs[output]
     values = np.frombuffer(answer.raw_output_contents[output], tensor.data_type.dtype)
-    for number in best(values, top):
+    for number in largest(values, top).tolist():
         label = tensor.labels[number] if number < len(tensor.labels) else ""
         result.classes.add(class_id=number, label=label, probability=float(values[number]))
     return result
-
-
-def best(values: NDArray[np.generic], count: int) -> Sequence[int]:
-    """The indices of the largest values, the largest first."""
-    return [int(index) for index in np.argsort(-values.astype(np.float64), kind="stable")[:count]]

@@ -7,6 +7,7 @@ The rules are those of Triton's dynamic_batching, whose names they keep:
 https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/batcher.html
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -222,9 +223,9 @@ class RequestQueue:
             self.remove(request)
         return expired
 
-    def next_timeout(self) -> float | None:
-        """When the first of the requests that must be failed by us, for the wire will not, runs out of time."""
-        return min((r.deadline for r in self if r.timeout and r.deadline is not None), default=None)
+    def next_timeout(self) -> float:
+        """When the first of the requests that we must fail, for the wire will not, runs out of time; or infinity."""
+        return min((r.deadline for r in self if r.timeout and r.deadline is not None), default=math.inf)
 
     def _part_of(self, request: Request) -> Part:
         return self._parts[2 * request.level + request.late]

@@ -124,7 +124,8 @@ def _config_stamp(folder: Path) -> str:
     for name in ROUTING_PARAMETERS:
         config.parameters.pop(name, None)
     digest = hashlib.sha256(config.SerializeToString(deterministic=True)).hexdigest()
-    return digest + "".join(_stamp(folder / output.label_filename) for output in config.output)
+    labels = [output.label_filename for output in config.output if output.label_filename]
+    return digest + "".join(_stamp(folder / name) for name in labels)
 
 
 def _stamp(path: Path) -> str:

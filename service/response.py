@@ -61,13 +61,18 @@ def classify(values: NDArray[np.generic], count: int, output: TensorSpec, *, bat
     """
     rows = values.reshape(len(values), -1) if batches else values.reshape(1, -1)
     numbers = bfloat16_to_float(rows) if output.data_type.name == "BF16" else rows
-    best = np.argsort(-numbers.astype(np.float64), axis=1, kind="stable")[:, :count]
+    best = largest(numbers, count)
     form = "{:f}" if numbers.dtype.kind == "f" else "{:d}"
     texts = np.empty(best.shape, np.object_)
     for place, index in np.ndenumerate(best):
         text = f"{form.format(numbers[place[0], index].item())}:{index}"
         texts[place] = f"{text}:{output.labels[index]}" if index < len(output.labels) else text
     return texts if batches else texts[0]
+
+
+def largest(values: NDArray[np.generic], count: int) -> NDArray[np.int64]:
+    """Where the largest values along the last axis stand, the largest first."""
+    return np.argsort(-values.astype(np.float64), axis=-1, kind="stable")[..., :count]
 
 
 def bfloat16_to_float(bits: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -5,8 +5,8 @@ models; then ready. A port that is shared with other services is opened last, wh
 Stopping, on SIGTERM or Ctrl-C:
 
 1. health says NOT_SERVING and /readyz 503, while calls are still served for `drain_seconds` (not after Ctrl-C);
-2. no new connections are accepted, and on the grpcio front those that are open have come of age and gone elsewhere
-   after `connection_seconds`, calls being served until they have (not after Ctrl-C);
+2. the grpcio front accepts no more connections, and those that are open have come of age and gone elsewhere after
+   `connection_seconds`, calls being served until they have (not after Ctrl-C, and not on the native front);
 3. new calls are refused with UNAVAILABLE, and what waits is answered, within `grace_seconds`;
 4. once no more calls arrive, or after a moment, the fronts close; exit status 0.
 

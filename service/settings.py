@@ -9,6 +9,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?(,cuda:\d+)*)$")]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+
 
 class Settings(BaseSettings):
     """Serve the models of a repository over gRPC; `python -m service check MODEL_DIR` tries one without serving it."""
@@ -35,9 +38,9 @@ class Settings(BaseSettings):
     """Port of /metrics, /livez and /readyz; 0 picks a free one."""
     front: Literal["auto", "native", "grpcio"] = "auto"
     """What speaks HTTP/2: native is fast, grpcio is always there, auto takes native where it is installed."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?(,cuda:\d+)*)$")] = "auto"
+    device: Device = "auto"
     """Where models run: auto, cpu, cuda, or a list such as cuda:0,cuda:1, with one engine a device."""
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    threads: Threads = 1
     """Threads of each engine on the CPU."""
     max_message_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 * 2**20
     """Largest request that is taken, in bytes."""

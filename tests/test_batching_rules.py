@@ -9,7 +9,7 @@ import pytest
 from service.batcher import Batcher, Policy
 from service.errors import DeadlineExceeded, EngineFailed, InvalidArgument, NotReady, QueueFull
 from service.execution import Run
-from service.queue import QueuePolicy, RequestQueue
+from service.queue import QueuePolicy, Request, RequestQueue
 from service.repository import LoadError
 from service.statistics import Statistics
 from tests.batching import Clock, FakeRequest, HeldEngine, busy
@@ -103,6 +103,23 @@ def test_what_times_out_is_told_at_once_not_when_the_engine_is_free(
     patient.result()
     wait_until(lambda: batcher.pending == 0, "all is done")
     assert engine.batches == [[0], [2]]
+
+
+def test_requests_that_time_out_in_their_order_are_not_gone_through_each_time_one_comes(
+    make: Callable[..., Batcher], engine: HeldEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    look = RequestQueue.drop_expired
+
+    def counted(queue: RequestQueue, now: float) -> list[Request]:
+        looks.append(now)
+        return look(queue, now)
+
+    monkeypatch.setattr(RequestQueue, "drop_expired", counted)
+    batcher = make(QueuePolicy(1000, timeout=60.0))
+    for value in range(500):
+        batcher.submit(FakeRequest(value, arrived=time.monotonic()))
+    assert batcher.rows_waiting >= 490 and len(looks) < 10
 
 
 def test_a_timeout_or_delay_of_centuries_stops_no_thread(make: Callable[..., Batcher], engine: HeldEngine) -> None:

@@ -73,6 +73,7 @@ def test_golden_answers_that_do_not_hold_are_told(published: Path, tmp_path: Pat
     [
         ((), "holds no version"),
         (("--version", "7"), "has no version 7"),
+        (("--version", "0"), "has no version 0"),
         (("--device", "cuda"), "--device cuda"),
     ],
 )
@@ -88,6 +89,9 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_wrong_usage_is_status_2_and_help_reads_well() -> None:
     assert run_command("service", "check").returncode == 2
+    for flags in (("--device", "gpu7"), ("--threads", "0")):
+        result = run_command("service", "check", "anywhere", *flags)
+        assert result.returncode == 2 and "Traceback" not in result.stderr
     text = run_command("service", "check", "--help").stdout
     assert "MODEL_DIR" in text and "models/mnist-simplecnn" in text
     assert "python -m service check MODEL_DIR" in run_command("service", "--help").stdout

@@ -124,6 +124,17 @@ def test_nothing_is_loaded_twice_and_a_refused_version_only_when_its_files_chang
     assert served(registry) == [3]
 
 
+def test_a_new_version_beside_others_loads_nothing_but_itself(repository: Path, loads: Loads) -> None:
+    """Whatever else its arrival changes in the model's folder."""
+    output = 'output { name: "y" data_type: TYPE_FP32 dims: [ 4 ] }'
+    (repository / "double" / "config.pbtxt").write_text(f"max_batch_size: 8 {output} version_policy {{ all {{ }} }}")
+    registry = Registry(repository, loads)
+    registry.reconcile()
+    add_version(repository, "double", doubling_model(), version=3)
+    registry.reconcile()
+    assert loads.asked == [("double", 2), ("double", 1), ("double", 3)]
+
+
 def test_a_bad_new_version_never_takes_traffic_and_shows_why(repository: Path, loads: Loads) -> None:
     registry = Registry(repository, loads)
     registry.reconcile()
