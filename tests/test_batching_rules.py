@@ -117,9 +117,10 @@ def test_requests_that_time_out_in_their_order_are_not_gone_through_each_time_on
 
     monkeypatch.setattr(RequestQueue, "drop_expired", counted)
     batcher = make(QueuePolicy(1000, timeout=60.0))
-    for value in range(500):
+    for value in range(100):
         batcher.submit(FakeRequest(value, arrived=time.monotonic()))
-    assert batcher.rows_waiting >= 490 and len(looks) < 10
+        time.sleep(0.001)  # the thread that looks has its chance
+    assert batcher.rows_waiting >= 90 and len(looks) < 10
 
 
 def test_a_timeout_or_delay_of_centuries_stops_no_thread(make: Callable[..., Batcher], engine: HeldEngine) -> None:
