@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test lint train serve bench bench-train soak soak-reload soak-restart soak-overload stubs lock clean
+.PHONY: help demo test lint train serve bench bench-train soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ bench: .venv/installed ## measure the service, side by side with Triton where it
 bench-train: .venv/installed ## measure training against the plain recipe, on the full MNIST
 	$(BIN)/python -m tests.benchmarks.train_speed $(BENCH_FLAGS)
 
-soak: soak-reload soak-restart soak-overload ## all of the next three; 9 minutes
+soak: soak-reload soak-restart soak-overload soak-storm ## all of the next four; 10 minutes
 
 soak-reload: .venv/installed ## 20 hot reloads under load, against the same load without
 	$(BIN)/python -m tests.soaks.reload --repository $(REPOSITORY) $(SOAK_FLAGS)
@@ -51,6 +51,9 @@ soak-restart: .venv/installed ## 10 rolling restarts of two replicas on one port
 
 soak-overload: .venv/installed ## ten times the capacity for a minute
 	$(BIN)/python -m tests.soaks.overload $(SOAK_FLAGS)
+
+soak-storm: .venv/installed ## 1,024 callers with deadlines of 100 ms
+	$(BIN)/python -m tests.soaks.storm --repository $(REPOSITORY) $(SOAK_FLAGS)
 
 stubs: .venv/installed ## make service/pb anew from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iservice/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/*.proto

@@ -1,1 +1,1 @@
-"""Long runs under load, by hand: `make soak-reload`, `make soak-restart`, `make soak-overload`."""
+"""Long runs under load, by hand: `make soak-reload`, `make soak-restart`, `make soak-overload`, `make soak-storm`."""
