@@ -81,6 +81,7 @@ class Registry:
         self._unloaded: set[str] = set()  # by an operator
         self._status: Mapping[tuple[str, int], VersionStatus] = {}
         self._problem = "models are still loading"
+        self._unreadable = ""  # why the repository could not be read at the last look
 
     def get(self, name: str, version: str = "", key: str | None = None) -> LoadedModel:
         """The version with that number or label; for "" the stable one, which is the newest if none is labelled so.
@@ -138,11 +139,14 @@ class Registry:
             try:
                 folders = scan(self._repository)
             except LoadError as error:
-                log.error("the repository cannot be read; what is loaded stays", reason=str(error))
+                if str(error) != self._unreadable:  # said once, however often it is looked for
+                    log.error("the repository cannot be read; what is loaded stays", reason=str(error))
+                self._unreadable = str(error)
                 if not self._routes:
                     self._problem = str(error)
                 self._on_change()
                 return
+            self._unreadable = ""
             for folder in folders:
                 if folder.name not in self._unloaded:
                     self._reconcile_model(folder)
