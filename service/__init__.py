@@ -7,6 +7,7 @@ A request passes these stops, in reading order, which is also the order of impor
     classifier.py   pictures in, labels out: images.py makes them fit, then they go the way of all requests
     protocol.py     one call: read it, find its model, queue it, answer it
     codec.py        ModelInferRequest bytes → checked rows
+    templates.py    the same, for requests that differ from an earlier one in id and contents only
     response.py     outputs → ModelInferResponse bytes
     registry.py     what is loaded, by name and version; reload
     routing.py      which version answers: labels, and the canary's share

@@ -294,13 +294,13 @@ class Batcher:
             same_shape=self._same_shape,
             preferred=preferred,
         )
-        self._rows_running += sum(request.rows for request in batch)
+        self._rows_running += sum([request.rows for request in batch])
         ticket = self._turnstile.ticket() if self._turnstile and batch else 0
         return batch, closed or closed_by, expired, ticket
 
     def _execute(self, run: Run, batch: list[Request], closed_by: str, ticket: int) -> None:
         """Run a batch, and learn from how long it took."""
-        rows = sum(request.rows for request in batch)
+        rows = sum([request.rows for request in batch])
         started = self._clock()
         try:
             if self._turnstile is None:

@@ -14,7 +14,7 @@ import structlog
 from numpy.typing import NDArray
 
 from service.errors import EngineFailed
-from service.model import Arrays
+from service.model import Arrays, Outputs
 from service.queue import Request
 from service.statistics import Batch, Statistics
 
@@ -57,7 +57,7 @@ class Execution:
     ) -> None:
         """Run a batch, answer its requests and count it. `wait_turn` is called before the first answer leaves."""
         started = self._clock()
-        rows = sum(request.rows for request in batch)
+        rows = sum([request.rows for request in batch])
         padding = max(0, self._fixed_rows - rows)
         try:
             inputs = _join(batch, padding)
@@ -75,7 +75,7 @@ class Execution:
             return
         # From here on nothing may lead to a second run: some may have their answers already.
         wait_turn()
-        answered = _answer(batch, outputs, whole=len(batch) == 1 and not padding)
+        answered = _answer(batch, Outputs(outputs, whole=len(batch) == 1 and not padding))
         ended = self._clock()
         self._statistics.batch(
             Batch(
@@ -135,7 +135,7 @@ def _join(batch: Sequence[Request], padding: int) -> Arrays:
     """The inputs of all requests, one after the other, and `padding` times the last row; a single one's as they are."""
     if len(batch) == 1 and not padding:
         return batch[0].inputs
-    columns = zip(*(request.inputs for request in batch), strict=True)
+    columns = zip(*[request.inputs for request in batch], strict=True)
     return tuple(np.concatenate([*parts, *[parts[-1][-1:]] * padding]) for parts in columns)
 
 
@@ -146,29 +146,21 @@ def _checked(outputs: Sequence[NDArray[np.generic]], batch: Sequence[Request], r
     return tuple(outputs)
 
 
-def _answer(batch: Sequence[Request], outputs: Arrays, *, whole: bool) -> list[Request]:
-    """Give each request its rows, or all of them; those that got them. One's trouble is not its batch mates'."""
+def _answer(batch: Sequence[Request], outputs: Outputs) -> list[Request]:
+    """Give each request its rows; those that got them. One's trouble is not its batch mates'."""
     prepared = []
     row = 0
     for request in batch:
         following = row + request.rows
-        own = outputs if whole else tuple(output[row:following] for output in outputs)
-        if _prepare(request, own):
+        try:
+            request.prepare(outputs, row, following)
             prepared.append(request)
+        except Exception:
+            error = EngineFailed()
+            log.exception("an answer could not be built", error_id=error.error_id)
+            request.fail(error)
         row = following
     return [request for request in prepared if _send(request)]  # at once, so that a front can write few packets
-
-
-def _prepare(request: Request, outputs: Arrays) -> bool:
-    """Make one request's answer; its trouble is not its batch mates'."""
-    try:
-        request.prepare(outputs)
-    except Exception:
-        error = EngineFailed()
-        log.exception("an answer could not be built", error_id=error.error_id)
-        request.fail(error)
-        return False
-    return True
 
 
 def _send(request: Request) -> bool:

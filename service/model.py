@@ -49,3 +49,33 @@ class ModelSpec:
     def batches(self) -> bool:
         """Whether the first axis of every tensor is the batch."""
         return self.max_batch_size > 0
+
+
+class Outputs:
+    """What a run gave, of which each request of the batch takes its rows; a tensor is made into bytes only once.
+
+    `whole` says that the first axis is no batch, or none to be divided: the one request gets everything.
+    """
+
+    __slots__ = ("_raw", "arrays", "shapes", "whole")
+
+    def __init__(self, arrays: Arrays, *, whole: bool) -> None:
+        self.arrays = arrays
+        self.whole = whole
+        self.shapes = tuple([array.shape if whole else array.shape[1:] for array in arrays])  # of a request, or a row
+        self._raw: list[bytes | None] = [None] * len(arrays)
+
+    def rows(self, index: int, first: int, end: int) -> NDArray[np.generic]:
+        """An output's rows from `first` up to `end`."""
+        array = self.arrays[index]
+        return array if self.whole else array[first:end]
+
+    def raw(self, index: int, first: int, end: int) -> bytes:
+        """The same as bytes, in C's order."""
+        raw = self._raw[index]
+        if raw is None:
+            raw = self._raw[index] = self.arrays[index].tobytes()
+        if self.whole:
+            return raw
+        row = len(raw) // len(self.arrays[index])
+        return raw[first * row : end * row]

@@ -6,75 +6,77 @@ fail it or forget it, and count which. Does not own: what the bytes say (codec.p
 
 import time
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from service.batcher import BatcherClosed
 from service.codec import Parameters, parse, read_inputs, read_outputs, read_parameters
 from service.credentials import INFER, KEY, Credentials
 from service.errors import Draining, EngineFailed, MessageTooLarge, ServiceError
 from service.loader import LoadedModel
-from service.model import Arrays
-from service.pb.inference_pb2 import ModelInferRequest
+from service.model import Arrays, Outputs
 from service.queue import Request
 from service.registry import Registry
-from service.response import write_response
+from service.response import Writer, writer_of
 from service.statistics import Statistics
+from service.templates import Templates
 
 # A caller's own clock ends its call a little before or after ours would: within this, in seconds, it was the deadline.
 CLOCK_SLACK = 0.005
 
 
-class Reply(Protocol):
-    """A front's way back to one caller. Called once, from any thread."""
+C = TypeVar("C", contravariant=True)
 
-    def respond(self, payload: bytes) -> None:
+
+class Replies(Protocol[C]):
+    """A front's way back to its callers, whose calls it tells apart by whatever `call` is. From any thread."""
+
+    def respond(self, call: C, payload: bytes) -> None:
         """Send the serialised response."""
 
-    def fail(self, error: ServiceError) -> None:
+    def fail(self, call: C, error: ServiceError) -> None:
         """End the call with the error's status."""
 
 
 class InferRequest(Request):
     """A request on its way: what the batcher needs, and how to answer its caller."""
 
-    __slots__ = ("id", "model", "outputs", "reply", "response")
+    __slots__ = ("answered", "call", "id", "model", "replies", "response", "writer")
 
     def __init__(
         self,
-        message: ModelInferRequest,
-        parameters: Parameters,
-        model: LoadedModel,
-        reply: Reply,
-        *,
+        inputs: Arrays,
+        rows: int,
         arrived: float,
         deadline: float | None,
+        parameters: Parameters,
+        request_id: str,
+        model: LoadedModel,
+        writer: Writer,
+        replies: Replies[Any],
+        call: object,
     ) -> None:
-        inputs, rows = read_inputs(message, model.spec)
-        super().__init__(
-            inputs,
-            rows,
-            arrived=arrived,
-            deadline=deadline,
-            timeout=parameters.timeout,
-            priority=parameters.priority,
-        )
-        self.outputs = read_outputs(message, model.spec)
-        self.id = message.id
+        super().__init__(inputs, rows, arrived, deadline, parameters.timeout, parameters.priority)
+        self.id = request_id
         self.model = model
-        self.reply = reply
+        self.writer = writer
+        self.replies = replies
+        self.call = call
+        self.answered = False
 
-    def prepare(self, outputs: Arrays) -> None:
+    def prepare(self, outputs: Outputs, first: int, end: int) -> None:
         """Serialise this request's rows of the outputs it asked for."""
-        self.response = write_response(self.model.spec, self.id, self.outputs, outputs)
+        self.response = self.writer.write(self.id, outputs, first, end)
 
     def send(self) -> None:
         """Give the response to the front."""
-        self.reply.respond(self.response)
+        self.answered = True
+        self.replies.respond(self.call, self.response)
 
     def fail(self, error: ServiceError) -> None:
         """Send the error and count it."""
+        self.answered = True
         self.model.statistics.failure(error.code.name, time.monotonic() - self.arrived)
-        self.reply.fail(error)
+        self.replies.fail(self.call, error)
 
     def cancel(self) -> None:
         """The caller is gone, or its deadline has passed: cost no compute if none was spent yet."""
@@ -93,6 +95,7 @@ class Inference:
         self.draining = False  # it takes no more
         self.refused_at = 0.0  # when a call last met that
         self.unrouted = Statistics()  # of calls that reached no model
+        self._templates = Templates()
         self._registry = registry
         self._max_message_bytes = max_message_bytes
         self._credentials = credentials
@@ -112,9 +115,16 @@ class Inference:
             raise
 
     def accept(
-        self, payload: bytes, reply: Reply, *, arrived: float, deadline: float | None, wake: bool = True
+        self,
+        payload: bytes,
+        replies: Replies[C],
+        call: C,
+        *,
+        arrived: float,
+        deadline: float | None,
+        wake: bool = True,
     ) -> InferRequest | None:
-        """Check the request and queue it; `reply` is used now if it is refused, else when it is computed.
+        """Check the request and queue it; the call fails now if it is refused, else it is answered when computed.
 
         Times are on time.monotonic()'s clock. Returns the queued request, which can be cancelled, or None. A caller
         that does not `wake` the engine lends the request's batcher its thread after.
@@ -126,14 +136,31 @@ class Inference:
                 raise Draining
             if len(payload) > self._max_message_bytes:
                 raise MessageTooLarge(len(payload), self._max_message_bytes)
-            message = parse(payload)
-            parameters = read_parameters(message)
+            known = self._templates.find(payload)
             while True:
-                model = self._registry.get(
-                    message.model_name, message.model_version, parameters.sticky_key or message.id
+                if known:
+                    template, request_id, start = known
+                    parameters = template.parameters
+                    model = self._registry.get(template.name, template.version, parameters.sticky_key or request_id)
+                    statistics = model.statistics
+                    if template.model() is not model:
+                        known = None  # another version answers now, for which it has to be checked anew
+                        continue
+                    inputs, rows, writer = template.inputs(payload, start), template.rows, template.writer
+                else:
+                    message = parse(payload)
+                    request_id = message.id
+                    parameters = read_parameters(message)
+                    model = self._registry.get(
+                        message.model_name, message.model_version, parameters.sticky_key or request_id
+                    )
+                    statistics = model.statistics
+                    inputs, rows = read_inputs(message, model.spec)
+                    writer = writer_of(model.spec, read_outputs(message, model.spec))
+                    self._templates.learn(payload, message, parameters, model, inputs, rows, writer)
+                request = InferRequest(
+                    inputs, rows, arrived, deadline, parameters, request_id, model, writer, replies, call
                 )
-                statistics = model.statistics
-                request = InferRequest(message, parameters, model, reply, arrived=arrived, deadline=deadline)
                 try:
                     model.batcher.submit(request, wake=wake)
                 except BatcherClosed:
@@ -143,7 +170,7 @@ class Inference:
                 return request
         except ServiceError as error:
             statistics.failure(error.code.name, time.monotonic() - arrived)
-            reply.fail(error)
+            replies.fail(call, error)
         except Exception:
             statistics.failure(EngineFailed.code.name, time.monotonic() - arrived)
             raise

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from service.errors import InvalidArgument, ServiceError
-from service.model import Arrays
+from service.model import Arrays, Outputs
 
 
 class Request(ABC):
@@ -30,9 +30,8 @@ class Request(ABC):
         self,
         inputs: Arrays,
         rows: int,
-        *,
         arrived: float,
-        deadline: float | None,
+        deadline: float | None = None,
         timeout: float = 0.0,
         priority: int = 0,
     ) -> None:
@@ -48,8 +47,8 @@ class Request(ABC):
         self.late = False
 
     @abstractmethod
-    def prepare(self, outputs: Arrays) -> None:
-        """Make the answer from this request's rows of every output."""
+    def prepare(self, outputs: Outputs, first: int, end: int) -> None:
+        """Make the answer from this request's rows of every output: `first` up to `end`."""
 
     @abstractmethod
     def send(self) -> None:
@@ -91,6 +90,7 @@ class RequestQueue:
         self.rows = 0
         self._levels = [_Level(policy) for policy in levels]
         self._default = default_level
+        self._plain = len(levels) == 1 and not levels[0].timeout
         # In the order in which they are emptied: each level, and then what is late in it.
         self._parts: list[Part] = [OrderedDict() for _ in range(2 * len(levels))]
 
@@ -109,6 +109,8 @@ class RequestQueue:
         Raises:
             InvalidArgument: its priority is none of the model's.
         """
+        if self._plain and not request.timeout:
+            return  # one level, without time limits
         levels = len(self._levels)
         if levels == 1 or not request.priority:
             request.level = self._default  # without levels a priority means nothing, as in Triton
@@ -143,8 +145,9 @@ class RequestQueue:
 
     def push(self, request: Request) -> None:
         """Put the request at the end of its level."""
-        self._part_of(request)[request] = None
-        self._count(request, request.rows)
+        self._parts[2 * request.level + request.late][request] = None
+        self._levels[request.level].rows += request.rows
+        self.rows += request.rows
 
     def remove(self, request: Request) -> bool:
         """Take the request out; False if it does not wait."""

@@ -5,6 +5,8 @@ serialised protobuf: https://protobuf.dev/programming-guides/encoding/ says that
 """
 
 import contextlib
+import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +14,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from service.errors import ServiceError
-from service.model import Arrays, ModelSpec, TensorSpec, Wanted
+from service.model import ModelSpec, Outputs, TensorSpec, Wanted
 from service.pb.inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from service.tensors import BYTES, LENGTH
 
@@ -22,25 +24,72 @@ ID_TAG, RAW_TAG = b"\x1a", b"\x32"
 STREAMED_TAG = b"\x12"
 
 
-def write_response(spec: ModelSpec, request_id: str, wanted: Wanted, outputs: Arrays) -> bytes:
-    """The serialised ModelInferResponse: contents raw, in the order asked for."""
-    chosen = [
-        classify(outputs[index], count, spec.outputs[index], batches=spec.batches) if count else outputs[index]
-        for index, count in wanted
-    ]
-    pieces = [_head(spec, wanted, tuple(array.shape for array in chosen))]
-    if request_id:
-        encoded = request_id.encode()
-        pieces += (ID_TAG, _varint(len(encoded)), encoded)
-    for array in chosen:
-        raw = _join_bytes(array) if array.dtype.hasobject else array.tobytes()
-        pieces += (RAW_TAG, _varint(len(raw)), raw)
-    return b"".join(pieces)
+class Writer:
+    """Writes what a version answers to those who ask for the same outputs in the same form: ModelInferResponses."""
+
+    def __init__(self, spec: ModelSpec, wanted: Wanted) -> None:
+        self._spec = spec
+        self._wanted = wanted
+        self._indices = [index for index, _ in wanted]
+        self._plain = not any(classes or spec.outputs[index].data_type is BYTES for index, classes in wanted)
+        self._frames = lru_cache(maxsize=256)(self._make_frames)
+
+    def write(self, request_id: str, outputs: Outputs, first: int, end: int) -> bytes:
+        """The serialised response with the rows from `first` up to `end`: contents raw, in the order asked for."""
+        if not self._plain:
+            return self._write_converted(request_id, outputs, first, end)
+        frames = self._frames(end - first, outputs.whole, outputs.shapes)
+        if len(frames) == 1 and not request_id:
+            return frames[0] + outputs.raw(self._indices[0], first, end)
+        pieces = _id_pieces(request_id)
+        for frame, index in zip(frames, self._indices, strict=True):
+            pieces += (frame, outputs.raw(index, first, end))
+        return b"".join(pieces)
+
+    def _make_frames(self, rows: int, whole: bool, shapes: tuple[tuple[int, ...], ...]) -> list[bytes]:
+        """What stands before the bytes of each output, which depends on nothing but shapes."""
+        full = [shapes[index] if whole else (rows, *shapes[index]) for index in self._indices]
+        tags = [
+            RAW_TAG + varint(math.prod(shape) * self._spec.outputs[index].data_type.dtype.itemsize)
+            for shape, index in zip(full, self._indices, strict=True)
+        ]
+        return [self._head(full) + tags[0], *tags[1:]]
+
+    def _write_converted(self, request_id: str, outputs: Outputs, first: int, end: int) -> bytes:
+        """As write(), for outputs that do not leave as they came: classes, and strings."""
+        spec = self._spec
+        chosen = [
+            classify(values, count, spec.outputs[index], batches=spec.batches) if count else values
+            for index, count in self._wanted
+            for values in (outputs.rows(index, first, end),)
+        ]
+        pieces = _id_pieces(request_id)
+        pieces.append(self._head([array.shape for array in chosen]))
+        for array in chosen:
+            raw = _join_bytes(array) if array.dtype.hasobject else array.tobytes()
+            pieces += (RAW_TAG, varint(len(raw)), raw)
+        return b"".join(pieces)
+
+    def _head(self, shapes: Sequence[tuple[int, ...]]) -> bytes:
+        """All of a response but its id and contents."""
+        spec = self._spec
+        response = ModelInferResponse(model_name=spec.name, model_version=str(spec.version))
+        for (index, classes), shape in zip(self._wanted, shapes, strict=True):
+            tensor = spec.outputs[index]
+            datatype = BYTES.name if classes else tensor.data_type.name
+            response.outputs.add(name=tensor.name, datatype=datatype, shape=shape)
+        return response.SerializeToString()
+
+
+@lru_cache(maxsize=256)
+def writer_of(spec: ModelSpec, wanted: Wanted) -> Writer:
+    """The writer of these outputs; the same one for all who want them."""
+    return Writer(spec, wanted)
 
 
 def streamed(payload: bytes) -> bytes:
     """The serialised ModelStreamInferResponse with that ModelInferResponse in it."""
-    return b"".join((STREAMED_TAG, _varint(len(payload)), payload))
+    return b"".join((STREAMED_TAG, varint(len(payload)), payload))
 
 
 def streamed_error(request: bytes, error: ServiceError) -> bytes:
@@ -89,19 +138,15 @@ def _join_bytes(texts: NDArray[np.generic]) -> bytes:
     return b"".join(pieces)
 
 
-@lru_cache(maxsize=1024)
-def _head(spec: ModelSpec, wanted: Wanted, shapes: tuple[tuple[int, ...], ...]) -> bytes:
-    """All of a response but its id and contents, which only depends on the model and on the shapes."""
-    response = ModelInferResponse(model_name=spec.name, model_version=str(spec.version))
-    for (index, classes), shape in zip(wanted, shapes, strict=True):
-        tensor = spec.outputs[index]
-        datatype = BYTES.name if classes else tensor.data_type.name
-        response.outputs.add(name=tensor.name, datatype=datatype, shape=shape)
-    return response.SerializeToString()
+def _id_pieces(request_id: str) -> list[bytes]:
+    if not request_id:
+        return []
+    encoded = request_id.encode()
+    return [ID_TAG, varint(len(encoded)), encoded]
 
 
 @lru_cache(maxsize=1024)
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     """Protobuf's variable-length integer: seven bits a byte, least significant first."""
     result = bytearray()
     while value > 0x7F:

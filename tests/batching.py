@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from service.batcher import Batcher
 from service.errors import ServiceError
-from service.model import Arrays
+from service.model import Arrays, Outputs
 from service.queue import Request
 from tests.support import WAIT
 
@@ -35,9 +35,9 @@ class FakeRequest(Request):
         self.error: ServiceError | None = None
         self.done = threading.Event()
 
-    def prepare(self, outputs: Arrays) -> None:
+    def prepare(self, outputs: Outputs, first: int, end: int) -> None:
         assert self.outputs is None, "answered twice"
-        self.outputs = outputs
+        self.outputs = tuple(outputs.rows(index, first, end) for index in range(len(outputs.arrays)))
 
     def send(self) -> None:
         assert not self.done.is_set(), "answered twice"

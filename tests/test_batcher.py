@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.batcher import Batcher, BatcherClosed, Policy
 from service.errors import DeadlineExceeded, EngineFailed, NotReady, QueueFull
-from service.model import Arrays
+from service.model import Arrays, Outputs
 from service.queue import QueuePolicy
 from service.statistics import Statistics
 from tests.batching import Clock, FakeRequest, HeldEngine, busy
@@ -167,7 +167,7 @@ def test_a_failing_batch_is_run_in_parts_until_only_the_guilty_fails(
 
 def test_an_answer_that_cannot_be_built_fails_its_request_alone(batcher: Batcher, engine: HeldEngine) -> None:
     class Broken(FakeRequest):
-        def prepare(self, outputs: Arrays) -> None:
+        def prepare(self, outputs: Outputs, first: int, end: int) -> None:
             raise ValueError("no answer")
 
     busy(batcher, engine)

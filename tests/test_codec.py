@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from service.codec import NO_PARAMETERS, parse, read_inputs, read_outputs, read_parameters
 from service.errors import InvalidArgument
-from service.model import ModelSpec, TensorSpec
+from service.model import Arrays, ModelSpec, Outputs, TensorSpec, Wanted
 from service.pb.inference_pb2 import ModelInferRequest, ModelInferResponse
 from service.pb.model_config_pb2 import ModelConfig
-from service.response import write_response
+from service.response import Writer
 from service.tensors import BY_NAME, DATA_TYPES
 from tests.support import infer_request, outputs_of
 
@@ -27,6 +27,14 @@ def spec_of(datatype: str, shape: tuple[int, ...] = (3,), *, max_batch_size: int
     inputs = tuple(TensorSpec(f"x{index}", data_type, shape) for index in range(tensors))
     outputs = tuple(TensorSpec(f"y{index}", data_type, shape) for index in range(tensors))
     return ModelSpec("m", 1, inputs, outputs, max_batch_size, ModelConfig())
+
+
+def written(spec: ModelSpec, wanted: Wanted, arrays: Arrays, request_id: str = "") -> ModelInferResponse:
+    """The response, written as the whole of a run and as the middle rows of a batch, which must be the same."""
+    whole = Writer(spec, wanted).write(request_id, Outputs(arrays, whole=True), 0, len(arrays[0]))
+    batch = Outputs(tuple(np.concatenate([array[:1], array, array[:1]]) for array in arrays), whole=False)
+    assert Writer(spec, wanted).write(request_id, batch, 1, 1 + len(arrays[0])) == whole
+    return ModelInferResponse.FromString(whole)
 
 
 def values_of(datatype: str) -> NDArray[Any]:
@@ -157,13 +165,13 @@ def test_classification_gives_the_top_classes_of_each_row_with_their_labels() ->
     labelled = TensorSpec("y0", BY_NAME["FP32"], (4,), ("none", "one", "two"))
     spec = ModelSpec("m", 1, (), (labelled,), 8, ModelConfig())
     values = np.array([[0.1, 0.5, 0.25, 0.7], [3, 3, 1, 2]], np.float32)
-    response = ModelInferResponse.FromString(write_response(spec, "", asked(2), (values,)))
+    response = written(spec, asked(2), (values,))
     assert response.outputs[0].datatype == "BYTES" and list(response.outputs[0].shape) == [2, 2]
     assert outputs_of(response)["y0"].tolist() == [
         ["0.700000:3", "0.500000:1:one"],
         ["3.000000:0:none", "3.000000:1:one"],
     ]
-    everything = ModelInferResponse.FromString(write_response(spec, "", asked(99), (values,)))
+    everything = written(spec, asked(99), (values,))
     assert list(everything.outputs[0].shape) == [2, 4]
 
 
@@ -172,7 +180,7 @@ def test_classification_writes_values_of_every_type(datatype: str, text: str) ->
     spec = spec_of(datatype, (2,))
     value = {"INT32": 9, "BOOL": 1, "BF16": 0x3FC0}[datatype]
     values = np.array([[0, value]], BY_NAME[datatype].dtype)
-    response = ModelInferResponse.FromString(write_response(spec, "", asked(1, datatype), (values,)))
+    response = written(spec, asked(1, datatype), (values,))
     assert outputs_of(response)["y0"].tolist() == [[text]]
 
 
@@ -219,7 +227,7 @@ def test_a_parameter_that_makes_no_sense_is_refused(name: str, value: dict[str, 
 def test_a_reply_is_what_protobuf_itself_would_write(request_id: str, sizes: list[int]) -> None:
     arrays = tuple(np.arange(size, dtype=np.uint8)[None] for size in sizes)
     spec = spec_of("UINT8", (-1,), tensors=len(sizes))
-    response = ModelInferResponse.FromString(write_response(spec, request_id, spec.all_outputs, arrays))
+    response = written(spec, spec.all_outputs, arrays, request_id)
     expected = ModelInferResponse(model_name="m", model_version="1", id=request_id)
     for index, array in enumerate(arrays):
         expected.outputs.add(name=f"y{index}", datatype="UINT8", shape=array.shape)

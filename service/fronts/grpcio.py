@@ -119,9 +119,9 @@ class GrpcioFront:
     def _accept(self, payload: bytes, deadline: float | None) -> tuple[asyncio.Future[bytes], InferRequest | None]:
         """Queue a request; the future gets its serialised answer, or a ServiceError."""
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        reply = LoopReply(future, self._outbox)
         try:
-            return future, self._inference.accept(payload, reply, arrived=time.monotonic(), deadline=deadline)
+            arrived = time.monotonic()
+            return future, self._inference.accept(payload, self._outbox, future, arrived=arrived, deadline=deadline)
         except Exception:  # noqa: BLE001 # _unexpected logs it
             future.set_exception(_unexpected("ModelInfer"))
             return future, None
@@ -236,8 +236,15 @@ class Outbox:
         self._results: deque[tuple[asyncio.Future[bytes], bytes | ServiceError]] = deque()
         self._woken = False
 
-    def put(self, future: asyncio.Future[bytes], result: bytes | ServiceError) -> None:
-        """Deliver the result on the loop; from any thread."""
+    def respond(self, call: asyncio.Future[bytes], payload: bytes) -> None:
+        """Give the coroutine that waits for `call` its serialised response."""
+        self._put(call, payload)
+
+    def fail(self, call: asyncio.Future[bytes], error: ServiceError) -> None:
+        """Raise the error in the coroutine that waits for `call`."""
+        self._put(call, error)
+
+    def _put(self, future: asyncio.Future[bytes], result: bytes | ServiceError) -> None:
         self._results.append((future, result))
         if not self._woken:
             self._woken = True
@@ -254,24 +261,6 @@ class Outbox:
                 future.set_exception(result)
             else:
                 future.set_result(result)
-
-
-class LoopReply:
-    """The way back to a caller whose coroutine waits for `future`."""
-
-    __slots__ = ("_future", "_outbox")
-
-    def __init__(self, future: asyncio.Future[bytes], outbox: Outbox) -> None:
-        self._future = future
-        self._outbox = outbox
-
-    def respond(self, payload: bytes) -> None:
-        """Send the serialised response."""
-        self._outbox.put(self._future, payload)
-
-    def fail(self, error: ServiceError) -> None:
-        """End the call with the error."""
-        self._outbox.put(self._future, error)
 
 
 def _deadline(context: Context) -> float | None:

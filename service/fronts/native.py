@@ -4,9 +4,9 @@ Owns: one thread that takes calls in bursts, with their deadlines and cancellati
 after each burst. It serves ModelInfer; all else goes through to the grpcio front on `fallback`, a Unix socket.
 """
 
+import os
 import threading
 import time
-from collections.abc import Sequence
 
 import structlog
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
@@ -18,8 +18,12 @@ from service.protocol import Inference, InferRequest
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 # Calls taken from the front in one crossing of the GIL.
 BURST = 256
+# A thread that sleeps is woken late, above all on a virtual machine, where it took longer than answering a request. So
+# the next calls are looked for so long, in seconds, before the thread sleeps, where the last ones came SOON.
+POLL_SECONDS, SOON = 100e-6, 500e-6
 
-Details = tuple[Sequence[tuple[str, str | bytes]], str, float | None] | None
+Details = tuple[tuple[tuple[str, str | bytes], ...], str, float | None] | None
+Event = tuple[int, int, int, bytes | None, bytes | str | None, Details]
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +43,7 @@ class NativeFront:
         self._front.set_fallback(fallback)
         self.port = self._front.bound_port
         self._pending: dict[int, InferRequest] = {}
+        self._patience = 0.0  # how long to look for calls before sleeping
         self._thread = threading.Thread(target=self._take, name="front", daemon=True)
 
     def start(self) -> None:
@@ -54,7 +59,7 @@ class NativeFront:
     def _take(self) -> None:
         pending = self._pending
         filled: set[Batcher] = set()  # whose requests wait for this thread
-        while (events := self._front.recv_batch_details(BURST, 0 if filled else None)) is not None:
+        while (events := self._next(block=not filled)) is not None:
             arrived = time.monotonic()
             for kind, call_id, _, payload, _, details in events:
                 if kind == EVENT_CANCEL:
@@ -66,49 +71,50 @@ class NativeFront:
                         filled.add(request.model.batcher)
             filled = {batcher for batcher in filled if batcher.lend_thread()}
 
+    def _next(self, *, block: bool) -> list[Event] | None:
+        """The calls and cancellations that have come; None at the end. Without `block` there may be none."""
+        take = self._front.recv_batch_details
+        events: list[Event] | None = take(BURST, 0)
+        if not block or events or events is None:
+            return events
+        began = time.monotonic()
+        limit = began + self._patience
+        while not events and events is not None and time.monotonic() < limit:
+            os.sched_yield()
+            events = take(BURST, 0)
+        if not events and events is not None:
+            events = take(BURST, None)
+        self._patience = POLL_SECONDS if time.monotonic() - began < SOON else 0.0
+        return events
+
     def _accept(self, call_id: int, payload: bytes, arrived: float, details: Details) -> InferRequest | None:
         """`details` are the call's metadata, its caller's address and the seconds that are left, or None."""
-        reply = NativeReply(self._front, call_id, self._pending)
         left = details[2] if details else None
         deadline = None if left is None else arrived + left
         try:
             if self._inference.guarded:
                 self._inference.authorize(details[0] if details else ())
-            request = self._inference.accept(payload, reply, arrived=arrived, deadline=deadline, wake=False)
+            request = self._inference.accept(payload, self, call_id, arrived=arrived, deadline=deadline, wake=False)
         except ServiceError as refusal:
-            reply.fail(refusal)
+            self.fail(call_id, refusal)
             return None
         except Exception:  # the thread must outlive whatever one call does to it
             error = EngineFailed()
             log.exception("a call failed", method="ModelInfer", error_id=error.error_id)
-            reply.fail(error)
+            self.fail(call_id, error)
             return None
-        if request is not None and not reply.used:
+        if request is not None:
             self._pending[call_id] = request
-            if reply.used:  # answered between the two lines above
+            if request.answered:  # before the line above
                 self._pending.pop(call_id, None)
         return request
 
-
-class NativeReply:
-    """The way back to the caller of one call."""
-
-    __slots__ = ("_call_id", "_front", "_pending", "used")
-
-    def __init__(self, front: NativeGrpcFront, call_id: int, pending: dict[int, InferRequest]) -> None:
-        self._front = front
-        self._call_id = call_id
-        self._pending = pending
-        self.used = False
-
-    def respond(self, payload: bytes) -> None:
+    def respond(self, call: int, payload: bytes) -> None:
         """Send the serialised response."""
-        self.used = True
-        self._pending.pop(self._call_id, None)
-        self._front.respond(self._call_id, payload)
+        self._pending.pop(call, None)
+        self._front.respond(call, payload)
 
-    def fail(self, error: ServiceError) -> None:
+    def fail(self, call: int, error: ServiceError) -> None:
         """End the call with the error."""
-        self.used = True
-        self._pending.pop(self._call_id, None)
-        self._front.fail(self._call_id, error.code.value[0], error.message, error.trailing_metadata() or None)
+        self._pending.pop(call, None)
+        self._front.fail(call, error.code.value[0], error.message, error.trailing_metadata() or None)
