@@ -22,7 +22,7 @@ class Model:
     """A plain stand-in: templates only ever compare a model with another."""
 
 
-MODEL = Model()
+MODEL: Any = Model()
 
 
 def request_of(rows: int = 1, *, request_id: str = "", version: str = "", fill: float = 1.0) -> ModelInferRequest:
@@ -118,7 +118,7 @@ def test_an_id_that_is_no_text_is_left_to_protobuf_to_refuse() -> None:
 @pytest.mark.parametrize(
     "again", [{"model_name": "other"}, {"model_version": "9"}, {"id": "x"}], ids=["name", "version", "id"]
 )
-def test_a_field_that_comes_again_later_is_not_overlooked(again: dict[str, str]) -> None:
+def test_a_field_that_comes_again_later_is_not_overlooked(again: dict[str, Any]) -> None:
     """Protobuf takes the last; a client that writes so is not learned from."""
     templates = Templates()
     payload = request_of(request_id="first").SerializeToString()
@@ -156,7 +156,7 @@ def test_no_more_are_kept_than_there_is_room_for() -> None:
 
 def test_a_version_that_is_gone_is_not_kept_alive() -> None:
     templates = Templates()
-    model = Model()
+    model: Any = Model()
     payload = request_of().SerializeToString()
     learn(templates, payload, model=model)
     found = templates.find(payload)
