@@ -18,11 +18,13 @@ A request passes these stops, in reading order, which is also the order of impor
     queue.py        who waits, and who rides together
     execution.py    a batch run, divided and counted, or run again in parts
     engine.py       one ONNX Runtime session on one device
+    buffers.py      a GPU's batch sizes, each with memory bound to the graph once
+    cuda.py         all that is only true of NVIDIA's GPUs
 
-Beside them: repository.py (what is on disk), model.py and tensors.py (what a model takes and gives), statistics.py and
-metrics.py (what happened), health.py, credentials.py (who may call), errors.py, settings.py, logs.py; server.py runs
-the whole and ends it, check.py tries a model without serving it. client.py is the command-line client; pb/ holds the
-stubs made from ../proto.
+Beside them: repository.py (what is on disk), model.py and tensors.py (what a model takes and gives), statistics.py,
+metrics.py and nvml.py (what happened, here and on GPUs), health.py, credentials.py (who may call), errors.py,
+settings.py, logs.py; server.py runs the whole and ends it, check.py tries a model without serving it. client.py is the
+command-line client; pb/ holds the stubs made from ../proto.
 
 It imports nothing of the training job and runs without torch; a model repository is all that the two share.
 """

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import structlog
 
 from service.errors import DeadlineExceeded, NotReady, QueueFull, ServiceError
-from service.execution import Execution, Run, Turnstile
+from service.execution import Execution, Run, Runner, Turnstile, padded
 from service.queue import QueuePolicy, Request, RequestQueue
 from service.statistics import Statistics
 
@@ -46,12 +46,12 @@ class Policy:
     max_delay: float = 0.0  # how long the oldest request may wait for company while an engine is free
     preferred: Set[int] = frozenset()  # batches of these numbers of rows are formed where they can be
     preserve_ordering: bool = False  # answers leave in the order in which their batches were formed
-    fixed_rows: int = 0  # every batch is filled up to so many rows; 0 for none
+    sizes: Sequence[int] = ()  # every batch is filled up to the next of these numbers of rows, which ascend
     lend_below: float = 0.005  # a batch that takes less may run on a thread that is lent; 0 for none
 
 
 class Batcher:
-    """One model version's queue and the threads that empty it, one for each of `runs`.
+    """One model version's queue and the threads that empty it, one for each of `engines`.
 
     `same_shape` says that all requests can be joined, so that their shapes need not be compared. `probe` is as of
     Execution; when it finds a run broken, everything that waits fails and `on_broken` is called.
@@ -59,7 +59,7 @@ class Batcher:
 
     def __init__(
         self,
-        runs: Sequence[Run],
+        engines: Sequence[Runner],
         policy: Policy,
         statistics: Statistics,
         *,
@@ -73,25 +73,25 @@ class Batcher:
         self.name = name
         self.broken = ""  # why it cannot go on
         self._execution = Execution(
-            statistics, name=name, clock=clock, fixed_rows=policy.fixed_rows, probe=probe, on_broken=self._break
+            statistics, name=name, clock=clock, sizes=policy.sizes, probe=probe, on_broken=self._break
         )
         self._same_shape = same_shape
         self._on_broken = on_broken
         self._clock = clock
-        self._turnstile = Turnstile() if policy.preserve_ordering and len(runs) > 1 else None
+        self._turnstile = Turnstile() if policy.preserve_ordering and len(engines) > 1 else None
         self._lock = threading.Lock()  # guards all below
         self._queue = RequestQueue(policy.levels, policy.default_level)
         self._rows_running = 0
         self._seconds_a_row: float | None = None  # moving average, of whole batches
         self._closed = False
-        self._idle: list[tuple[threading.Lock, Run]] = []  # engines that are free, and what wakes their threads
-        self._engines = len(runs)
+        self._idle: list[tuple[threading.Lock, Runner]] = []  # engines that are free, and what wakes their threads
+        self._engines = len(engines)
         self._timer: threading.Thread | None = None  # fails what times out; made when first needed
         self._timer_at = math.inf  # when it looks next
         self._timer_news = threading.Condition(self._lock)
         self._threads = [
-            threading.Thread(target=self._work, args=(run,), name=f"engine-{name}-{index}", daemon=True)
-            for index, run in enumerate(runs)
+            threading.Thread(target=self._work, args=(engine,), name=f"engine-{name}-{index}", daemon=True)
+            for index, engine in enumerate(engines)
         ]
         for thread in self._threads:
             thread.start()
@@ -166,8 +166,9 @@ class Batcher:
 
     def _seconds_for(self, rows: int) -> float:
         """How long the engines take for that many rows, by what they took lately; 0 while nothing is known."""
-        if self.policy.fixed_rows:
-            rows = math.ceil(rows / self.policy.fixed_rows) * self.policy.fixed_rows
+        if sizes := self.policy.sizes:
+            full, rest = divmod(rows, sizes[-1])
+            rows = full * sizes[-1] + (padded(rest, sizes) if rest else 0)
         return rows * (self._seconds_a_row or 0.0) / self._engines
 
     def _check_deadline(self, request: Request, deadline: float) -> None:
@@ -215,7 +216,7 @@ class Batcher:
         with self._lock:
             if not self._queue or not self._idle:
                 return False
-            wake, run = self._idle.pop()
+            wake, engine = self._idle.pop()
             expected = self._seconds_for(min(self._queue.rows, self.policy.max_batch_size)) * self._engines
             if self.policy.max_delay or self._turnstile or not 0 < expected < self.policy.lend_below:
                 wake.release()
@@ -224,16 +225,16 @@ class Batcher:
         try:
             _fail_expired(expired, self._clock())
             if batch:
-                self._execute(run, batch, closed_by, ticket)
+                self._execute(engine, batch, closed_by, ticket)
         finally:
             with self._lock:
                 if self._closed:
                     wake.release()  # its thread answers what is left, and ends
                 else:
-                    self._idle.append((wake, run))
+                    self._idle.append((wake, engine))
         return bool(self._queue) and not self._closed
 
-    def _work(self, run: Run) -> None:
+    def _work(self, engine: Runner) -> None:
         """An engine's thread: run batches until the batcher is closed and the queue empty."""
         wake = threading.Lock()
         wake.acquire()
@@ -251,14 +252,14 @@ class Batcher:
                     self._timer_news.notify()
                     return
                 if not batch and not expired:
-                    self._idle.append((wake, run))
+                    self._idle.append((wake, engine))
             _fail_expired(expired, self._clock())
             if batch:
-                self._execute(run, batch, closed_by, ticket)
+                self._execute(engine, batch, closed_by, ticket)
             elif not expired and not wake.acquire(timeout=min(sleep, LONGEST_WAIT)):
                 with self._lock:
-                    if (wake, run) in self._idle:
-                        self._idle.remove((wake, run))
+                    if (wake, engine) in self._idle:
+                        self._idle.remove((wake, engine))
                     else:
                         wake.acquire()  # released in the same instant
 
@@ -298,20 +299,20 @@ class Batcher:
         ticket = self._turnstile.ticket() if self._turnstile and batch else 0
         return batch, closed or closed_by, expired, ticket
 
-    def _execute(self, run: Run, batch: list[Request], closed_by: str, ticket: int) -> None:
+    def _execute(self, engine: Runner, batch: list[Request], closed_by: str, ticket: int) -> None:
         """Run a batch, and learn from how long it took."""
         rows = sum([request.rows for request in batch])
         started = self._clock()
         try:
             if self._turnstile is None:
-                self._execution.execute(run, batch, closed_by)
+                self._execution.execute(engine, batch, closed_by)
             else:
-                self._execution.execute(run, batch, closed_by, functools.partial(self._turnstile.wait, ticket))
+                self._execution.execute(engine, batch, closed_by, functools.partial(self._turnstile.wait, ticket))
         finally:
             if self._turnstile:
                 self._turnstile.wait(ticket)
                 self._turnstile.passed()
-            seconds = (self._clock() - started) / max(rows, self.policy.fixed_rows)
+            seconds = (self._clock() - started) / padded(rows, self.policy.sizes)
             with self._lock:
                 self._rows_running -= rows
                 before = self._seconds_a_row

@@ -1,11 +1,10 @@
 """One ONNX Runtime session on one device.
 
-Owns: choosing the device, the session's options, running a batch. Does not own: what a batch is (batcher.py), whether
-the answers are right (loader.py).
+Owns: choosing the device, the session's options, running a batch. Does not own: what is only true of GPUs (cuda.py,
+buffers.py), what a batch is (batcher.py), whether the answers are right (proof.py).
 """
 
 import ctypes
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.model import Arrays
+from service import cuda
+from service.buffers import Buffers
+from service.cuda import NO_OPTIONS, GpuOptions
+from service.execution import EngineLost
+from service.model import Arrays, ModelSpec
+from service.repository import LoadError
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
 # What NumPy does not have; its number is TensorProto.BFLOAT16 in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 BFLOAT16, BFLOAT16_NUMBER = "tensor(bfloat16)", 16
 
@@ -38,10 +42,12 @@ class Engine:
     """A loaded graph. `device` is `cpu` or `cuda:N`; `folder` holds the weights that lie outside the graph's file.
 
     Raises:
-        DeviceUnavailable: ONNX Runtime did not take the CUDA device; by itself it falls back to the CPU in silence.
+        DeviceUnavailable: ONNX Runtime did not take the device; by itself it falls back to another in silence.
     """
 
-    def __init__(self, model: bytes, *, device: str, threads: int, folder: Path | None = None) -> None:
+    def __init__(
+        self, model: bytes, *, device: str, threads: int, folder: Path | None = None, gpu: GpuOptions = NO_OPTIONS
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -50,20 +56,19 @@ class Engine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        providers: list[object] = [CPU]
-        if device != "cpu":
+        wanted = [] if device == "cpu" else cuda.providers(device, gpu)
+        if wanted:
             onnxruntime.preload_dlls()
-            cuda = {
-                "device_id": device.removeprefix("cuda:"),
-                "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE searches for seconds at every new batch size
-                "arena_extend_strategy": "kSameAsRequested",
-            }
-            providers.insert(0, (CUDA, cuda))
-        self._session = onnxruntime.InferenceSession(model, options, providers=providers)
-        self.provider: str = self._session.get_providers()[0]
+        self._session = onnxruntime.InferenceSession(model, options, providers=[*wanted, CPU])
+        self._session.disable_fallback()  # from a GPU that fails to the CPU, in the middle of it all
+        taken = self._session.get_providers()
+        self.provider: str = taken[0]
         self.device = device
-        if device != "cpu" and self.provider != CUDA:
-            raise DeviceUnavailable(f"{device} was asked for, but ONNX Runtime took {self.provider}")
+        for name, _ in wanted:
+            if name not in taken:
+                raise DeviceUnavailable(f"{name} on {device} was asked for, but ONNX Runtime took {', '.join(taken)}")
+        self._gpu = gpu
+        self._buffers: Buffers | None = None
         self.inputs = _tensors(self._session.get_inputs())
         self.outputs = _tensors(self._session.get_outputs())
         self._input_names = [tensor.name for tensor in self.inputs]
@@ -77,16 +82,53 @@ class Engine:
         """From now on, compute these outputs only, in this order."""
         self._output_names = list(outputs)
 
+    def bind(self, spec: ModelSpec, sizes: Sequence[int]) -> bool:
+        """On a GPU, run from now on in batches of these sizes, each with memory of its own.
+
+        Returns whether that is so: it takes a model that batches, of numbers, with no free axis but the batch.
+
+        Raises:
+            LoadError: CUDA graphs were asked for, and the model is none of that kind.
+        """
+        tensors = (*spec.inputs, *spec.outputs)
+        free = [tensor.name for tensor in tensors if -1 in tensor.shape or tensor.data_type.name in ("BYTES", "BF16")]
+        if self.device == "cpu":
+            return False
+        if free or not spec.batches:
+            if self._gpu.graphs:
+                why = f"{free[0]!r} has a free axis or is none of plain numbers" if free else "it does not batch"
+                raise LoadError(f"--cuda-graphs cannot be had for this model: {why}")
+            return False
+        self._buffers = Buffers(
+            sizes,
+            lambda rows: cuda.CudaBinding(
+                self._session, spec.inputs, spec.outputs, rows, device=self.device, graph=self._gpu.graphs
+            ),
+        )
+        return True
+
     def run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
         """The outputs for the inputs, both in the graph's order unless others were selected. Releases the GIL.
 
         Raises:
+            EngineLost: the device is of no more use.
             Exception: whatever ONNX Runtime raises for inputs that the graph cannot take.
         """
-        outputs: Sequence[NDArray[np.generic]] = self._session_run(
-            self._output_names, dict(zip(self._input_names, inputs, strict=True))
-        )
+        if self._buffers is not None:
+            return self._buffers.run(inputs)
+        try:
+            outputs: Sequence[NDArray[np.generic]] = self._session_run(
+                self._output_names, dict(zip(self._input_names, inputs, strict=True))
+            )
+        except Exception as error:
+            if self.device != "cpu" and cuda.is_lost(error):
+                raise EngineLost(str(error)) from error
+            raise
         return outputs
+
+    def room(self, rows: int) -> Arrays | None:
+        """Where inputs of so many rows are best put together; None for anywhere."""
+        return None if self._buffers is None else self._buffers.room(rows)
 
     def _run_bfloat16(self, names: list[str], inputs: dict[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
         """As the session's run, for graphs with tensors of 16-bit brain floats, which are passed as uint16."""
@@ -108,10 +150,10 @@ def choose_devices(wanted: str) -> list[str]:
     """
     if wanted == "cpu":
         return ["cpu"]
-    count = _cuda_devices() if CUDA in onnxruntime.get_available_providers() else 0
+    count = cuda.device_count() if cuda.CUDA in onnxruntime.get_available_providers() else 0
     if wanted == "auto":
         return [f"cuda:{index}" for index in range(count)] or ["cpu"]
-    if CUDA not in onnxruntime.get_available_providers():
+    if cuda.CUDA not in onnxruntime.get_available_providers():
         raise DeviceUnavailable(f"--device {wanted}: this ONNX Runtime has no CUDA; install onnxruntime-gpu")
     devices = [device if ":" in device else f"{device}:0" for device in wanted.split(",")]
     missing = [device for device in devices if int(device.removeprefix("cuda:")) >= count]
@@ -121,18 +163,6 @@ def choose_devices(wanted: str) -> list[str]:
             "use --device cpu or auto to run without"
         )
     return devices
-
-
-def _cuda_devices() -> int:
-    """How many devices NVIDIA's driver shows; 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return 0
-    return count.value
 
 
 def _array(value: onnxruntime.OrtValue) -> NDArray[np.generic]:

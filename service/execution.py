@@ -7,19 +7,36 @@ requests form a batch (queue.py) and when it starts (batcher.py).
 
 import math
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from service.errors import EngineFailed
+from service.errors import EngineFailed, NotReady
 from service.model import Arrays, Outputs
 from service.queue import Request
 from service.statistics import Batch, Statistics
 
-# Computes the outputs of some rows; the engine's, or a test's.
+# Computes the outputs of some rows.
 Run = Callable[[Arrays], Sequence[NDArray[np.generic]]]
+
+
+class Runner(Protocol):
+    """What computes batches, one at a time: an engine, or a test's stand-in."""
+
+    def run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
+        """The outputs of some rows; arrays that later runs leave alone."""
+
+    def room(self, rows: int) -> Arrays | None:
+        """Where inputs of so many rows are best put together before they are run, if that matters to it."""
+
+
+class EngineLost(Exception):
+    """Raised by a run that will never work again, for whatever inputs; the message says why."""
+
 
 log = structlog.get_logger(__name__)
 
@@ -30,8 +47,8 @@ PROBE_SECONDS = 1.0
 class Execution:
     """How one model version's batches are run.
 
-    Every batch is filled up to `fixed_rows`, 0 for none. `probe` is called with a `run` after it failed on a single
-    request, and raises if the run is broken for good, which `on_broken` is then told with the reason.
+    Every batch is filled up to the next of `sizes`, if there are any. `probe` is called with a runner's `run` after it
+    failed on a single request, and raises if it is broken for good, which `on_broken` is then told with the reason.
     """
 
     def __init__(
@@ -40,38 +57,45 @@ class Execution:
         *,
         name: str,
         clock: Callable[[], float],
-        fixed_rows: int = 0,
+        sizes: Sequence[int] = (),
         probe: Callable[[Run], None] = lambda _: None,
         on_broken: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._statistics = statistics
         self._name = name
         self._clock = clock
-        self._fixed_rows = fixed_rows
+        self._sizes = sizes
         self._probe = probe
         self._on_broken = on_broken
         self._probed_at = -math.inf
 
     def execute(
-        self, run: Run, batch: Sequence[Request], closed_by: str, wait_turn: Callable[[], None] = lambda: None
+        self, runner: Runner, batch: Sequence[Request], closed_by: str, wait_turn: Callable[[], None] = lambda: None
     ) -> None:
         """Run a batch, answer its requests and count it. `wait_turn` is called before the first answer leaves."""
         started = self._clock()
         rows = sum([request.rows for request in batch])
-        padding = max(0, self._fixed_rows - rows)
+        padding = padded(rows, self._sizes) - rows
         try:
-            inputs = _join(batch, padding)
+            inputs = _join(batch, padding, runner.room(rows + padding))
             gathered = self._clock()
-            outputs = _checked(run(inputs), batch, rows + padding)
+            outputs = _checked(runner.run(inputs), batch, rows + padding)
             computed = self._clock()
+        except EngineLost as error:
+            reason = f"the engine is lost: {error}"
+            self._on_broken(reason)
+            wait_turn()
+            for request in batch:
+                request.fail(NotReady(f"model {self._name!r}: {reason}"))
+            return
         except Exception:  # noqa: BLE001 # _fail_alone logs it
             if len(batch) == 1:
-                self._fail_alone(run, batch[0], wait_turn)
+                self._fail_alone(runner, batch[0], wait_turn)
                 return
             log.warning("a batch failed; it is run again in parts", model=self._name, requests=len(batch))
             middle = len(batch) // 2
-            self.execute(run, batch[:middle], closed_by, wait_turn)
-            self.execute(run, batch[middle:], closed_by, wait_turn)
+            self.execute(runner, batch[:middle], closed_by, wait_turn)
+            self.execute(runner, batch[middle:], closed_by, wait_turn)
             return
         # From here on nothing may lead to a second run: some may have their answers already.
         wait_turn()
@@ -90,7 +114,7 @@ class Execution:
             )
         )
 
-    def _fail_alone(self, run: Run, request: Request, wait_turn: Callable[[], None]) -> None:
+    def _fail_alone(self, runner: Runner, request: Request, wait_turn: Callable[[], None]) -> None:
         """Fail the request that the engine could not compute, and see whether the engine still can anything."""
         error = EngineFailed()
         log.exception("the engine failed", model=self._name, error_id=error.error_id, rows=request.rows)
@@ -101,7 +125,7 @@ class Execution:
             return  # requests made to fail must not cost a run each
         self._probed_at = now
         try:
-            self._probe(run)
+            self._probe(runner.run)
         except Exception as failure:  # noqa: BLE001 # whatever it is, the engine is not what it was
             self._on_broken(f"the engine is broken: after a failure it cannot do what it could when loaded: {failure}")
 
@@ -131,12 +155,24 @@ class Turnstile:
             self._moved.notify_all()
 
 
-def _join(batch: Sequence[Request], padding: int) -> Arrays:
-    """The inputs of all requests, one after the other, and `padding` times the last row; a single one's as they are."""
-    if len(batch) == 1 and not padding:
+def padded(rows: int, sizes: Sequence[int]) -> int:
+    """The first of the sizes, which ascend, that has room for so many rows; as many rows if none has."""
+    place = bisect_left(sizes, rows)
+    return sizes[place] if place < len(sizes) else rows
+
+
+def _join(batch: Sequence[Request], padding: int, room: Arrays | None) -> Arrays:
+    """The inputs of all requests, one after the other, and `padding` times the last row, in `room` if there is any.
+
+    A single request's are left where they are if that will do.
+    """
+    if room is None and len(batch) == 1 and not padding:
         return batch[0].inputs
     columns = zip(*[request.inputs for request in batch], strict=True)
-    return tuple(np.concatenate([*parts, *[parts[-1][-1:]] * padding]) for parts in columns)
+    outs = room or [None] * len(batch[0].inputs)
+    return tuple(
+        np.concatenate([*parts, *[parts[-1][-1:]] * padding], out=out) for parts, out in zip(columns, outs, strict=True)
+    )
 
 
 def _checked(outputs: Sequence[NDArray[np.generic]], batch: Sequence[Request], rows: int) -> Arrays:

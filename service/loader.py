@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from service.batcher import Batcher, Policy
+from service.cuda import NO_OPTIONS, GpuOptions
 from service.engine import Engine
 from service.model import ModelSpec
 from service.pb.model_config_pb2 import ModelInstanceGroup, ModelQueuePolicy
@@ -24,6 +25,8 @@ from service.statistics import Statistics
 
 # Of the thread that proves a version while others answer, as of nice(1).
 NICENESS = 15
+# How far an answer may be from its golden one where TensorRT computes in half precision, whose step at 1 is 1e-3.
+FP16_TOLERANCE = 1e-2
 # Batches that may wait where the configuration sets no limit.
 DEFAULT_QUEUE_BATCHES = 16
 MAX_PRIORITY_LEVELS = 100
@@ -36,6 +39,7 @@ class Runtime:
 
     devices: Sequence[str]
     threads: int
+    gpu: GpuOptions = NO_OPTIONS
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def load(
         invariance = patient.submit(opened.prove).result()
     statistics = Statistics()
     batcher = Batcher(
-        [engine.run for engine in opened.engines],
+        opened.engines,
         opened.policy,
         statistics,
         name=folder.name,
@@ -119,12 +123,14 @@ def open_version(folder: ModelFolder, version: int, runtime: Runtime) -> OpenedV
     config = read_config(folder)
     files = read_version(folder, version, config.default_model_filename or GRAPH)
     devices = _places(config.instance_group, runtime)
-    engines = [_open(files, device, runtime.threads) for device in devices]
+    engines = [_open(files, device, runtime) for device in devices]
     spec = complete_spec(folder, version, config, engines[0])
     for engine in engines:
         engine.select([tensor.name for tensor in spec.outputs])
     limit = max(spec.max_batch_size, 1)
     strict = _is_strict(spec)
+    sizes = [limit] if strict else batch_sizes(limit)
+    bound = [engine.bind(spec, sizes) for engine in engines]
     return OpenedVersion(
         spec=spec,
         files=files,
@@ -132,11 +138,15 @@ def open_version(folder: ModelFolder, version: int, runtime: Runtime) -> OpenedV
         proof=Proof(
             spec,
             files.golden,
-            files.golden_tolerance,
-            sizes=[limit] if strict else batch_sizes(limit),
+            max(files.golden_tolerance, FP16_TOLERANCE) if runtime.gpu.fp16 else files.golden_tolerance,
+            sizes=sizes,
             strict=strict,
         ),
-        policy=_policy(spec, strict=strict, lend_below=Policy.lend_below if devices == ["cpu"] else 0.0),
+        policy=_policy(
+            spec,
+            sizes=sizes if strict or any(bound) else [],
+            lend_below=Policy.lend_below if devices == ["cpu"] else 0.0,
+        ),
     )
 
 
@@ -146,9 +156,9 @@ def _yield_to_others() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
-def _open(files: VersionFiles, device: str, threads: int) -> Engine:
+def _open(files: VersionFiles, device: str, runtime: Runtime) -> Engine:
     try:
-        return Engine(files.model, device=device, threads=threads, folder=files.folder)
+        return Engine(files.model, device=device, threads=runtime.threads, folder=files.folder, gpu=runtime.gpu)
     except Exception as error:  # ONNX Runtime's errors share no narrower base
         if type(error).__module__.startswith("onnxruntime"):
             raise LoadError(f"{files.name} cannot be opened: {error}") from error
@@ -187,7 +197,7 @@ def _is_strict(spec: ModelSpec) -> bool:
     return text == "true"
 
 
-def _policy(spec: ModelSpec, *, strict: bool, lend_below: float) -> Policy:
+def _policy(spec: ModelSpec, *, sizes: Sequence[int], lend_below: float) -> Policy:
     batching = spec.config.dynamic_batching  # all zeros where there is none
     # As in Triton: a model whose configuration does not ask for batching computes each request alone.
     limit = spec.max_batch_size if spec.batches and spec.config.HasField("dynamic_batching") else 1
@@ -212,7 +222,7 @@ def _policy(spec: ModelSpec, *, strict: bool, lend_below: float) -> Policy:
         max_delay=batching.max_queue_delay_microseconds * 1e-6,
         preferred=frozenset(batching.preferred_batch_size),
         preserve_ordering=batching.preserve_ordering,
-        fixed_rows=rows if strict else 0,
+        sizes=sizes,
         lend_below=lend_below,
     )
 

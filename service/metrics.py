@@ -169,9 +169,12 @@ class MetricsServer:
         OSError: the address is taken or cannot be bound.
     """
 
-    def __init__(self, host: str, port: int, collector: Collector, not_ready_because: Callable[[], str]) -> None:
+    def __init__(
+        self, host: str, port: int, collectors: Iterable[Collector], not_ready_because: Callable[[], str]
+    ) -> None:
         registry = CollectorRegistry()
-        registry.register(collector)
+        for collector in collectors:
+            registry.register(collector)
         ProcessCollector(registry=registry)
         metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(registry)
 

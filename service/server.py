@@ -32,6 +32,7 @@ import structlog
 
 from service.classifier import ClassifierServicer
 from service.credentials import BadCredentials, Credentials, read_credentials
+from service.cuda import GpuOptions
 from service.engine import DeviceUnavailable, choose_devices
 from service.errors import Draining
 from service.fronts.grpcio import GrpcioFront
@@ -39,6 +40,7 @@ from service.fronts.sockets import connections, stop_listening
 from service.health import HealthServicer
 from service.loader import Runtime, load
 from service.metrics import MetricsServer, ServiceCollector
+from service.nvml import GpuCollector
 from service.protocol import Inference
 from service.registry import Registry
 from service.servicers import InferenceServicer
@@ -68,7 +70,8 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.front = choose_front(settings.front)
-        self._runtime = Runtime(_devices(settings.device), settings.threads)
+        gpu = GpuOptions(settings.gpu_memory_bytes, settings.cuda_graphs, settings.tensorrt_cache, settings.fp16)
+        self._runtime = Runtime(_devices(settings.device), settings.threads, gpu)
         if not settings.repository.is_dir():
             raise CannotStart(
                 f"--repository {settings.repository}: no such folder; `python -m training` makes one, or `make demo`"
@@ -113,9 +116,12 @@ class Server:
         """Take the addresses and begin to load; the server is live, and ready once its models are."""
         settings = self._settings
         self._loop = asyncio.get_running_loop()
-        collector = ServiceCollector(self.registry, self.inference, self.front)
+        collectors = [
+            ServiceCollector(self.registry, self.inference, self.front),
+            GpuCollector(self._runtime.devices, os.environ.get("CUDA_VISIBLE_DEVICES", "")),
+        ]
         with _address("--metrics-port", settings.host, settings.metrics_port):
-            self._metrics = MetricsServer(settings.host, settings.metrics_port, collector, self.not_ready_because)
+            self._metrics = MetricsServer(settings.host, settings.metrics_port, collectors, self.not_ready_because)
         self.metrics_url = f"http://{_join(settings.host, self._metrics.port)}/metrics"
         if not settings.reuse_port:
             await self._open()

@@ -42,6 +42,14 @@ class Settings(BaseSettings):
     """Where models run: auto, cpu, cuda, or a list such as cuda:0,cuda:1, with one engine a device."""
     threads: Threads = 1
     """Threads of each engine on the CPU."""
+    gpu_memory_bytes: Annotated[int, Field(ge=0)] = 2 * 2**30
+    """Most that each engine's arena may take of a GPU's memory; 0 is no bound."""
+    cuda_graphs: bool = False
+    """Capture a CUDA graph for each batch size and replay it: less work a batch for the CPU, more GPU memory."""
+    tensorrt_cache: Path | None = None
+    """Run on GPUs with TensorRT, and keep the engines that it builds in this folder; without it, with CUDA alone."""
+    fp16: bool = False
+    """Let TensorRT compute in half precision; golden answers may then be off by 0.01."""
     max_message_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 * 2**20
     """Largest request that is taken, in bytes."""
     credentials: Path | None = None
@@ -65,4 +73,10 @@ class Settings(BaseSettings):
     def _check_ports(self) -> "Settings":
         if self.grpc_port == self.metrics_port != 0:
             raise ValueError(f"--grpc-port and --metrics-port are both {self.grpc_port}; they must differ")
+        return self
+
+    @model_validator(mode="after")
+    def _check_precision(self) -> "Settings":
+        if self.fp16 and self.tensorrt_cache is None:
+            raise ValueError("--fp16 is done by TensorRT; give --tensorrt-cache FOLDER too")
         return self

@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.batcher import Batcher
 from service.errors import ServiceError
+from service.execution import Run
 from service.model import Arrays, Outputs
 from service.queue import Request
 from tests.support import WAIT
@@ -61,6 +63,16 @@ class FakeRequest(Request):
         return self.error
 
 
+@dataclass(frozen=True)
+class Computing:
+    """An engine that is one function."""
+
+    run: Run
+
+    def room(self, rows: int) -> None:
+        """Inputs may be put together anywhere."""
+
+
 class HeldEngine:
     """Negates its input, one run at a time, each when it is let; a value of 666 makes it fail."""
 
@@ -70,7 +82,7 @@ class HeldEngine:
         self._begun = threading.Condition()
 
     def run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
-        """A batcher's `run`."""
+        """The negatives, once the test lets it."""
         (x,) = inputs
         with self._begun:
             self.batches.append([float(value) for value in x[:, 0]])
@@ -79,6 +91,9 @@ class HeldEngine:
         if (x == 666).any():
             raise RuntimeError("the number of the beast")
         return [np.negative(x)]
+
+    def room(self, rows: int) -> None:
+        """Inputs may be put together anywhere."""
 
     def let(self, runs: int) -> None:
         """Let that many runs end."""

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pynvml
 import pytest
 from numpy.typing import NDArray
 
 from service.engine import Engine
+from tests.gpu import FakeNvml
 from tests.support import FRONTS, ROOT, Gate, add_version, clean_environment, doubling_model, lookup_model, run_command
 
 
@@ -53,6 +55,15 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     monkeypatch.setattr(Engine, "run", lambda engine, inputs: gate.run(engine, inputs))
     yield gate
     gate.open()
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    """Stands in for NVIDIA's management library."""
+    fake = FakeNvml()
+    for name in [name for name in dir(fake) if name.startswith("nvml")]:
+        monkeypatch.setattr(pynvml, name, getattr(fake, name))
+    return fake
 
 
 def outside(script: str, *arguments: str) -> dict[str, object]:

@@ -13,7 +13,7 @@ from service.errors import DeadlineExceeded, EngineFailed, NotReady, QueueFull
 from service.model import Arrays, Outputs
 from service.queue import QueuePolicy
 from service.statistics import Statistics
-from tests.batching import Clock, FakeRequest, HeldEngine, busy
+from tests.batching import Clock, Computing, FakeRequest, HeldEngine, busy
 from tests.support import WAIT, wait_until
 
 
@@ -34,7 +34,7 @@ def statistics() -> Statistics:
 
 @pytest.fixture
 def batcher(engine: HeldEngine, statistics: Statistics, clock: Clock) -> Iterator[Batcher]:
-    batcher = Batcher([engine.run], Policy(8, [QueuePolicy(16)]), statistics, name="test", clock=clock)
+    batcher = Batcher([engine], Policy(8, [QueuePolicy(16)]), statistics, name="test", clock=clock)
     yield batcher
     batcher.close()
     engine.let(1000)
@@ -206,7 +206,7 @@ def test_outputs_of_another_number_of_rows_are_an_error_not_somebody_elses_answe
         assert go.wait(WAIT)
         return [inputs[0][:1]]
 
-    batcher = Batcher([short], Policy(8, [QueuePolicy(16)]), statistics, name="short")
+    batcher = Batcher([Computing(short)], Policy(8, [QueuePolicy(16)]), statistics, name="short")
     requests = [FakeRequest(value) for value in range(3)]
     batcher.submit(requests[0])
     assert started.wait(WAIT)
@@ -220,7 +220,7 @@ def test_outputs_of_another_number_of_rows_are_an_error_not_somebody_elses_answe
 
 
 def test_requests_of_different_shapes_do_not_ride_together(engine: HeldEngine, statistics: Statistics) -> None:
-    batcher = Batcher([engine.run], Policy(8, [QueuePolicy(16)]), statistics, name="shapes", same_shape=False)
+    batcher = Batcher([engine], Policy(8, [QueuePolicy(16)]), statistics, name="shapes", same_shape=False)
     busy(batcher, engine)
     for value, width in ((1, 2), (2, 2), (3, 5), (4, 2)):
         batcher.submit(FakeRequest(value, width=width))
@@ -234,7 +234,7 @@ def test_requests_of_different_shapes_do_not_ride_together(engine: HeldEngine, s
 def test_a_delay_is_counted_from_the_oldest_request_and_a_full_batch_does_not_wait(statistics: Statistics) -> None:
     engine = HeldEngine()
     engine.let(100)
-    batcher = Batcher([engine.run], Policy(4, [QueuePolicy(16)], max_delay=0.2), statistics, name="delay")
+    batcher = Batcher([engine], Policy(4, [QueuePolicy(16)], max_delay=0.2), statistics, name="delay")
     before = time.monotonic()
     first = FakeRequest(1, arrived=before)
     batcher.submit(first)
@@ -255,7 +255,7 @@ def test_a_delay_is_counted_from_the_oldest_request_and_a_full_batch_does_not_wa
 def test_a_tight_deadline_closes_the_batch_early(statistics: Statistics) -> None:
     engine = HeldEngine()
     engine.let(100)
-    batcher = Batcher([engine.run], Policy(4, [QueuePolicy(16)], max_delay=60.0), statistics, name="deadline")
+    batcher = Batcher([engine], Policy(4, [QueuePolicy(16)], max_delay=60.0), statistics, name="deadline")
     batcher._seconds_a_row = 0.1
     now = time.monotonic()
     request = FakeRequest(1, arrived=now, deadline=now + 0.5)
@@ -271,7 +271,7 @@ def test_a_tight_deadline_closes_the_batch_early(statistics: Statistics) -> None
 def test_while_no_run_was_timed_a_deadline_is_not_gambled_with(statistics: Statistics) -> None:
     engine = HeldEngine()
     engine.let(1)
-    batcher = Batcher([engine.run], Policy(4, [QueuePolicy(16)], max_delay=60.0), statistics, name="untimed")
+    batcher = Batcher([engine], Policy(4, [QueuePolicy(16)], max_delay=60.0), statistics, name="untimed")
     now = time.monotonic()
     request = FakeRequest(1, arrived=now, deadline=now + 20)
     batcher.submit(request)
@@ -283,7 +283,7 @@ def test_while_no_run_was_timed_a_deadline_is_not_gambled_with(statistics: Stati
 
 def test_two_engines_empty_one_queue(statistics: Statistics) -> None:
     engines = [HeldEngine(), HeldEngine()]
-    batcher = Batcher([engine.run for engine in engines], Policy(1, [QueuePolicy(16)]), statistics, name="two")
+    batcher = Batcher(engines, Policy(1, [QueuePolicy(16)]), statistics, name="two")
     requests = [FakeRequest(value) for value in range(2)]
     for request in requests:
         batcher.submit(request)
@@ -299,7 +299,7 @@ def test_two_engines_empty_one_queue(statistics: Statistics) -> None:
 
 
 def test_a_closed_batcher_refuses_and_answers_what_it_has(engine: HeldEngine, statistics: Statistics) -> None:
-    batcher = Batcher([engine.run], Policy(8, [QueuePolicy(16)]), statistics, name="closing")
+    batcher = Batcher([engine], Policy(8, [QueuePolicy(16)]), statistics, name="closing")
     first = busy(batcher, engine)
     waiting = FakeRequest(1)
     batcher.submit(waiting)
@@ -361,7 +361,7 @@ def test_a_batch_that_takes_long_or_was_never_timed_is_left_to_the_engines_own_t
 def test_while_a_thread_is_lent_no_other_runs_its_engine_and_a_close_is_seen(
     engine: HeldEngine, statistics: Statistics, clock: Clock
 ) -> None:
-    batcher = Batcher([engine.run], Policy(8, [QueuePolicy(16)]), statistics, name="lent", clock=clock)
+    batcher = Batcher([engine], Policy(8, [QueuePolicy(16)]), statistics, name="lent", clock=clock)
     timed(batcher, engine, clock, 0.0001)
     first, second = FakeRequest(1), FakeRequest(2)
     batcher.submit(first, wake=False)
@@ -389,7 +389,7 @@ def test_what_waits_can_be_failed_at_once(batcher: Batcher, engine: HeldEngine) 
 
 
 def test_an_idle_batcher_uses_no_processor(statistics: Statistics, engine: HeldEngine) -> None:
-    batcher = Batcher([engine.run], Policy(8, [QueuePolicy(16)]), statistics, name="idle")
+    batcher = Batcher([engine], Policy(8, [QueuePolicy(16)]), statistics, name="idle")
     before = time.process_time()
     threading.Event().wait(0.3)
     assert time.process_time() - before < 0.1
@@ -399,7 +399,7 @@ def test_an_idle_batcher_uses_no_processor(statistics: Statistics, engine: HeldE
 
 def test_requests_from_many_threads_get_each_their_own_rows(statistics: Statistics) -> None:
     batcher = Batcher(
-        [lambda inputs: [np.negative(inputs[0])]], Policy(8, [QueuePolicy(10_000)]), statistics, name="many"
+        [Computing(lambda inputs: [np.negative(inputs[0])])], Policy(8, [QueuePolicy(10_000)]), statistics, name="many"
     )
     requests = [FakeRequest(value, 1 + value % 8) for value in range(2000)]
 

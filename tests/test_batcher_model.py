@@ -28,7 +28,7 @@ class Modelled(RuleBasedStateMachine):
         super().__init__()
         self.clock, self.engine, self.statistics = Clock(), HeldEngine(), Statistics()
         policy = Policy(BATCH, [QueuePolicy(ROOM), QueuePolicy(ROOM)], default_level=1)
-        self.batcher = Batcher([self.engine.run], policy, self.statistics, name="modelled", clock=self.clock)
+        self.batcher = Batcher([self.engine], policy, self.statistics, name="modelled", clock=self.clock)
         self.waiting: tuple[list[FakeRequest], list[FakeRequest]] = ([], [])
         self.running: list[FakeRequest] = []
         self.started = 0.0

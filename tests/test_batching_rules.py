@@ -8,7 +8,7 @@ import pytest
 
 from service.batcher import Batcher, Policy
 from service.errors import DeadlineExceeded, EngineFailed, InvalidArgument, NotReady, QueueFull
-from service.execution import Run
+from service.execution import Run, Runner
 from service.queue import QueuePolicy, Request, RequestQueue
 from service.repository import LoadError
 from service.statistics import Statistics
@@ -33,13 +33,13 @@ def make(engine: HeldEngine, statistics: Statistics) -> Iterator[Callable[..., B
 
     def factory(
         *levels: QueuePolicy,
-        runs: Sequence[Run] = (engine.run,),
+        engines: Sequence[Runner] = (engine,),
         probe: Callable[[Run], None] = lambda _: None,
         **policy: Any,
     ) -> Batcher:
         made.append(
             Batcher(
-                runs,
+                engines,
                 Policy(**{"max_batch_size": 8, "levels": levels or [QueuePolicy(16)]} | policy),
                 statistics,
                 name="made",
@@ -165,7 +165,7 @@ def test_where_late_requests_are_delayed_they_let_all_others_of_their_level_pass
 ) -> None:
     clock = Clock()
     levels = [QueuePolicy(16, timeout=1.0, delay_late=True), QueuePolicy(16)]
-    batcher = Batcher([engine.run], Policy(1, levels), statistics, name="delay", clock=clock)
+    batcher = Batcher([engine], Policy(1, levels), statistics, name="delay", clock=clock)
     busy(batcher, engine)
     requests = [FakeRequest(value, arrived=arrived, priority=level) for value, arrived, level in
                 ((1, 0.0, 1), (2, 0.0, 2), (3, 5.0, 1))]  # fmt: skip
@@ -217,7 +217,7 @@ def test_answers_of_two_engines_leave_in_order_where_it_is_asked_for(
     make: Callable[..., Batcher], statistics: Statistics, ordered: bool
 ) -> None:
     engines = [HeldEngine(), HeldEngine()]
-    batcher = make(runs=[engine.run for engine in engines], max_batch_size=1, preserve_ordering=ordered)
+    batcher = make(engines=engines, max_batch_size=1, preserve_ordering=ordered)
     requests = [FakeRequest(value) for value in (0, 1)]
     for request in requests:
         batcher.submit(request)
@@ -234,7 +234,7 @@ def test_answers_of_two_engines_leave_in_order_where_it_is_asked_for(
 
 def test_a_failure_keeps_its_place_in_the_order(make: Callable[..., Batcher]) -> None:
     engines = [HeldEngine(), HeldEngine()]
-    batcher = make(runs=[engine.run for engine in engines], max_batch_size=1, preserve_ordering=True)
+    batcher = make(engines=engines, max_batch_size=1, preserve_ordering=True)
     requests = [FakeRequest(value) for value in (1, 666)]
     for request in requests:
         batcher.submit(request)
@@ -251,7 +251,7 @@ def test_a_failure_keeps_its_place_in_the_order(make: Callable[..., Batcher]) ->
 def test_batches_of_a_fixed_size_are_filled_up_and_nobody_sees_the_filling(
     make: Callable[..., Batcher], engine: HeldEngine, statistics: Statistics
 ) -> None:
-    batcher = make(fixed_rows=8)
+    batcher = make(sizes=[8])
     busy(batcher, engine)
     requests = [FakeRequest(1, 2), FakeRequest(2, 3)]
     for request in requests:
@@ -271,7 +271,7 @@ def test_an_engine_that_fails_its_probe_is_broken_and_everybody_is_told(
 
     told: list[str] = []
     batcher = Batcher(
-        [engine.run], Policy(1, [QueuePolicy(16)]), statistics, name="breaking", probe=probe,
+        [engine], Policy(1, [QueuePolicy(16)]), statistics, name="breaking", probe=probe,
         on_broken=lambda: told.append("broken"),
     )  # fmt: skip
     guilty, waiting = FakeRequest(666), FakeRequest(1)
@@ -307,7 +307,7 @@ def test_a_deadline_that_the_batch_would_miss_costs_no_compute_unless_nobody_els
     engine: HeldEngine, statistics: Statistics
 ) -> None:
     clock = Clock()
-    batcher = Batcher([engine.run], Policy(2, [QueuePolicy(16)]), statistics, name="late", clock=clock)
+    batcher = Batcher([engine], Policy(2, [QueuePolicy(16)]), statistics, name="late", clock=clock)
     first = busy(batcher, engine)
     tight, calm = FakeRequest(1, deadline=6.0), FakeRequest(2)
     batcher.submit(tight)

@@ -11,6 +11,8 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from service import errors, metrics, settings
+from service.nvml import GpuCollector
+from tests.gpu import FakeNvml
 from tests.support import ROOT, clean_environment, local_service, run_command, service_process
 from training.settings import Settings as TrainingSettings
 
@@ -32,12 +34,13 @@ def test_every_setting_stands_in_the_table_with_its_default_and_text(header: str
     assert table(header) == in_code
 
 
-def test_every_metric_stands_in_the_table_with_its_help(published: Path) -> None:
+def test_every_metric_stands_in_the_table_with_its_help(published: Path, nvml: FakeNvml) -> None:
+    assert nvml.devices
     with local_service(published, "grpcio") as service:
         collector = metrics.ServiceCollector(service.server.registry, service.server.inference, "grpcio")
         exposed = {
             f"`{family.name}{'_total' if family.type == 'counter' else ''}`": family.documentation
-            for family in collector.collect()
+            for family in (*collector.collect(), *GpuCollector(["cuda:0"]).collect())
         }
     assert {row[0]: row[1] for row in table("metric")} == exposed
 

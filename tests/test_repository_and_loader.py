@@ -215,14 +215,14 @@ def test_every_size_is_a_power_of_two_or_the_limit() -> None:
 
 
 def test_cuda_that_is_not_to_be_had_is_refused_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.engine._cuda_devices", lambda: 0)
+    monkeypatch.setattr("service.cuda.device_count", lambda: 0)
     assert choose_devices("auto") == choose_devices("cpu") == ["cpu"]
     with pytest.raises(DeviceUnavailable, match="--device cuda"):
         choose_devices("cuda")
 
 
 def test_each_cuda_device_is_taken_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.engine._cuda_devices", lambda: 2)
+    monkeypatch.setattr("service.cuda.device_count", lambda: 2)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
     assert choose_devices("auto") == choose_devices("cuda:0,cuda:1") == ["cuda:0", "cuda:1"]
     assert choose_devices("cuda") == ["cuda:0"]

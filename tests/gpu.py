@@ -1,0 +1,55 @@
+"""Stand-ins for a GPU: a binding that is kept on the host, and NVIDIA's management library."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pynvml
+from numpy.typing import NDArray
+
+from service.model import Arrays
+
+# ruff: noqa: N802
+
+
+class FakeBinding:
+    """Doubles its one input of three floats a row, counts its runs, and fails when it is told to."""
+
+    def __init__(self, rows: int) -> None:
+        self.inputs: Arrays = (np.zeros((rows, 3), np.float32),)
+        self.runs = 0
+        self.error: Exception | None = None
+
+    def run(self) -> Sequence[NDArray[np.generic]]:
+        self.runs += 1
+        if self.error:
+            raise self.error
+        return [np.multiply(self.inputs[0], 2)]
+
+
+@dataclass
+class FakeNvml:
+    """Two GPUs, by number and UUID."""
+
+    devices: dict[str, int] = field(default_factory=lambda: {"0": 0, "1": 1, "GPU-zero": 0, "GPU-one": 1})
+    broken: bool = False
+
+    def nvmlInit(self) -> None:
+        if self.broken:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return self.devices[str(index)]
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+        return self.devices[uuid]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        if self.broken:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return SimpleNamespace(used=(handle + 1) * 2**30, total=80 * 2**30)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
+        return SimpleNamespace(gpu=25 * (handle + 1))
