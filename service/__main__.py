@@ -29,6 +29,10 @@ def main() -> None:
     from service import logs, server  # ONNX Runtime and gRPC take a moment; --help and refusals need not wait
 
     logs.configure(settings.log_format)
+    if settings.workers > 1:
+        from service import workers
+
+        sys.exit(workers.serve(settings))
     sys.exit(server.serve(settings))
 
 

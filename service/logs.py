@@ -20,13 +20,18 @@ def enable(name: str, on: bool) -> None:
     (_silenced.discard if on else _silenced.add)(LEVELS[name])
 
 
-def configure(form: Literal["auto", "text", "json"]) -> None:
-    """Set up structlog, and send what libraries log through the standard module the same way."""
+def configure(form: Literal["auto", "text", "json"], *, worker: int | None = None) -> None:
+    """Set up structlog, and send what libraries log through the standard module the same way.
+
+    Lines of a `worker`, one of several processes, name it.
+    """
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text),
     ]
+    if worker is not None:
+        shared.append(lambda _logger, _method, event: {**event, "worker": worker})
     renderer: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if text

@@ -160,6 +160,15 @@ def _gauges(models: Iterable[LoadedModel]) -> Iterator[Metric]:
     yield from (queue, seconds, invariance, info)
 
 
+def registry_of(*collectors: Collector) -> CollectorRegistry:
+    """What one process exposes: the collectors' metrics, and its own memory and processor time."""
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    ProcessCollector(registry=registry)
+    return registry
+
+
 class MetricsServer:
     """The HTTP endpoints, on threads of their own.
 
@@ -169,13 +178,7 @@ class MetricsServer:
         OSError: the address is taken or cannot be bound.
     """
 
-    def __init__(
-        self, host: str, port: int, collectors: Iterable[Collector], not_ready_because: Callable[[], str]
-    ) -> None:
-        registry = CollectorRegistry()
-        for collector in collectors:
-            registry.register(collector)
-        ProcessCollector(registry=registry)
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, not_ready_because: Callable[[], str]) -> None:
         metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(registry)
 
         def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -195,6 +198,7 @@ class MetricsServer:
         server = _V6Server if ":" in host else _Server
         self._server: WSGIServer = make_server(host, port, application, server, _Handler)
         self.port: int = self._server.server_port
+        self.url = f"http://[{host}]:{self.port}/metrics" if ":" in host else f"http://{host}:{self.port}/metrics"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True)
         self._thread.start()
 

@@ -23,12 +23,13 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from service.classifier import ClassifierServicer
 from service.credentials import BadCredentials, Credentials, read_credentials
@@ -39,7 +40,7 @@ from service.fronts.grpcio import GrpcioFront
 from service.fronts.sockets import connections, stop_listening
 from service.health import HealthServicer
 from service.loader import Runtime, load
-from service.metrics import MetricsServer, ServiceCollector
+from service.metrics import MetricsServer, ServiceCollector, registry_of
 from service.nvml import GpuCollector
 from service.protocol import Inference
 from service.registry import Registry
@@ -57,7 +58,9 @@ log = structlog.get_logger(__name__)
 QUIET_SECONDS, LONGEST_REFUSAL = 0.1, 0.3
 # gRPC spreads the ages of connections by a tenth, and a client takes a moment to go.
 AGE_SPREAD, LEAVING_SECONDS = 1.1, 0.5
-ENGINE_BROKEN = 3
+CANNOT_START, ENGINE_BROKEN = 2, 3
+
+Report = Callable[[CollectorRegistry, Callable[[], str]], None]
 
 
 class CannotStart(Exception):
@@ -67,8 +70,9 @@ class CannotStart(Exception):
 class Server:
     """One service, from start to exit, on one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, report: Report | None = None) -> None:
         self._settings = settings
+        self._report = report
         self.front = choose_front(settings.front)
         gpu = GpuOptions(settings.gpu_memory_bytes, settings.cuda_graphs, settings.tensorrt_cache, settings.fp16)
         self._runtime = Runtime(_devices(settings.device), settings.threads, gpu)
@@ -90,6 +94,7 @@ class Server:
         self._stop_signal = signal.SIGTERM
         self._status = 0
         self._reload = asyncio.Event()
+        self._metrics: MetricsServer | None = None
         self._native: NativeFront | None = None
         self._opened = False
         self._health = HealthServicer()
@@ -116,16 +121,19 @@ class Server:
         """Take the addresses and begin to load; the server is live, and ready once its models are."""
         settings = self._settings
         self._loop = asyncio.get_running_loop()
-        collectors = [
+        metrics = registry_of(
             ServiceCollector(self.registry, self.inference, self.front),
             GpuCollector(self._runtime.devices, os.environ.get("CUDA_VISIBLE_DEVICES", "")),
-        ]
-        with _address("--metrics-port", settings.host, settings.metrics_port):
-            self._metrics = MetricsServer(settings.host, settings.metrics_port, collectors, self.not_ready_because)
-        self.metrics_url = f"http://{_join(settings.host, self._metrics.port)}/metrics"
+        )
+        if self._report:
+            self._report(metrics, self.not_ready_because)
+        else:
+            self._metrics = open_metrics(settings, metrics, self.not_ready_because)
+            self.metrics_url = self._metrics.url
         if not settings.reuse_port:
             await self._open()
-        log.info("metrics", url=self.metrics_url)
+        if self._metrics:
+            log.info("metrics", url=self._metrics.url)
         self._reconciler = asyncio.create_task(self._follow_repository())
 
     async def _open(self) -> None:
@@ -227,7 +235,8 @@ class Server:
             await self._grpcio.stop(max(0.0, limit - time.monotonic()))
             self._folder.cleanup()
         self._classifier.close()
-        self._metrics.close()
+        if self._metrics:
+            self._metrics.close()
         log.info("stopped", answered=sum(model.statistics.codes["OK"] for model in self.registry.models()))
 
     async def _let_connections_age(self) -> None:
@@ -311,14 +320,42 @@ def _join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def serve(settings: Settings) -> int:
-    """Run a service to its end and return the exit status."""
+def open_metrics(
+    settings: Settings, registry: CollectorRegistry, not_ready_because: Callable[[], str]
+) -> MetricsServer:
+    """Serve /metrics and the probes.
+
+    Raises:
+        CannotStart: the address cannot be had.
+    """
+    with _address("--metrics-port", settings.host, settings.metrics_port):
+        return MetricsServer(settings.host, settings.metrics_port, registry, not_ready_because)
+
+
+def reserve_port(settings: Settings) -> tuple[socket.socket, int]:
+    """Hold the gRPC port for workers that will share it: a socket that does not listen, and the port's number.
+
+    Raises:
+        CannotStart: the address cannot be had, or another server listens there and sharing was not asked for.
+    """
+    with _address("--grpc-port", settings.host, settings.grpc_port, shared=settings.reuse_port):
+        reserved = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind((settings.host, settings.grpc_port))
+    return reserved, reserved.getsockname()[1]
+
+
+def serve(settings: Settings, *, report: Report | None = None) -> int:
+    """Run a service to its end and return the exit status.
+
+    With `report`, which is given the metrics and what tells why the service is not ready, it opens no port for them.
+    """
 
     async def main() -> int:
-        return await Server(settings).run()
+        return await Server(settings, report=report).run()
 
     try:
         return asyncio.run(main())
     except CannotStart as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return CANNOT_START

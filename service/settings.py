@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     """Port of /metrics, /livez and /readyz; 0 picks a free one."""
     front: Literal["auto", "native", "grpcio"] = "auto"
     """What speaks HTTP/2: native is fast, grpcio is always there, auto takes native where it is installed."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that share the gRPC port, each with engines of its own: one for each core that is to serve."""
     device: Device = "auto"
     """Where models run: auto, cpu, cuda, or a list such as cuda:0,cuda:1, with one engine a device."""
     threads: Threads = 1
@@ -73,6 +75,12 @@ class Settings(BaseSettings):
     def _check_ports(self) -> "Settings":
         if self.grpc_port == self.metrics_port != 0:
             raise ValueError(f"--grpc-port and --metrics-port are both {self.grpc_port}; they must differ")
+        return self
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> "Settings":
+        if self.workers > 1 and self.allow_control:
+            raise ValueError("--allow-control with --workers: a call reaches one worker of several; use --poll-seconds")
         return self
 
     @model_validator(mode="after")
