@@ -58,7 +58,7 @@ class Templates:
     def find(self, payload: bytes) -> tuple[Template, str, int] | None:
         """The template that the request follows, its id, and where its contents begin."""
         try:
-            end, request_id, after = _id_of(payload)
+            end, request_id, after = id_of(payload)
             template = self._by_frame.get((payload[:end], len(payload) - after))
             if template is None or not payload.startswith(template.middle, after):
                 return None
@@ -81,7 +81,7 @@ class Templates:
         if len(raw) != 1 or len(inputs) != 1 or _is_converted(inputs[0]) or parameters.sticky_key:
             return
         try:
-            end, request_id, after = _id_of(payload)
+            end, request_id, after = id_of(payload)
         except IndexError:
             return
         start = len(payload) - len(raw[0])
@@ -111,7 +111,7 @@ class Templates:
         )
 
 
-def _id_of(payload: bytes) -> tuple[int, bytes, int]:
+def id_of(payload: bytes) -> tuple[int, bytes, int]:
     """Where name and version end, the id's bytes, and where the id ends.
 
     Raises:

@@ -1,0 +1,99 @@
+"""Load: NVIDIA's perf_analyzer where ../shared/bench/setup has installed it, else a client of our own."""
+
+import asyncio
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from tests.benchmarks.models import SHAPES
+from tests.support import SHARED, infer_request
+
+PERF_ANALYZER = SHARED / "bench" / "perf_analyzer"
+INSTALLED = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "serving-bench"
+HAS_PERF_ANALYZER = PERF_ANALYZER.exists() and (INSTALLED / "pa").is_dir()
+# A run that has not ended by then is given up, in seconds.
+LONGEST_RUN = 90.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """So many requests in flight, of so many images each; or, with a `rate`, so many requests a second (open loop)."""
+
+    in_flight: int
+    images: int
+    rate: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.rate:,.0f}/s" if self.rate else f"{self.in_flight} × {self.images}"
+
+
+EIGHT, THIRTY_TWO = Load(8, 1), Load(32, 1)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Images a second, and latency of a request in milliseconds."""
+
+    throughput: float
+    p50: float
+    p99: float
+
+
+def generate(address: str, model: str, load: Load, seconds: float) -> Result:
+    """Put the load on the server at that address."""
+    return (_perf_analyzer if HAS_PERF_ANALYZER else _own_client)(address, model, load, seconds)
+
+
+def _perf_analyzer(address: str, model: str, load: Load, seconds: float) -> Result:
+    """Its own idea of stable is -s, in percent: the machine is noisy, and rounds are repeated by us."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.csv"
+        flags = ["-m", model, "-i", "grpc", "-u", address, "--async", "-b", str(load.images), "-f", str(report)]
+        flags += ["-p", str(int(seconds * 1000)), "-s", "40", "--max-trials", "6"]
+        if load.rate:
+            flags += ["--request-rate-range", f"{load.rate:.0f}", "--request-distribution", "poisson"]
+        else:
+            flags += ["--concurrency-range", str(load.in_flight)]
+        try:
+            done = subprocess.run(
+                [str(PERF_ANALYZER), *flags], capture_output=True, text=True, check=False, timeout=LONGEST_RUN
+            )
+            said = f"{done.stdout}\n{done.stderr}"
+        except subprocess.TimeoutExpired as error:
+            said = str(error)
+        if not report.exists():
+            if load.rate:  # past the knee it may find nothing stable
+                return Result(float("nan"), float("nan"), float("nan"))
+            sys.exit(f"perf_analyzer failed:\n{said}")
+        (row,) = csv.DictReader(report.open())
+    return Result(float(row["Inferences/Second"]), float(row["p50 latency"]) / 1000, float(row["p99 latency"]) / 1000)
+
+
+def _own_client(address: str, model: str, load: Load, seconds: float) -> Result:
+    """Closed-loop load from grpc.aio in this process, which tops out sooner than perf_analyzer does."""
+    if load.rate:
+        return Result(float("nan"), float("nan"), float("nan"))
+    payload = infer_request(model, images=np.zeros((load.images, *SHAPES[model]), np.uint8)).SerializeToString()
+    latencies: list[float] = []
+
+    async def caller(channel: grpc.aio.Channel, end: float) -> None:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")  # type: ignore[var-annotated]
+        while (started := time.perf_counter()) < end:
+            await infer(payload)
+            latencies.append(time.perf_counter() - started)
+
+    async def main() -> None:
+        async with grpc.aio.insecure_channel(address) as channel:
+            await asyncio.gather(*(caller(channel, time.perf_counter() + seconds) for _ in range(load.in_flight)))
+
+    asyncio.run(main())
+    p50, p99 = np.percentile(latencies, [50, 99]) * 1000
+    return Result(len(latencies) * load.images / seconds, float(p50), float(p99))
