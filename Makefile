@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test lint train serve bench bench-train soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
+.PHONY: help demo test lint train serve bench bench-gpu bench-scaling bench-train soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,8 +35,14 @@ train: .venv/installed ## train on the full MNIST, downloaded into data/ if it i
 serve: .venv/installed ## serve the model repository until Ctrl-C
 	$(BIN)/python -m service --repository $(REPOSITORY) $(SERVICE_FLAGS)
 
-bench: .venv/installed ## measure the service, side by side with Triton where it is installed; 6 minutes
+bench: .venv/installed ## measure the service, side by side with Triton where it is installed; 17 minutes
 	$(BIN)/python -m tests.benchmarks.serving $(BENCH_FLAGS)
+
+bench-gpu: .venv/installed ## measure what a GPU carries alone, over PCIe and through the service
+	$(BIN)/python -m tests.benchmarks.gpu $(BENCH_FLAGS)
+
+bench-scaling: .venv/installed ## measure what a request costs, and hold the simulated fleet against it
+	$(BIN)/python -m tests.benchmarks.scaling $(BENCH_FLAGS)
 
 bench-train: .venv/installed ## measure training against the plain recipe, on the full MNIST
 	$(BIN)/python -m tests.benchmarks.train_speed $(BENCH_FLAGS)

@@ -1,0 +1,201 @@
+"""A fleet of replicas, simulated: what batching, balancing and overload come to before any machine is rented.
+
+`python deploy/fleet.py --help`; deploy/SCALING.md says what to learn from it. A replica is a bounded queue and an
+engine that takes all that waits, up to a batch, for a time that grows with its rows: what service/batcher.py does.
+`make bench-scaling` measures the costs on a real service and holds the one-replica case against it.
+"""
+
+import argparse
+import random
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from statistics import quantiles
+from typing import Any
+
+import simpy
+
+Event = simpy.events.Event
+Process = Generator[Event, Any, None]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a service takes, in seconds, as measured."""
+
+    curve: Sequence[tuple[int, float]]  # the engine's thread, by rows of a batch, ascending; straight lines between
+    outside: float = 0.0  # client and wire, a request, one after the other
+    delay: float = 0.0  # client and wire, a request, all at once: waking up, above all
+    largest_batch: int = 64
+    queue_rows: int = 1024
+
+    @property
+    def capacity(self) -> float:
+        """Rows a second of full batches."""
+        return self.largest_batch / self.service(self.largest_batch)
+
+    def service(self, rows: int) -> float:
+        """How long a batch takes."""
+        place = min(max(bisect_left(self.curve, (rows, 0.0)), 1), len(self.curve) - 1)
+        (low, at_low), (high, at_high) = self.curve[place - 1], self.curve[place]
+        return at_low + (at_high - at_low) * (rows - low) / (high - low)
+
+
+@dataclass
+class Outcome:
+    """What became of the requests that were sent in the measured time."""
+
+    seconds: float
+    latencies: list[float] = field(default_factory=list)
+    refused: int = 0
+    batches: list[int] = field(default_factory=list)
+
+    @property
+    def throughput(self) -> float:
+        """Answers a second."""
+        return len(self.latencies) / self.seconds
+
+    @property
+    def mean_batch(self) -> float:
+        """Rows a batch."""
+        return sum(self.batches) / len(self.batches) if self.batches else 0.0
+
+    def percentile(self, percent: int) -> float:
+        """Of the latency, in seconds."""
+        return quantiles(self.latencies, n=100)[percent - 1] if len(self.latencies) > 1 else float("nan")
+
+
+class Replica:
+    """One process of the service."""
+
+    def __init__(self, env: simpy.Environment, costs: Costs, outcome: Outcome) -> None:
+        self._env = env
+        self._costs = costs
+        self._outcome = outcome
+        self._waiting: list[Event] = []
+        self._arrival = env.event()
+        self.load = 0  # requests that wait or are computed
+        env.process(self._work())
+
+    def submit(self) -> Event | None:
+        """What happens when the request is answered; None if the queue is full."""
+        if len(self._waiting) >= self._costs.queue_rows:
+            return None
+        answered = self._env.event()
+        self._waiting.append(answered)
+        self.load += 1
+        if not self._arrival.triggered:
+            self._arrival.succeed()
+        return answered
+
+    def _work(self) -> Process:
+        while True:
+            if not self._waiting:
+                self._arrival = self._env.event()
+                yield self._arrival
+            batch, self._waiting = (
+                self._waiting[: self._costs.largest_batch],
+                self._waiting[self._costs.largest_batch :],
+            )
+            yield self._env.timeout(self._costs.service(len(batch)))
+            self._outcome.batches.append(len(batch))
+            self.load -= len(batch)
+            for answered in batch:
+                answered.succeed()
+
+
+def closed_loop(costs: Costs, in_flight: int, *, seconds: float = 2.0) -> Outcome:
+    """So many callers of one replica, each with one request at a time; they and the wire share one processor."""
+    env = simpy.Environment()
+    outcome = Outcome(seconds)
+    replica = Replica(env, costs, outcome)
+    outside = simpy.Resource(env, capacity=1)
+
+    def caller() -> Process:
+        while True:
+            began = env.now
+            with outside.request() as turn:
+                yield turn
+                yield env.timeout(costs.outside)
+            yield env.timeout(costs.delay)
+            answered = replica.submit()
+            assert answered is not None, "callers that wait cannot fill the queue"
+            yield answered
+            outcome.latencies.append(env.now - began)
+
+    for _ in range(in_flight):
+        env.process(caller())
+    env.run(until=seconds)
+    return outcome
+
+
+# Each gives the replica for the next request.
+Balance = Callable[[Sequence[Replica], random.Random, int], Replica]
+BALANCES: dict[str, Balance] = {
+    "random": lambda replicas, chance, _: chance.choice(replicas),
+    "round-robin": lambda replicas, _, number: replicas[number % len(replicas)],
+    "least-loaded": lambda replicas, _, __: min(replicas, key=lambda replica: replica.load),
+    "best-of-two": lambda replicas, chance, _: min(
+        chance.sample(replicas, min(2, len(replicas))), key=lambda replica: replica.load
+    ),
+}
+
+
+def open_loop(
+    costs: Costs, replicas: int, rate: float, *, balance: str = "random", seconds: float = 2.0, seed: int = 0
+) -> Outcome:
+    """Requests that come by chance, `rate` a second, whatever became of those before, to a fleet behind a balancer."""
+    env = simpy.Environment()
+    outcome = Outcome(seconds)
+    fleet = [Replica(env, costs, outcome) for _ in range(replicas)]
+    chance = random.Random(seed)  # noqa: S311 # chance, not secrets
+
+    def wait_for(answered: Event) -> Process:
+        began = env.now
+        yield answered
+        outcome.latencies.append(env.now - began)
+
+    def arrivals() -> Process:
+        number = 0
+        while True:
+            yield env.timeout(chance.expovariate(rate))
+            answered = BALANCES[balance](fleet, chance, number).submit()
+            number += 1
+            if answered is None:
+                outcome.refused += 1
+            else:
+                env.process(wait_for(answered))
+
+    env.process(arrivals())
+    env.run(until=seconds)
+    return outcome
+
+
+def main() -> None:
+    """Print what a fleet of that size does at several loads, by way of balancing."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
+    parser.add_argument("--batch-us", type=float, default=86.0, help="engine time of a batch, however small")
+    parser.add_argument("--row-us", type=float, default=74.0, help="engine time of each row")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.7, 0.9, 1.5], help="of the fleet's capacity")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of simulated time")
+    arguments: Any = parser.parse_args()
+    batch, row = arguments.batch_us * 1e-6, arguments.row_us * 1e-6
+    costs = Costs([(0, batch), (64, batch + 64 * row)])
+    print(f"capacity of a replica: {costs.capacity:,.0f} requests a second")
+    print("replicas   load  balance         answered/s   refused   p50 ms   p99 ms  rows a batch")
+    for replicas in arguments.replicas:
+        for load in arguments.loads:
+            for balance in BALANCES if replicas > 1 else ["random"]:
+                rate = load * replicas * costs.capacity
+                outcome = open_loop(costs, replicas, rate, balance=balance, seconds=arguments.seconds)
+                sent = len(outcome.latencies) + outcome.refused
+                print(
+                    f"{replicas:8}  {load:5.2f}  {balance:14} {outcome.throughput:11,.0f} "
+                    f"{outcome.refused / max(sent, 1):8.1%} {outcome.percentile(50) * 1e3:8.2f} "
+                    f"{outcome.percentile(99) * 1e3:8.2f} {outcome.mean_batch:13.1f}"
+                )
+
+
+if __name__ == "__main__":
+    main()
