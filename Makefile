@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test lint train serve bench bench-gpu bench-scaling bench-train soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
+.PHONY: help demo test lint train serve bench bench-gpu bench-workers bench-scaling bench-train soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench: .venv/installed ## measure the service, side by side with Triton where it
 
 bench-gpu: .venv/installed ## measure what a GPU carries alone, over PCIe and through the service
 	$(BIN)/python -m tests.benchmarks.gpu $(BENCH_FLAGS)
+
+bench-workers: .venv/installed ## measure what more workers cost, and how connections spread over them
+	$(BIN)/python -m tests.benchmarks.workers $(BENCH_FLAGS)
 
 bench-scaling: .venv/installed ## measure what a request costs, and hold the simulated fleet against it
 	$(BIN)/python -m tests.benchmarks.scaling $(BENCH_FLAGS)
