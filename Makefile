@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test lint train serve bench bench-gpu bench-workers bench-scaling bench-train soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
+.PHONY: help demo test lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ serve: .venv/installed ## serve the model repository until Ctrl-C
 
 bench: .venv/installed ## measure the service, side by side with Triton where it is installed; 17 minutes
 	$(BIN)/python -m tests.benchmarks.serving $(BENCH_FLAGS)
+
+bench-peers: .venv/installed ## measure KServe's SDK, MLServer, LitServe and a plain grpc.aio server; installs each; 5 minutes
+	$(BIN)/python -m tests.benchmarks.peer_servers $(BENCH_FLAGS)
 
 bench-gpu: .venv/installed ## measure what a GPU carries alone, over PCIe and through the service
 	$(BIN)/python -m tests.benchmarks.gpu $(BENCH_FLAGS)

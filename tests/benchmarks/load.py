@@ -49,7 +49,7 @@ class Result:
 
 def generate(address: str, model: str, load: Load, seconds: float) -> Result:
     """Put the load on the server at that address."""
-    return (_perf_analyzer if HAS_PERF_ANALYZER else _own_client)(address, model, load, seconds)
+    return (_perf_analyzer if HAS_PERF_ANALYZER else own_client)(address, model, load, seconds)
 
 
 def _perf_analyzer(address: str, model: str, load: Load, seconds: float) -> Result:
@@ -77,7 +77,7 @@ def _perf_analyzer(address: str, model: str, load: Load, seconds: float) -> Resu
     return Result(float(row["Inferences/Second"]), float(row["p50 latency"]) / 1000, float(row["p99 latency"]) / 1000)
 
 
-def _own_client(address: str, model: str, load: Load, seconds: float) -> Result:
+def own_client(address: str, model: str, load: Load, seconds: float) -> Result:
     """Closed-loop load from grpc.aio in this process, which tops out sooner than perf_analyzer does."""
     if load.rate:
         return Result(float("nan"), float("nan"), float("nan"))
