@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from service.execution import Run
+from service.execution import EngineLost, Run
 from service.model import Arrays, ModelSpec
 from service.repository import LoadError
 from service.tensors import BYTES
@@ -168,6 +168,8 @@ def _gap(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
 def _run(run: Run, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
     try:
         return run(inputs)
+    except EngineLost as error:
+        raise LoadError(f"the engine is lost: {error}") from error
     except Exception as error:
         shapes = ", ".join(str(list(array.shape)) for array in inputs)
         raise CannotRun(f"the graph cannot be run on inputs of shape {shapes}: {error}") from error

@@ -10,6 +10,7 @@ Owns the workers' lives and their merged metrics. Does not own: serving (server.
 import contextlib
 import itertools
 import multiprocessing
+import multiprocessing.synchronize
 import os
 import signal
 import sys
@@ -72,11 +73,9 @@ class Supervisor:
         registry = CollectorRegistry()
         registry.register(self._collector)
         metrics = server.open_metrics(self._settings, registry, self.not_ready_because)
-        log.info("metrics", url=metrics.url)
         try:
             with self._signals() as awoken:
-                for worker in self._workers:
-                    worker.start()
+                log.info("metrics", url=metrics.url)
                 self._watch(awoken)
         finally:
             for worker in self._workers:
@@ -90,14 +89,24 @@ class Supervisor:
         """Why no worker would answer; "" if one does: the port belongs to those that do."""
         if self._stopping:
             return "draining"
-        reasons = [worker.ask(READY) for worker in self._workers]
-        if "" in reasons:
-            return ""
-        return str(next((reason for reason in reasons if reason is not None), "no worker runs"))
+        reasons = []
+        for worker in self._workers:
+            reason = worker.ask(READY)
+            if reason == "":
+                return ""
+            if reason is not None:
+                reasons.append(str(reason))
+        return reasons[0] if reasons else "no worker runs"
 
     def _watch(self, awoken: int) -> None:
-        """Start again what ends, until all are to end and have."""
+        """Start the workers and start again what ends, until all are to end and have."""
         while True:
+            for worker in self._workers:
+                if worker.sentinel is None and not self._stopping and worker.due <= time.monotonic():
+                    worker.start()
+            if self._stopping:  # also those that were being started when the signal came
+                for worker in self._workers:
+                    worker.stop(self._stopping)
             running = [worker for worker in self._workers if worker.sentinel is not None]
             if self._stopping and not running:
                 return
@@ -109,9 +118,6 @@ class Supervisor:
                 os.read(awoken, 1024)
             for worker in running:
                 self._look_at(worker)
-            for worker in self._workers:
-                if worker.sentinel is None and not self._stopping and worker.due <= time.monotonic():
-                    worker.start()
 
     def _look_at(self, worker: "Worker") -> None:
         status = worker.ended()
@@ -120,17 +126,13 @@ class Supervisor:
         self._collector.retire(worker)
         pause = worker.rest()
         if self._stopping:
-            self._status = self._status or status
+            if not worker.cut_short:
+                self._status = self._status or status
         elif status == server.CANNOT_START:
             self._status = status
-            self._stop(signal.SIGTERM)
+            self._stopping = signal.SIGTERM
         else:
             log.error("a worker ended; it is started again", worker=worker.index, status=status, seconds=pause)
-
-    def _stop(self, number: signal.Signals) -> None:
-        self._stopping = number
-        for worker in self._workers:
-            worker.signal(number)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[int]:
@@ -143,7 +145,7 @@ class Supervisor:
                     worker.kill()
                 os._exit(128 + number)
             log.info("stopping the workers")
-            self._stop(signal.Signals(number))
+            self._stopping = signal.Signals(number)  # the main loop, which this awakes, does the rest
 
         def reload(number: int, _: object) -> None:
             for worker in self._workers:
@@ -165,20 +167,22 @@ class Supervisor:
 
     def _start(self, index: int) -> "Running":
         ours, theirs = self._context.Pipe()
+        there = self._context.Event()
         process = self._context.Process(  # type: ignore[attr-defined] # typeshed has it on the concrete contexts only
-            target=_work, args=(self._worker_settings, index, theirs), name=f"worker-{index}"
+            target=_work, args=(self._worker_settings, index, theirs, there), name=f"worker-{index}"
         )
         process.start()
         theirs.close()
-        return Running(process, ours, time.monotonic())
+        return Running(process, ours, there, time.monotonic())
 
 
 @dataclass(frozen=True)
 class Running:
-    """A process and the pipe over which it is asked."""
+    """A process, the pipe over which it is asked, and whether it is there: it acts on signals, but has no calls yet."""
 
     process: multiprocessing.process.BaseProcess
     pipe: Connection
+    there: multiprocessing.synchronize.Event
     since: float
 
 
@@ -191,6 +195,8 @@ class Worker:
         self._start = start
         self._running: Running | None = None
         self._pause = FIRST_PAUSE
+        self._told = False  # to stop
+        self.cut_short = False  # ended before it was there
         self._asking = threading.Lock()
         self._questions = itertools.count()
 
@@ -202,6 +208,7 @@ class Worker:
     def start(self) -> None:
         """Give it a process."""
         self._running = self._start(self.index)
+        self._told = False
 
     def ended(self) -> int | None:
         """The exit status of a process that has ended, negative for a signal; None while it runs."""
@@ -233,6 +240,17 @@ class Worker:
                         return answer
             return None
 
+    def stop(self, number: signal.Signals) -> None:
+        """Tell the process to stop, once: the second time it would end at once. One that starts yet is ended."""
+        if self._told or self._running is None:
+            return
+        self._told = True
+        if self._running.there.is_set():
+            self.signal(number)
+        else:
+            self.cut_short = True
+            self._running.process.kill()
+
     def signal(self, number: signal.Signals) -> None:
         """Send the process a signal."""
         running = self._running
@@ -252,25 +270,26 @@ class WorkersCollector(Collector):
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self._workers = workers
+        self._lock = threading.Lock()  # guards both of these; scrapes come on threads of their own
         self._last: dict[int, list[Family]] = {}  # by worker: what it said last
         self._retired: list[Family] = []  # counters of processes that have ended, as they said last
 
     def collect(self) -> Iterator[Metric]:
         """Every family once."""
-        for worker in self._workers:
-            families = worker.ask(METRICS)
-            if isinstance(families, list):
-                self._last[worker.index] = families
-        yield from merged([self._retired, *self._last.values()])
+        with self._lock:
+            for worker in self._workers:
+                families = worker.ask(METRICS)
+                if isinstance(families, list):
+                    self._last[worker.index] = families
+            metrics = merged([self._retired, *self._last.values()])
+        yield from metrics
 
     def retire(self, worker: Worker) -> None:
         """Keep what a process counted that has ended: a counter of the service must not fall."""
-        families = self._last.pop(worker.index, [])
-        counts = [family for family in families if family[2] in ("counter", "histogram")]
-        self._retired = [
-            (metric.name, metric.documentation, metric.type, [(s.name, s.labels, s.value) for s in metric.samples])
-            for metric in merged([self._retired, counts])
-        ]
+        with self._lock:
+            families = self._last.pop(worker.index, [])
+            counts = [family for family in families if family[2] in ("counter", "histogram")]
+            self._retired = _families(merged([self._retired, counts]))
 
 
 def merged(sources: Iterable[Sequence[Family]]) -> list[Metric]:
@@ -298,13 +317,15 @@ def _rule(name: str, kind: str) -> Callable[[Iterable[float]], float]:
 # --- in the worker ---
 
 
-def _work(settings: Settings, index: int, pipe: Connection) -> None:
+def _work(settings: Settings, index: int, pipe: Connection, there: multiprocessing.synchronize.Event) -> None:
     """A worker's life; ends the process."""
     os.setsid()  # Ctrl-C is for the supervisor, which then asks us to stop
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server acts on it; it loads what there is anyway
     logs.configure(settings.log_format, worker=index)
 
     def report(registry: CollectorRegistry, not_ready_because: Callable[[], str]) -> None:
         threading.Thread(target=_answer, args=(pipe, registry, not_ready_because), name="report", daemon=True).start()
+        there.set()
 
     sys.exit(server.serve(settings, report=report))
 
@@ -314,14 +335,14 @@ def _answer(pipe: Connection, registry: CollectorRegistry, not_ready_because: Ca
     try:
         while True:
             number, question = pipe.recv()
-            pipe.send((number, not_ready_because() if question == READY else _families(registry)))
+            pipe.send((number, not_ready_because() if question == READY else _families(registry.collect())))
     except (EOFError, OSError):
         log.error("the supervisor is gone")
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _families(registry: CollectorRegistry) -> list[Family]:
+def _families(metrics: Iterable[Metric]) -> list[Family]:
     return [
         (metric.name, metric.documentation, metric.type, [(s.name, dict(s.labels), s.value) for s in metric.samples])
-        for metric in registry.collect()
+        for metric in metrics
     ]

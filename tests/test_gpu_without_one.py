@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, generate_latest
 
 from service import cuda
@@ -17,9 +18,12 @@ from service.cuda import CUDA, TENSORRT, CudaBinding, GpuOptions, is_lost, provi
 from service.engine import DeviceUnavailable, Engine
 from service.errors import EngineFailed, NotReady
 from service.execution import EngineLost, padded
-from service.model import TensorSpec
+from service.model import Arrays, ModelSpec, TensorSpec
 from service.nvml import GpuCollector
+from service.pb.model_config_pb2 import ModelConfig
+from service.proof import Proof
 from service.queue import QueuePolicy
+from service.repository import LoadError
 from service.statistics import Statistics
 from service.tensors import BY_NAME
 from tests.batching import FakeRequest
@@ -155,6 +159,16 @@ def test_a_device_that_is_lost_fails_all_that_waits_as_unavailable_and_runs_noth
     assert bindings[4].runs == 2, "a lost device is not asked again in parts"
     with pytest.raises(NotReady):
         batcher.submit(FakeRequest(1))
+
+
+def test_a_device_that_is_lost_while_a_version_is_proved_refuses_it_golden_answers_or_not() -> None:
+    spec = ModelSpec("m", 1, (TensorSpec("x", BY_NAME["FP32"], (3,)),), (), 8, ModelConfig())
+
+    def lost(_: Arrays) -> Sequence[NDArray[np.generic]]:
+        raise EngineLost("CUDA failure 700")
+
+    with pytest.raises(LoadError, match="the engine is lost: CUDA failure 700"):
+        Proof(spec, {}, 0.0, sizes=SIZES).prove(lost)
 
 
 def test_an_error_that_passes_fails_the_guilty_alone(

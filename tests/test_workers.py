@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,17 @@ import pytest
 
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from service.workers import Family, merged
-from tests.support import WAIT, ServiceProcess, infer_request, outputs_of, run_command, service_process, wait_until
+from tests.support import (
+    ROOT,
+    WAIT,
+    ServiceProcess,
+    clean_environment,
+    infer_request,
+    outputs_of,
+    run_command,
+    service_process,
+    wait_until,
+)
 
 REQUEST = infer_request("double", x=np.ones((1, 4), np.float32))
 
@@ -100,6 +112,21 @@ def test_workers_end_when_the_supervisor_is_killed(team: ServiceProcess) -> None
     team.process.kill()
     _, alive = psutil.wait_procs(workers, WAIT)
     assert not alive
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_while_workers_are_started_ends_them_all(toys: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "service", "--repository", str(toys), "--workers", "3", "--log-format", "json"]
+    command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-seconds", "0"]
+    for delay in (0.0, 0.05, 0.2, 0.4):
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=clean_environment()) as process:
+            assert process.stderr is not None
+            assert '"metrics"' in process.stderr.readline()
+            time.sleep(delay)  # whichever moment of the start it meets
+            process.send_signal(number)
+            rest = process.stderr.read()
+            assert process.wait(WAIT) == 0, rest
+        assert "Traceback" not in rest
 
 
 def test_no_worker_is_ready_while_none_has_its_models(tmp_path: Path) -> None:
