@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
+.PHONY: help demo test lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,19 @@ lint: .venv/installed ## check style, types and the direction of imports
 
 train: .venv/installed ## train on the full MNIST, downloaded into data/ if it is not there, and publish
 	$(BIN)/python -m training --repository $(REPOSITORY) $(TRAINING_FLAGS)
+
+train-all: .venv/installed ## train and publish all four networks on their full data sets, in data/; half an hour on 2 cores
+	@for model in mnist-simplecnn mnist-cnn cifar10-cnn cifar10-lenet; do \
+	  $(BIN)/python -m training --model $$model --repository $(REPOSITORY) $(TRAINING_FLAGS) || exit 1; done
+
+report: .venv/installed ## open the newest run's report in a browser, training on the bundled digits if there is none
+	@ls runs/*/report.html >/dev/null 2>&1 || \
+	  $(BIN)/python -m training --dataset mnist-sample --repository $(REPOSITORY) $(TRAINING_FLAGS)
+	@report=$$(ls -t runs/*/report.html | head -1); echo $$report; \
+	  $(BIN)/python -c 'import pathlib, sys, webbrowser; webbrowser.open(pathlib.Path(sys.argv[1]).resolve().as_uri())' $$report
+
+check-served: .venv/installed ## send whole test sets to every published model over gRPC, and hold the answers against the job's own
+	$(BIN)/python -m tests.soaks.served --repository $(REPOSITORY) $(SOAK_FLAGS)
 
 serve: .venv/installed ## serve the model repository until Ctrl-C
 	$(BIN)/python -m service --repository $(REPOSITORY) $(SERVICE_FLAGS)

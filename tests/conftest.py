@@ -1,6 +1,7 @@
 """Fixtures: a repository that our own training job published, and services over it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,24 @@ from numpy.typing import NDArray
 
 from service.engine import Engine
 from tests.gpu import FakeNvml
-from tests.support import FRONTS, ROOT, Gate, add_version, clean_environment, doubling_model, lookup_model, run_command
+from tests.support import (
+    FRONTS,
+    ROOT,
+    RUNS,
+    Gate,
+    add_version,
+    clean_environment,
+    doubling_model,
+    lookup_model,
+    run_command,
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_runs_are_left() -> Iterator[None]:
+    """Whatever the tests train is gone afterwards."""
+    yield
+    shutil.rmtree(RUNS, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

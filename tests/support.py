@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from service.settings import Settings
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 FRONTS = ("native", "grpcio")
+RUNS = Path(tempfile.gettempdir()) / f"simplecnn-test-runs-{os.getpid()}"
 WAIT = 30.0  # seconds after which something that should happen never will
 
 
@@ -311,8 +313,9 @@ def run_command(*arguments: str, timeout: float = 120.0) -> subprocess.Completed
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without settings of ours."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("SERVICE_", "TRAINING_"))}
+    """This process's environment without settings of ours, but that training leaves its runs outside the checkout."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SERVICE_", "TRAINING_"))}
+    return kept | {"TRAINING_RUNS": str(RUNS)}
 
 
 # --- requests ----------------------------------------------------------------------------------------------------

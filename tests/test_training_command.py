@@ -1,16 +1,18 @@
 """`python -m training` as a user types it."""
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from tests.support import ROOT, clean_environment, run_command
+from service.loader import Runtime, load
+from service.repository import scan
+from tests.support import run_command
 from tests.test_training_data import MNIST, full
+from training import job, networks
 
 QUICK = ("--dataset", "mnist-sample", "--epochs", "1", "--device", "cpu")
 
@@ -21,9 +23,15 @@ def test_a_manifest_says_what_was_made_from_what_and_how_well(published: Path) -
     assert manifest["model"] == manifest["network"]["name"] == "mnist-simplecnn"
     assert manifest["network"]["pool"] == "max"
     assert manifest["dataset"]["name"] == "mnist-sample"
-    assert manifest["dataset"]["training"] + manifest["dataset"]["validation"] == 5000
+    assert (manifest["dataset"]["training"], manifest["dataset"]["validation"]) == (4750, 250)
     assert manifest["dataset"]["test"] == 1000
-    assert 0.9 <= manifest["metrics"]["test_accuracy"] <= 1
+    metrics = manifest["metrics"]
+    assert 0.9 <= metrics["test_accuracy"] <= 1 and 0.9 <= metrics["validation_accuracy"] <= 1
+    confusion = np.array(metrics["confusion"])
+    assert confusion.shape == (10, 10) and confusion.sum(1).tolist() == [100] * 10
+    assert abs(np.trace(confusion) / 1000 - metrics["test_accuracy"]) < 1e-6
+    assert 0 < metrics["calibration_error"] < 0.2 and len(metrics["precision"]) == len(metrics["recall"]) == 10
+    assert manifest["opset"] == 20 and manifest["run"].endswith("-mnist-simplecnn-seed0")
     assert manifest["recipe"]["seed"] == 0 and manifest["recipe"]["epochs"] == 4
     assert 0 <= manifest["parity"]["max_difference"] <= manifest["parity"]["tolerance"] == 1e-5
     assert manifest["golden"]["tolerance"] > 0
@@ -45,6 +53,15 @@ def test_golden_samples_are_real_test_images_of_every_class(
     np.testing.assert_allclose(answers.sum(1), 1, atol=1e-5)
 
 
+def test_among_them_is_the_least_certain_right_one_of_each_class() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    right = torch.tensor([0.9, 0.6, 0.8, 0.7, 0.9, 0.3])  # of its own class; the last one is called 0
+    probabilities = torch.full((6, 3), 0.0)
+    probabilities[range(6), labels] = right
+    probabilities[range(6), (labels + 1) % 3] = 1 - right
+    assert job._golden(probabilities, labels).tolist() == [0, 1, 3, 5]
+
+
 def test_an_accuracy_below_the_gate_publishes_nothing_and_exits_with_1(tmp_path: Path) -> None:
     result = run_command("training", *QUICK, "--min-accuracy", "1", "--repository", str(tmp_path / "models"))
     assert result.returncode == 1
@@ -57,7 +74,7 @@ def test_a_repository_that_cannot_be_written_is_a_clear_line(tmp_path: Path) -> 
     (tmp_path / "models").write_text("a file, not a folder")
     result = run_command("training", *QUICK, "--min-accuracy", "0", "--repository", str(tmp_path / "models"))
     assert result.returncode == 1
-    assert result.stderr.startswith("error: cannot publish into") and len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("error: cannot write: ") and len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -66,6 +83,10 @@ def test_a_repository_that_cannot_be_written_is_a_clear_line(tmp_path: Path) -> 
         (["--epochs", "-1"], "--epochs"),
         (["--min-accuracy", "99"], "--min-accuracy"),
         (["--dataset", "cats"], "cats"),
+        (["--model", "vgg"], "vgg"),
+        (["--pool", "median"], "median"),
+        (["--name", "../models"], "../models"),
+        (["--resume", "nowhere"], "--resume nowhere: this is no folder of a run"),
         (["--seed", "x"], "--seed"),
         (["--bogus"], "--bogus"),
     ],
@@ -75,27 +96,6 @@ def test_a_setting_that_makes_no_sense_is_refused_at_once_with_status_2(flags: l
     assert result.returncode == 2
     assert says in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
-
-
-def test_ctrl_c_leaves_no_half_made_file(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training", "--dataset", "mnist-sample", "--epochs", "1000"]
-    process = subprocess.Popen(
-        [*command, "--repository", str(tmp_path / "models")],
-        cwd=ROOT,
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch"):
-            break
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.strip() == "interrupted; nothing was published"
-    assert list(tmp_path.iterdir()) == []
 
 
 @full
@@ -125,5 +125,57 @@ def test_help_names_every_flag_that_others_rely_on() -> None:
         "seed",
         "min-accuracy",
         "device",
+        "pool",
+        "recipe",
+        "resume",
     ):
         assert f"--{flag}" in result.stdout
+
+
+def test_list_shows_the_networks_with_what_was_reported_and_reached(published: Path) -> None:
+    result = run_command("training", "--list", "--repository", str(published))
+    assert result.returncode == 0
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(networks.NETWORKS)
+    assert "421,642" in lines[1] and "99.23%" in lines[1] and "on mnist-sample, version 1" in lines[1]
+    assert "70.40%" in lines[3] and lines[3].endswith("–")
+
+
+def test_summary_shows_the_layers() -> None:
+    result = run_command("training", "--summary", "--model", "cifar10-cnn", "--pool", "global")
+    assert result.returncode == 0
+    assert "AdaptiveAvgPool" in result.stdout and "64×1×1" in result.stdout and "24,202" in result.stdout
+
+
+def test_a_network_for_other_images_is_refused_with_both_sizes() -> None:
+    result = run_command("training", "--model", "cifar10-cnn", "--dataset", "mnist-sample")
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line == "error: cifar10-cnn takes images of 32×32×3, and those of mnist-sample are 28×28×1"
+
+
+def test_a_users_own_pictures_become_a_model_of_their_own(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for label, top in (("day", 255), ("night", 60)):
+        (tmp_path / "sky" / label).mkdir(parents=True)
+        for number in range(60):
+            pixels = random.integers(top - 50, top, (40, 40, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "sky" / label / f"{number}.png")
+    flags = [
+        "--model",
+        "cifar10-lenet",
+        "--dataset",
+        f"folder:{tmp_path / 'sky'}",
+        "--epochs",
+        "8",
+        "--batch-size",
+        "16",
+    ]
+    result = run_command("training", *flags, "--repository", str(tmp_path / "models"))
+    assert result.returncode == 0, result.stderr
+    (folder,) = scan(tmp_path / "models")
+    assert folder.name == "cifar10-lenet-sky"
+    assert (folder.path / "labels.txt").read_text() == "day\nnight\n"
+    model = load(folder, 1, Runtime(["cpu"], 1))
+    assert model.verified and model.spec.outputs[0].labels == ("day", "night")
+    model.batcher.close()

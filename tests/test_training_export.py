@@ -16,6 +16,7 @@ from onnx import TensorProto
 from service.pb.model_config_pb2 import ModelConfig
 from training import export, networks, publish
 from training.errors import ParityError
+from training.files import write
 
 NETWORK = networks.NETWORKS["mnist-simplecnn"]
 
@@ -23,7 +24,7 @@ NETWORK = networks.NETWORKS["mnist-simplecnn"]
 @pytest.fixture(scope="module")
 def model() -> networks.Classifier:
     torch.manual_seed(0)
-    return networks.Classifier(NETWORK, NETWORK.build()).eval()
+    return networks.Classifier(NETWORK).eval()
 
 
 @pytest.fixture(scope="module")
@@ -125,14 +126,13 @@ def test_a_job_that_ends_half_way_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     publish.publish(tmp_path, artifact())
-    write = publish._write
 
     def fail(path: Path, content: bytes) -> None:
         if path.name == "golden.npz":
             raise error
         write(path, content)
 
-    monkeypatch.setattr(publish, "_write", fail)
+    monkeypatch.setattr("training.publish.write", fail)
     with pytest.raises(type(error)):
         publish.publish(tmp_path, artifact())
     assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["1", "config.pbtxt", "labels.txt"]

@@ -2,14 +2,18 @@
 
 A run goes through these stops, in reading order:
 
-    settings.py   every flag and environment variable
-    data.py       images and labels as whole tensors, verified
-    networks.py   what is computed, layer for layer, from raw pixels to probabilities
-    recipe.py     how the weights are found and which are kept
-    progress.py   what a person sees meanwhile
-    export.py     the ONNX graph, and the proof that it answers as torch does
-    publish.py    the model repository, written atomically
-    __main__.py   the command that joins them
+    settings.py    every flag and environment variable
+    __main__.py    the command (listing.py)
+    job.py         the order of things
+    sources.py     images and labels, verified (data.py, folder.py)
+    networks.py    what is computed, layer for layer, from raw pixels to probabilities (pooling.py)
+    recipe.py      how the weights are found and which are kept (augment.py, group.py)
+    runs.py        what a run leaves behind, and how it goes on (files.py)
+    progress.py    what a person sees meanwhile
+    evaluate.py    how good they are
+    export.py      the ONNX graph, and the proof that it answers as torch does (quantize.py)
+    report.py      pictures of what was learned (layers.py)
+    publish.py     the model repository, written atomically
 
 It imports nothing of the service; the files of publish.py are all that the two share.
 """

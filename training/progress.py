@@ -7,7 +7,7 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from training.recipe import Step
+from training.recipe import REPORT_EVERY, Step
 
 
 class Display(Protocol):
@@ -28,21 +28,34 @@ def display() -> Display:
     return Bar(console) if console.is_terminal else Lines()
 
 
+class Speed:
+    """Images a second, of those that were done here: a run that is continued does not begin at 0."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._before: int | None = None
+
+    def __call__(self, state: Step) -> float:
+        if self._before is None:
+            self._before = state.images - state.images // state.step * min(state.step, REPORT_EVERY)
+        return (state.images - self._before) / (time.perf_counter() - self._start)
+
+
 class Lines:
     """One line an epoch, for logs."""
 
     def __enter__(self) -> Self:
-        self.start = time.perf_counter()
+        self.speed = Speed()
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
     def __call__(self, state: Step) -> None:
-        if state.validation is not None:
-            elapsed = time.perf_counter() - self.start
-            left = elapsed * (state.steps - state.step) / state.step
-            print(f"{summary(state)}  {state.images / elapsed:,.0f} images/s  {left:.0f} s left", flush=True)
+        rate = self.speed(state)
+        if state.ended:
+            left = f"{(state.steps - state.step) / state.step * state.images / rate:.0f} s left" if rate else ""
+            print(f"{summary(state)}  {rate:,.0f} images/s  {left}", flush=True)
 
 
 class Bar:
@@ -60,7 +73,7 @@ class Bar:
         self.task = self.progress.add_task("starting", total=None, rate=0.0)
 
     def __enter__(self) -> Self:
-        self.start = time.perf_counter()
+        self.speed = Speed()
         self.progress.start()
         return self
 
@@ -68,9 +81,9 @@ class Bar:
         self.progress.stop()
 
     def __call__(self, state: Step) -> None:
-        rate = state.images / (time.perf_counter() - self.start)
+        rate = self.speed(state)
         self.progress.update(self.task, description=summary(state), completed=state.step, total=state.steps, rate=rate)
-        if state.validation is not None:
+        if state.ended:
             self.progress.console.print(summary(state), highlight=False)
 
 

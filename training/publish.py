@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.files import sync_folder, write, write_atomically
+
 MANIFEST_SCHEMA = 1
 MAX_BATCH_SIZE = 64
 
@@ -50,9 +52,9 @@ def publish(repository: Path, artifact: Artifact) -> Path:
     with _only_publisher(folder):
         for abandoned in folder.glob(".*.tmp"):  # of a job that was killed
             shutil.rmtree(abandoned) if abandoned.is_dir() else abandoned.unlink()
-        _write_atomically(folder / "labels.txt", "".join(f"{label}\n" for label in artifact.label_names).encode())
+        write_atomically(folder / "labels.txt", "".join(f"{label}\n" for label in artifact.label_names).encode())
         if not (folder / "config.pbtxt").exists():  # an operator's changes to it stay
-            _write_atomically(folder / "config.pbtxt", config(artifact).encode())
+            write_atomically(folder / "config.pbtxt", config(artifact).encode())
         number = next_version(folder)
         staging = folder / f".{number}.tmp"
         staging.mkdir()
@@ -62,7 +64,7 @@ def publish(repository: Path, artifact: Artifact) -> Path:
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        _sync_folder(folder)
+        sync_folder(folder)
     return folder / str(number)
 
 
@@ -75,10 +77,10 @@ def _write_version(folder: Path, artifact: Artifact) -> None:
     }
     golden = io.BytesIO()
     np.savez_compressed(golden, allow_pickle=False, **artifact.golden)
-    _write(folder / "model.onnx", artifact.model)
-    _write(folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
-    _write(folder / "golden.npz", golden.getvalue())
-    _sync_folder(folder)
+    write(folder / "model.onnx", artifact.model)
+    write(folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
+    write(folder / "golden.npz", golden.getvalue())
+    sync_folder(folder)
 
 
 @contextmanager
@@ -112,29 +114,3 @@ output [ {{
 }} ]
 dynamic_batching {{ }}
 """
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    staging = path.with_name(f".{path.name}.tmp")
-    try:
-        _write(staging, content)
-        staging.rename(path)
-    finally:
-        staging.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in the folder outlast a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,7 +5,6 @@ that exports what is trained.
 """
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,31 +12,22 @@ import torchvision
 from torch import nn
 
 from training.export import to_onnx
-from training.networks import Classifier, Network
+from training.networks import NETWORKS, Classifier, Network
+from training.pooling import Pooling
 
 MNIST, CIFAR, RESNET = "mnist-simplecnn", "cifar10-cnn", "resnet18"
 MAX_BATCH_SIZE = 64
 
 
-def _cifar10_cnn() -> nn.Module:
-    """MODELS.md's cifar10-cnn, until the training job has it."""
-    return nn.Sequential(  #            (N,  3, 32, 32)
-        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.MaxPool2d(2),  #   (N, 32, 15, 15)
-        nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),  #  (N, 64, 6, 6)
-        nn.Flatten(), nn.Linear(64 * 6 * 6, 64), nn.ReLU(), nn.Linear(64, 10),
-    )  # fmt: skip
+def _resnet18(_: Pooling, classes: int) -> nn.Sequential:
+    return nn.Sequential(torchvision.models.resnet18(weights=None, num_classes=classes))
 
 
-def _resnet18() -> nn.Module:
-    network: nn.Module = torchvision.models.resnet18(weights=None)
-    return network
-
-
-UNTRAINED: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
-    CIFAR: (_cifar10_cnn, (32, 32, 3), 10),
-    RESNET: (_resnet18, (224, 224, 3), 1000),
+UNTRAINED = {
+    CIFAR: (NETWORKS[CIFAR], 10),
+    RESNET: (Network(RESNET, _resnet18, (224, 224, 3), mean=0.5, std=0.25, dataset="", least=0.0), 1000),
 }
-SHAPES = {MNIST: (28, 28, 1)} | {name: image for name, (_, image, _) in UNTRAINED.items()}
+SHAPES = {MNIST: (28, 28, 1)} | {name: network.image for name, (network, _) in UNTRAINED.items()}
 
 
 def repository_with(name: str, published: Path, folder: Path) -> Path:
@@ -47,10 +37,10 @@ def repository_with(name: str, published: Path, folder: Path) -> Path:
         shutil.rmtree(repository, ignore_errors=True)
         shutil.copytree(published / name, repository / name)
     elif not (repository / name / "1/model.onnx").exists():
-        build, image, classes = UNTRAINED[name]
+        network, classes = UNTRAINED[name]
         torch.manual_seed(0)
-        network = Network(name, build, image, classes, mean=0.5, std=0.25, datasets=())
-        model = to_onnx(Classifier(network, build()), torch.zeros((2, *image), dtype=torch.uint8))
+        classifier = Classifier(network, classes=classes)
+        model = to_onnx(classifier, torch.zeros((2, *network.image), dtype=torch.uint8))
         (repository / name / "1").mkdir(parents=True, exist_ok=True)
         config = f"max_batch_size: {MAX_BATCH_SIZE} dynamic_batching {{ }}\n"
         (repository / name / "config.pbtxt").write_text(config)

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from training.data import MNIST_FILES
 from training.networks import NETWORKS
+from training.pooling import Pooling
+from training.sources import MNIST_FILES
 
 
 def main(data_dir: Path, epochs: int) -> None:
@@ -33,7 +34,7 @@ def main(data_dir: Path, epochs: int) -> None:
         transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
         training = datasets.MNIST(folder, train=True, transform=transform)
         test = datasets.MNIST(folder, train=False, transform=transform)
-    model = NETWORKS["mnist-simplecnn"].build()
+    model = NETWORKS["mnist-simplecnn"].build(Pooling("max"), 10)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     started = time.perf_counter()
     for _ in range(epochs):
