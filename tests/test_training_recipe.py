@@ -17,12 +17,12 @@ from training.recipe import Recipe, Step, recipe_for
 
 CPU = torch.device("cpu")
 NETWORK = networks.NETWORKS["mnist-simplecnn"]
+SAMPLE = sources.load("mnist-sample", Path("unused"))
 
 
 def parts(count: int = 600) -> tuple[data.Part, data.Part]:
     """A few real digits to train on and to select by."""
-    sample = sources.load("mnist-sample", Path("unused"))
-    return data.split(sample.train[torch.arange(count)], validation=100, seed=0)
+    return data.split(SAMPLE.train[torch.arange(count)], validation=100, seed=0)
 
 
 def how(**changes: Any) -> Recipe:
@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
 @pytest.mark.parametrize("kind", ["best", "paper"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(kind: str, stop_at: int) -> None:
     short = dataclasses.replace(
-        recipe_for(kind, NETWORK.name, "mnist-sample", seed=0), epochs=2, batch_size=100, augmentation=DIGITS
+        recipe_for(kind, NETWORK, SAMPLE, seed=0), epochs=2, batch_size=100, augmentation=DIGITS
     )
     whole = Memory()
     expected = flat(trained(short, keeper=whole)[0])
@@ -185,10 +185,32 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
 def test_paper_is_what_was_reported() -> None:
     expected = {"mnist-simplecnn": (5, 64), "mnist-cnn": (4, 64), "cifar10-cnn": (10, 32), "cifar10-lenet": (2, 100)}
     for name, (epochs, batch_size) in expected.items():
-        paper = recipe_for("paper", name, networks.NETWORKS[name].dataset, seed=3)
+        network = networks.NETWORKS[name]
+        paper = recipe_for("paper", network, SAMPLE, seed=3)
         assert (paper.epochs, paper.batch_size, paper.learning_rate, paper.seed) == (epochs, batch_size, 1e-3, 3)
         assert (paper.one_cycle, paper.weight_decay, paper.label_smoothing, paper.averaging) == (False, 0, 0, 0)
         assert paper.augmentation == NONE and paper.validation == 0 and not paper.narrow
+        assert recipe.scaling_for(paper, network, parts()[0]) == network.scaling
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "batch_size"), [(60_000, 25, 256), (10_000, 25, 200), (5_000, 12, 100), (30, 12, 8)]
+)
+def test_few_images_take_smaller_batches_and_fewer_epochs(images: int, epochs: int, batch_size: int) -> None:
+    part = data.Part(torch.zeros(images, 1, 1, 1), torch.zeros(images))
+    few = recipe_for("best", NETWORK, data.Dataset("mine", part, part, ()), seed=0)
+    assert (few.epochs, few.batch_size) == (epochs, batch_size)
+    given = recipe_for("best", NETWORK, data.Dataset("mine", part, part, ()), seed=0, epochs=3, batch_size=7)
+    assert (given.epochs, given.batch_size) == (3, 7)
+
+
+def test_best_scales_to_mean_0_and_deviation_1_over_what_it_trains_on() -> None:
+    training, _ = parts()
+    scaling = recipe.scaling_for(how(), NETWORK, training)
+    seen = networks.Classifier(NETWORK, scaling=scaling).prepare(training.images)
+    assert abs(seen.mean()) < 1e-3 and abs(seen.std() - 1) < 1e-3
+    black = data.Part(torch.zeros(3, 28, 28, 1, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
+    assert recipe.scaling_for(how(), NETWORK, black) == networks.Scaling(0.0, 1.0)
 
 
 # --- augmentation ---

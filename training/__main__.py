@@ -36,7 +36,7 @@ def main() -> None:
 def run(settings: Settings, signals: "Signals") -> int:
     """Do what the settings describe and return the exit status."""
     from training import job, listing  # torch takes seconds to import; --help and refusals need not wait
-    from training.errors import Interrupted, TrainingError
+    from training.errors import Interrupted, TrainingError, UnknownNetwork
 
     try:
         if settings.list:
@@ -52,7 +52,7 @@ def run(settings: Settings, signals: "Signals") -> int:
         return 128 + signals.number
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UnknownNetwork) else 1
     except OSError as error:
         print(f"error: cannot write: {error}", file=sys.stderr)
         return 1

@@ -51,7 +51,7 @@ class Augmentation:
 
 NONE = Augmentation()
 DIGITS = Augmentation(degrees=10, zoom=0.1, shift=2)
-PHOTOS = Augmentation(shift=2, mirror=True, border="reflection")
+PHOTOS = Augmentation(shift=3, mirror=True, border="reflection")
 CLOTHES = Augmentation(shift=2, mirror=True)
 OTHERS = Augmentation(shift=2)  # of images of which nothing is known but that they show the same if moved
 

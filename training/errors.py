@@ -1,6 +1,7 @@
 """What can end a training job, each with one line that says what to do.
 
     TrainingError
+    ├── UnknownNetwork no network has the name
     ├── DataError      the data are missing, truncated or not what their name says
     ├── OutOfMemory    the device's memory does not suffice
     ├── ParityError    ONNX Runtime does not answer as torch does
@@ -14,6 +15,10 @@ exits with 2 before any work.
 
 class TrainingError(Exception):
     """Base of every error that the job reports by its message alone."""
+
+
+class UnknownNetwork(TrainingError):
+    """A setting that makes no sense, found when the networks are known."""
 
 
 class DataError(TrainingError):

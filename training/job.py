@@ -28,10 +28,10 @@ from training.errors import GateError, Interrupted, TrainingError
 from training.evaluate import Evaluation, evaluate
 from training.folder import PREFIX
 from training.group import Group, joined
-from training.networks import NETWORKS, Classifier, Network
+from training.networks import Classifier, Network, Scaling, network_called
 from training.pooling import Pooling
 from training.progress import display
-from training.recipe import Recipe, Step, narrow_type, recipe_for, train
+from training.recipe import Recipe, Step, narrow_type, recipe_for, scaling_for, train
 from training.settings import CHANGEABLE, Settings
 
 # How far an answer of another machine or provider may be from the golden one.
@@ -48,6 +48,7 @@ class Job:
     dataset: Dataset
     recipe: Recipe
     parts: tuple[Part, Part]  # training and validation
+    scaling: Scaling
 
 
 def run(settings: Settings, stopping: Callable[[], bool]) -> Path | None:
@@ -61,7 +62,7 @@ def run(settings: Settings, stopping: Callable[[], bool]) -> Path | None:
         job = prepare(settings, group)
         folder = _folder(job) if group.leads else None
         torch.manual_seed(settings.seed)
-        model = Classifier(job.network, Pooling(settings.pool), len(job.dataset.label_names))
+        model = Classifier(job.network, Pooling(settings.pool), len(job.dataset.label_names), job.scaling)
         if folder:
             _announce(job, folder, group, device)
         started = time.perf_counter()
@@ -85,7 +86,7 @@ def run(settings: Settings, stopping: Callable[[], bool]) -> Path | None:
 
 def prepare(settings: Settings, group: Group) -> Job:
     """Fetch and check the data, and settle what the settings leave open."""
-    network = NETWORKS[settings.model]
+    network = network_called(settings.model)
     name = network.dataset if settings.dataset == "auto" else settings.dataset
     if not group.leads:
         group.any(False)  # the first process fetches what is missing, the others wait for it
@@ -97,14 +98,15 @@ def prepare(settings: Settings, group: Group) -> Job:
         raise TrainingError(f"{network.name} takes images of {takes}, and those of {dataset.name} are {has}")
     recipe = recipe_for(
         settings.recipe,
-        network.name,
-        dataset.name,
+        network,
+        dataset,
         seed=settings.seed,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
     )
     parts = split(dataset.train, validation=int(len(dataset.train) * recipe.validation), seed=settings.seed)
-    return Job(settings, published_name(settings.name, network, dataset.name), network, dataset, recipe, parts)
+    scaling = scaling_for(recipe, network, parts[0])
+    return Job(settings, published_name(settings.name, network, dataset.name), network, dataset, recipe, parts, scaling)
 
 
 def finish(job: Job, folder: runs.RunFolder, model: Classifier, selected: float, seconds: float) -> Path:
@@ -269,6 +271,7 @@ def _manifest(
             "name": job.network.name,
             "pool": job.settings.pool,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "scaling": dataclasses.asdict(job.scaling),
         },
         "dataset": {
             "name": job.dataset.name,

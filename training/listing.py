@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from training.layers import layers_of, table
-from training.networks import NETWORKS, Classifier
+from training.networks import NETWORKS, Classifier, network_called
 from training.pooling import Pooling
 
 
@@ -36,6 +36,6 @@ def _reached(folder: Path) -> str:
 
 def summary(name: str, pool: str) -> str:
     """The network's layers as a table."""
-    network = NETWORKS[name]
+    network = network_called(name)
     height, width, channels = network.image
     return table(layers_of(Classifier(network, Pooling(pool)).body, torch.zeros(1, channels, height, width)))

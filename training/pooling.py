@@ -85,3 +85,6 @@ class Pooling:
     def area(self, side: int) -> int:
         """How many values a feature map has after the last layer, if a window's pooling makes it `side` wide."""
         return 1 if self.kind == "global" else side * side
+
+
+MAX = Pooling("max")

@@ -25,10 +25,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.augment import NONE, NUMBERS, Augmentation, augmentation_for
-from training.data import Part
+from training.data import Dataset, Part
 from training.errors import Interrupted, OutOfMemory, TrainingError
 from training.group import ALONE, Group
-from training.networks import Classifier
+from training.networks import Classifier, Network, Scaling
 
 # How often, in steps, the loss is looked at and progress reported: looking makes a GPU wait.
 REPORT_EVERY = 25
@@ -45,58 +45,55 @@ class Recipe:
     learning_rate: float = 6e-3  # the peak of the cycle, if there is one
     one_cycle: bool = True
     weight_decay: float = 0.05  # 0 is plain Adam
-    label_smoothing: float = 0.05
+    label_smoothing: float = 0.0
     averaging: float = 0.06  # the last share of the run that the moving average remembers; 0 is none
     validation: float = 1 / 20  # share of the training part that is set aside to choose by
+    standardize: bool = True  # scale pixels to mean 0 and deviation 1 over the training part, else as the table says
     narrow: bool = True  # compute in 16 bits where the device can
     augmentation: Augmentation = NONE
 
 
-# Epochs, batch size and peak learning rate, each found on the validation part; other data sets than a network's own
-# take the same number of steps.
-BEST = {
-    "mnist-simplecnn": (20, 256, 4e-3),
-    "mnist-cnn": (20, 256, 4e-3),
-    "cifar10-cnn": (30, 256, 4e-3),
-    "cifar10-lenet": (40, 256, 6e-3),
-}
-# As reported: epochs and batch size, with Adam at 1e-3. For cifar10-lenet no optimiser was given.
-PAPER = {
-    "mnist-simplecnn": (5, 64),
-    "mnist-cnn": (4, 64),
-    "cifar10-cnn": (10, 32),
-    "cifar10-lenet": (2, 100),
-}
+# Fewer images than these need half the epochs, for the batches are made so small that there are FEWEST_STEPS in each.
+MANY_IMAGES, FEWEST_STEPS, SMALLEST_BATCH = 10_000, 50, 8
 
 
-def recipe_for(kind: str, network: str, dataset: str, *, seed: int, epochs: int = 0, batch_size: int = 0) -> Recipe:
-    """The recipe `kind` for a network and data set; epochs and batch size unless they are 0."""
+def recipe_for(
+    kind: str, network: Network, dataset: Dataset, *, seed: int, epochs: int = 0, batch_size: int = 0
+) -> Recipe:
+    """The recipe `kind` for a network and data set; epochs and batch size are as given unless they are 0."""
+    plan = network.paper if kind == "paper" else network.best
+    images = len(dataset.train)
+    recipe = Recipe(
+        name=kind,
+        epochs=epochs or (plan.epochs if images >= MANY_IMAGES else plan.epochs // 2),
+        batch_size=batch_size or min(plan.batch_size, max(SMALLEST_BATCH, images // FEWEST_STEPS)),
+        seed=seed,
+        learning_rate=plan.learning_rate,
+        label_smoothing=plan.label_smoothing,
+        augmentation=augmentation_for(dataset.name),
+    )
     if kind == "paper":
-        own_epochs, own_batch = PAPER[network]
-        return Recipe(
-            name=kind,
-            epochs=epochs or own_epochs,
-            batch_size=batch_size or own_batch,
-            seed=seed,
-            learning_rate=1e-3,
+        return dataclasses.replace(
+            recipe,
+            epochs=epochs or plan.epochs,
+            batch_size=batch_size or plan.batch_size,
             one_cycle=False,
             weight_decay=0.0,
-            label_smoothing=0.0,
             averaging=0.0,
             validation=0.0,
+            standardize=False,
             narrow=False,
+            augmentation=NONE,
         )
-    own_epochs, own_batch, learning_rate = BEST[network]
-    if dataset == "mnist-sample":
-        own_batch = 96
-    return Recipe(
-        name=kind,
-        epochs=epochs or own_epochs,
-        batch_size=batch_size or own_batch,
-        seed=seed,
-        learning_rate=learning_rate,
-        augmentation=augmentation_for(dataset),
-    )
+    return recipe
+
+
+def scaling_for(recipe: Recipe, network: Network, training: Part) -> Scaling:
+    """How pixels are scaled, which becomes part of the graph."""
+    if not recipe.standardize:
+        return network.scaling
+    std, mean = torch.std_mean(training.images.to(torch.float32) / 255)
+    return Scaling(round(mean.item(), 4), round(std.item(), 4) or 1.0)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    model: Literal["mnist-simplecnn", "mnist-cnn", "cifar10-cnn", "cifar10-lenet"] = "mnist-simplecnn"
-    """Network to train."""
+    model: str = "mnist-simplecnn"
+    """Network to train; --list shows them."""
     dataset: Annotated[str, Field(pattern="^(auto|mnist|mnist-sample|fashion-mnist|cifar10|folder:.+)$")] = "auto"
     """Images to learn from: mnist, mnist-sample, fashion-mnist, cifar10, or folder:PATH with a folder a class; auto is what the network is meant for."""  # noqa: E501
     data_dir: Path = Path("data")

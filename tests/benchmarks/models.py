@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from training.export import to_onnx
-from training.networks import NETWORKS, Classifier, Network
+from training.networks import NETWORKS, Classifier, Network, Plan, Scaling
 from training.pooling import Pooling
 
 MNIST, CIFAR, RESNET = "mnist-simplecnn", "cifar10-cnn", "resnet18"
@@ -25,7 +25,10 @@ def _resnet18(_: Pooling, classes: int) -> nn.Sequential:
 
 UNTRAINED = {
     CIFAR: (NETWORKS[CIFAR], 10),
-    RESNET: (Network(RESNET, _resnet18, (224, 224, 3), mean=0.5, std=0.25, dataset="", least=0.0), 1000),
+    RESNET: (
+        Network(RESNET, _resnet18, (224, 224, 3), "", Scaling(0.5, 0.25), paper=Plan(1, 1), best=Plan(1, 1)),
+        1000,
+    ),
 }
 SHAPES = {MNIST: (28, 28, 1)} | {name: network.image for name, (network, _) in UNTRAINED.items()}
 
