@@ -13,7 +13,7 @@ from service.engine import Engine, choose_devices
 from service.loader import Runtime, load
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from service.repository import LoadError, scan
-from tests.support import add_version, doubling_model, infer_request, outputs_of, service_process
+from tests.support import add_version, doubling_model, infer_request, outputs_of, run_command, service_process
 
 pytestmark = [
     pytest.mark.gpu,
@@ -74,3 +74,16 @@ def test_the_service_answers_from_the_gpu_as_from_the_cpu(published: Path) -> No
                 metrics = page.read().decode()
     np.testing.assert_allclose(answers[0]["probabilities"], answers[1]["probabilities"], atol=1e-4)
     assert "gpu_memory_used_bytes" in metrics
+
+
+def test_training_on_a_gpu_publishes_what_the_service_takes_and_repeats_its_bits(tmp_path: Path) -> None:
+    flags = ["--dataset", "mnist-sample", "--epochs", "3", "--device", "cuda", "--runs", str(tmp_path / "runs")]
+    for name in ("first", "second"):
+        result = run_command("training", *flags, "--repository", str(tmp_path / name))
+        assert result.returncode == 0, result.stderr
+    first, second = ((tmp_path / name / "mnist-simplecnn/1/model.onnx").read_bytes() for name in ("first", "second"))
+    assert first == second
+    (folder,) = scan(tmp_path / "first")
+    model = load(folder, 1, Runtime(["cuda:0"], 1))
+    assert model.verified
+    model.batcher.close()

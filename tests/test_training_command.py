@@ -12,7 +12,7 @@ from service.loader import Runtime, load
 from service.repository import scan
 from tests.support import run_command
 from tests.test_training_data import MNIST, full
-from training import job, networks
+from training import finish, networks
 
 QUICK = ("--dataset", "mnist-sample", "--epochs", "1", "--device", "cpu")
 
@@ -59,7 +59,7 @@ def test_among_them_is_the_least_certain_right_one_of_each_class() -> None:
     probabilities = torch.full((6, 3), 0.0)
     probabilities[range(6), labels] = right
     probabilities[range(6), (labels + 1) % 3] = 1 - right
-    assert job._golden(probabilities, labels).tolist() == [0, 1, 3, 5]
+    assert finish._golden(probabilities, labels).tolist() == [0, 1, 3, 5]
 
 
 def test_an_accuracy_below_the_gate_publishes_nothing_and_exits_with_1(tmp_path: Path) -> None:

@@ -63,6 +63,23 @@ def test_the_graph_takes_raw_pixels_and_only_the_batch_is_free(graph: bytes) -> 
     assert b"/work/" not in graph and b"site-packages" not in graph, "paths of this machine are in it"
 
 
+@pytest.mark.parametrize("spoil", ["opset", "fixed batch", "size", "other batch"])
+def test_a_graph_of_another_form_is_refused(graph: bytes, spoil: str) -> None:
+    loaded = onnx.load_from_string(graph)
+    taken, given = loaded.graph.input[0].type.tensor_type.shape, loaded.graph.output[0].type.tensor_type.shape
+    export.check_form(loaded, (28, 28, 1))
+    if spoil == "opset":
+        loaded.opset_import[0].version = 17
+    elif spoil == "fixed batch":
+        taken.dim[0].dim_value = given.dim[0].dim_value = 2
+    elif spoil == "size":
+        taken.dim[1].dim_value = 29
+    else:
+        given.dim[0].dim_param = "M"
+    with pytest.raises(ParityError, match="a graph of another form"):
+        export.check_form(loaded, (28, 28, 1))
+
+
 def test_torch_and_onnx_runtime_agree_at_every_batch_size(
     model: networks.Classifier, images: torch.Tensor, graph: bytes
 ) -> None:

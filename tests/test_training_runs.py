@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tests.support import ROOT, clean_environment, run_command
 from training import runs
 from training.errors import TrainingError
 from training.recipe import Step
+from training.signals import Signals
 
 SHORT = ("--dataset", "mnist-sample", "--device", "cpu", "--min-accuracy", "0")
 
@@ -81,7 +82,7 @@ def test_a_run_that_was_ended_goes_on_to_the_same_bits(
         _, errors = process.communicate(timeout=60)
         assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), errors
     if number != signal.SIGKILL:
-        said = re.search(r"stopped at step (\d+) of 147; nothing was published, what was done is kept", errors)
+        said = re.search(r"stopped at step (\d+) of 141; nothing was published, what was done is kept", errors)
         assert said, errors
         assert f"go on with: python -m training --resume {folder}" in errors
         assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == int(said[1])
@@ -105,7 +106,7 @@ def test_a_run_leaves_its_settings_figures_answers_and_report(undisturbed: tuple
     assert json.loads((folder / "settings.json").read_text())["epochs"] == 3
     assert json.loads((folder / "result.json").read_text())["published"] == str(repository / "mnist-simplecnn" / "1")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert steps(folder) == [25, 49, 50, 75, 98, 100, 125, 147]
+    assert steps(folder) == [25, 47, 50, 75, 94, 100, 125, 141]
     assert [line["epoch"] for line in lines if line["ended"]] == [1, 2, 3]
     assert all(line["images_per_second"] > 0 for line in lines[1:])
     with np.load(folder / "test.npz") as kept:
@@ -200,7 +201,7 @@ def test_a_group_that_is_stopped_can_be_continued(tmp_path: Path) -> None:
         wait_for(process, "epoch 1/3")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
-    assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] < 147
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] < 141
     with started("--resume", str(folder), "--repository", str(tmp_path), tool=TORCHRUN) as process:
         output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
@@ -226,3 +227,19 @@ def test_memory_that_runs_out_says_which_setting_to_lower(tmp_path: Path) -> Non
     )
     assert result.returncode == 1, result.stderr
     assert result.stderr == "error: out of memory on cpu with batches of 4000 images: lower --batch-size\n"
+
+
+def test_a_second_signal_ends_at_once_and_outside_training_the_first_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers: dict[int, Callable[[int, None], None]] = {}
+    monkeypatch.setattr("signal.signal", handlers.__setitem__)
+    signals = Signals()
+    with signals:
+        assert not signals()
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+        assert signals() and signals.number == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            handlers[signal.SIGINT](signal.SIGINT, None)
+    later = Signals()
+    with pytest.raises(KeyboardInterrupt):
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert later.number == signal.SIGTERM

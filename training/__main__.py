@@ -7,12 +7,12 @@ by Ctrl-C or SIGTERM, with what was done kept for --resume.
 import json
 import signal
 import sys
-from types import FrameType
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
 from training.settings import CHANGEABLE, Settings
+from training.signals import Signals
 
 
 def main() -> None:
@@ -33,9 +33,9 @@ def main() -> None:
     sys.exit(status)
 
 
-def run(settings: Settings, signals: "Signals") -> int:
+def run(settings: Settings, signals: Signals) -> int:
     """Do what the settings describe and return the exit status."""
-    from training import job, listing  # torch takes seconds to import; --help and refusals need not wait
+    from training import launch, listing  # torch takes seconds to import; --help and refusals need not wait
     from training.errors import Interrupted, TrainingError, UnknownNetwork
 
     try:
@@ -45,7 +45,7 @@ def run(settings: Settings, signals: "Signals") -> int:
         if settings.summary:
             print(listing.summary(settings.model, settings.pool))
             return 0
-        folder = job.run(settings, signals.stopping)
+        folder = launch.run(settings, signals)
     except Interrupted as error:
         if str(error):
             print(f"\n{error}", file=sys.stderr)
@@ -59,26 +59,6 @@ def run(settings: Settings, signals: "Signals") -> int:
     if folder:
         print(f"published {folder}")
     return 0
-
-
-class Signals:
-    """Ctrl-C and SIGTERM: the first lets training come to where it can be continued, the second ends at once."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._heeded = False  # whether somebody asks
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
-
-    def stopping(self) -> bool:
-        """Whether to stop; asked by who will."""
-        self._heeded = True
-        return bool(self.number)
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        again, self.number = self.number, number
-        if again or not self._heeded:
-            raise KeyboardInterrupt
 
 
 def _settings() -> Settings:
@@ -100,7 +80,7 @@ def _settings() -> Settings:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} {now}: the run has {before}, and is continued with its own settings")
     changed = {name: getattr(given, name) for name in CHANGEABLE if name in given.model_fields_set}
-    return Settings.model_construct(**Settings.model_validate(saved | changed).model_dump())
+    return Settings(**saved | changed)
 
 
 def _refuse(error: "ValidationError | SettingsError") -> int:

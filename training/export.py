@@ -40,6 +40,7 @@ def to_onnx(model: Classifier, example: Tensor) -> bytes:
 
     Raises:
         onnx.checker.ValidationError: the graph is not valid ONNX.
+        ParityError: it is, but not of the form that is promised.
     """
     program = torch.onnx.export(
         model.eval(),
@@ -57,9 +58,33 @@ def to_onnx(model: Classifier, example: Tensor) -> bytes:
     for node in graph.graph.node:
         del node.metadata_props[:]
     onnx.checker.check_model(graph, full_check=True)
+    check_form(graph, (*example.shape[1:],))
     buffer = io.BytesIO()
     onnx.save(graph, buffer)
     return buffer.getvalue()
+
+
+def check_form(graph: onnx.ModelProto, image: tuple[int, ...]) -> None:
+    """See that the graph is of the promised opset, takes images of that size, and that the batch alone is free.
+
+    Raises:
+        ParityError: it does not.
+    """
+    opsets = {entry.domain: entry.version for entry in graph.opset_import}
+    (given,), (answer,) = graph.graph.input, graph.graph.output
+    free, *sizes = given.type.tensor_type.shape.dim
+    answer_free, classes = answer.type.tensor_type.shape.dim
+    if (
+        opsets.get("") != OPSET
+        or tuple(size.dim_value for size in sizes) != image
+        or not free.dim_param
+        or answer_free.dim_param != free.dim_param
+        or not classes.dim_value
+    ):
+        raise ParityError(
+            f"the exporter made a graph of another form: opsets {opsets}, input {given.type.tensor_type.shape}, "
+            f"output {answer.type.tensor_type.shape}; nothing was published"
+        )
 
 
 def check_parity(model: bytes, images: Tensor, expected: Tensor, *, alone: int = 200) -> Parity:

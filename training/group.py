@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from training.errors import TrainingError
+
 # After which a process that waits for another gives up.
 PATIENCE = timedelta(minutes=10)
 
@@ -54,8 +56,16 @@ ALONE = Group()
 
 @contextmanager
 def joined(wanted: str) -> Iterator[tuple[Group, torch.device]]:
-    """The group and this process's device: `auto`, `cpu` or `cuda`."""
+    """The group and this process's device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        TrainingError: CUDA was asked for and is not to be had.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("--device cuda: torch finds no CUDA device; use --device cpu or auto")
     cuda = wanted != "cpu" and torch.cuda.is_available()
+    if cuda:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS gives other bits every time
     if "WORLD_SIZE" not in os.environ:
         yield ALONE, torch.device("cuda" if cuda else "cpu")
         return

@@ -53,8 +53,8 @@ class Recipe:
     augmentation: Augmentation = NONE
 
 
-# Fewer images than these need half the epochs, for the batches are made so small that there are FEWEST_STEPS in each.
-MANY_IMAGES, FEWEST_STEPS, SMALLEST_BATCH = 10_000, 50, 8
+# Of few images batches are made so small that an epoch has about so many steps.
+FEWEST_STEPS, SMALLEST_BATCH = 50, 8
 
 
 def recipe_for(
@@ -62,11 +62,10 @@ def recipe_for(
 ) -> Recipe:
     """The recipe `kind` for a network and data set; epochs and batch size are as given unless they are 0."""
     plan = network.paper if kind == "paper" else network.best
-    images = len(dataset.train)
     recipe = Recipe(
         name=kind,
-        epochs=epochs or (plan.epochs if images >= MANY_IMAGES else plan.epochs // 2),
-        batch_size=batch_size or min(plan.batch_size, max(SMALLEST_BATCH, images // FEWEST_STEPS)),
+        epochs=epochs or plan.epochs,
+        batch_size=batch_size or min(plan.batch_size, max(SMALLEST_BATCH, len(dataset.train) // FEWEST_STEPS)),
         seed=seed,
         learning_rate=plan.learning_rate,
         label_smoothing=plan.label_smoothing,
@@ -75,7 +74,6 @@ def recipe_for(
     if kind == "paper":
         return dataclasses.replace(
             recipe,
-            epochs=epochs or plan.epochs,
             batch_size=batch_size or plan.batch_size,
             one_cycle=False,
             weight_decay=0.0,
@@ -273,7 +271,7 @@ class Run:
 
     def state(self, *, ended: bool, validation: float | None) -> Step:
         """Where training stands, over all processes."""
-        loss, accuracy = (self.group.sum(self.sums.clone()) / self.group.size).tolist()
+        loss, accuracy = (self.group.sum(self.sums) / self.group.size).tolist()
         done = (self.step - 1) % self.steps_per_epoch + 1
         return Step(
             epoch=(self.step - 1) // self.steps_per_epoch + 1,
