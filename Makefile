@@ -32,7 +32,7 @@ lint: .venv/installed ## check style, types and the direction of imports
 train: .venv/installed ## train on the full MNIST, downloaded into data/ if it is not there, and publish
 	$(BIN)/python -m training --repository $(REPOSITORY) $(TRAINING_FLAGS)
 
-train-all: .venv/installed ## train and publish all four networks on their full data sets, in data/; half an hour on 2 cores
+train-all: .venv/installed ## train and publish all four networks on their full data sets, below data/; 15 minutes on 2 cores
 	@for model in mnist-simplecnn mnist-cnn cifar10-cnn cifar10-lenet; do \
 	  $(BIN)/python -m training --model $$model --repository $(REPOSITORY) $(TRAINING_FLAGS) || exit 1; done
 
