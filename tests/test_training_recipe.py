@@ -41,7 +41,7 @@ def trained(
     """A network trained so, and its validation accuracy."""
     torch.manual_seed(a_recipe.seed)
     model = networks.Classifier(NETWORK)
-    return model, recipe.train(model, parts(), a_recipe, device=CPU, report=report, **more)
+    return model, recipe.train(model, parts(), a_recipe, device=CPU, report=report, **more)[0]
 
 
 class Memory:
@@ -92,6 +92,18 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(kind: str, stop_at: int
     assert torch.equal(whole.state["sums"], kept.state["sums"]) and whole.steps == [5, 10]
 
 
+def test_the_time_that_a_run_took_is_that_of_all_its_goes() -> None:
+    kept = Memory()
+    trained(how(epochs=2), keeper=kept)
+    assert kept.state is not None
+    kept.state["seconds"] += 1000
+    torch.manual_seed(0)
+    _, seconds = recipe.train(
+        networks.Classifier(NETWORK), parts(), how(epochs=2), device=CPU, report=lambda _: None, keeper=kept
+    )
+    assert 1000 < seconds < 1100
+
+
 def test_a_checkpoint_of_other_settings_is_refused() -> None:
     kept = Memory()
     trained(how(), keeper=kept)
@@ -120,7 +132,7 @@ def test_without_a_validation_part_the_last_weights_are_kept() -> None:
     model = networks.Classifier(NETWORK)
     plain = how(epochs=2, averaging=0.0, validation=0.0)
     states: list[Step] = []
-    selected = recipe.train(model, (training, validation[:0]), plain, device=CPU, report=states.append)
+    selected, _ = recipe.train(model, (training, validation[:0]), plain, device=CPU, report=states.append)
     assert math.isnan(selected) and [state.validation for state in states] == [None, None]
     assert [state.ended for state in states] == [True, True]
 

@@ -53,9 +53,9 @@ def finish(job: Job, folder: runs.RunFolder, model: Classifier, selected: float,
         "batch_invariance": {"max_difference": parity.max_batch_difference, "tolerance": export.TOLERANCE},
     }
     published = _publish(job, job.name, graph, manifest, golden, parity.probabilities)
+    folder.write_json(runs.RESULT, {"published": str(published), "test_accuracy": evaluation.accuracy})
     if job.settings.quantize == "int8":
         _publish_int8(job, graph, facts, golden, evaluation.accuracy)
-    folder.write_json(runs.RESULT, {"published": str(published), "test_accuracy": evaluation.accuracy})
     return published
 
 

@@ -79,9 +79,9 @@ def repeat_command(settings: Settings) -> str:
     given = [
         f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
         for name, value in decisive(settings).items()
-        if value != Settings.model_fields[name].default
+        if name != "model" and value != Settings.model_fields[name].default
     ]
-    return " ".join(["python -m training", f"--model {settings.model}", *given[settings.model != "mnist-simplecnn" :]])
+    return " ".join(["python -m training", f"--model {settings.model}", *given])
 
 
 def decisive(settings: Settings) -> dict[str, Any]:

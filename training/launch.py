@@ -3,7 +3,6 @@
 Owns: the order of things while it trains, by one process or many, and what is said meanwhile.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,10 +36,9 @@ def run(settings: Settings, signals: Signals) -> Path | None:
         model = Classifier(job.network, Pooling(settings.pool), len(job.dataset.label_names), job.scaling)
         if folder:
             _announce(job, folder, group, device)
-        started = time.perf_counter()
         with signals, ExitStack() as stack:
             try:
-                selected = train(
+                selected, seconds = train(
                     model,
                     job.parts,
                     job.recipe,
@@ -52,7 +50,6 @@ def run(settings: Settings, signals: Signals) -> Path | None:
                 )
             except Interrupted as error:
                 raise Interrupted(_way_on(error, folder)) from error
-        seconds = time.perf_counter() - started
     return finish(job, folder, model, selected, seconds) if folder else None
 
 

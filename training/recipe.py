@@ -14,6 +14,7 @@ import ctypes
 import dataclasses
 import math
 import platform
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -130,11 +131,11 @@ def train(
     keeper: Keeper | None = None,
     group: Group = ALONE,
     stopping: Callable[[], bool] = lambda: False,
-) -> float:
+) -> tuple[float, float]:
     """Train the model, which is left on the CPU with the weights to keep, on (training, validation) parts.
 
     Goes on from the keeper's checkpoint if it has one, and gives it another after each epoch and when stopping. Returns
-    the accuracy on the validation part, from 0 to 1, or nan where there is none.
+    the accuracy on the validation part, from 0 to 1, or nan where there is none, and the seconds that it took in all.
 
     Raises:
         TrainingError: the loss stopped being a number, or the training part is smaller than one batch.
@@ -168,6 +169,7 @@ class Run:
         group: Group,
         steps_per_epoch: int,
     ) -> None:
+        self.started, self.seconds_before = time.perf_counter(), 0.0
         keep_freed_memory()
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # costs 5 % and decides nothing
@@ -200,7 +202,9 @@ class Run:
         self.best_accuracy = -1.0
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss and right answers, this epoch, here
 
-    def train(self, report: Callable[[Step], None], keeper: Keeper | None, stopping: Callable[[], bool]) -> float:
+    def train(
+        self, report: Callable[[Step], None], keeper: Keeper | None, stopping: Callable[[], bool]
+    ) -> tuple[float, float]:
         """Take all steps that are left."""
         if keeper and (state := keeper.load()):
             self.load(state)
@@ -230,7 +234,7 @@ class Run:
                     raise Interrupted(f"stopped at step {self.step} of {self.steps}")
         self.model.load_state_dict(self.best)
         self.model.to("cpu", memory_format=torch.contiguous_format).eval()
-        return self.best_accuracy if len(self.validation) else math.nan
+        return self.best_accuracy if len(self.validation) else math.nan, self.seconds()
 
     def take_step(self, batch: Tensor) -> Tensor:
         """Learn from the images with these indices, this process from its part of them; the loss."""
@@ -286,6 +290,10 @@ class Run:
             validation=validation,
         )
 
+    def seconds(self) -> float:
+        """How long it has been training, with what it did before it was continued."""
+        return self.seconds_before + time.perf_counter() - self.started
+
     def state_dict(self) -> dict[str, Any]:
         """All that the steps to come depend on."""
         return {
@@ -294,6 +302,7 @@ class Run:
             "best": self.best,
             "best_accuracy": self.best_accuracy,
             "sums": self.sums,
+            "seconds": self.seconds(),
         } | {name: getattr(self, name).state_dict() for name in STATEFUL}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -307,7 +316,7 @@ class Run:
         for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
         self.step, self.best, self.best_accuracy = state["step"], state["best"], state["best_accuracy"]
-        self.sums = state["sums"].to(self.device)
+        self.sums, self.seconds_before = state["sums"].to(self.device), state["seconds"]
 
     def _check(self, losses: list[Tensor]) -> None:
         """See that every loss since the last report is a number."""
