@@ -18,7 +18,6 @@ from training import folder
 from training.data import Dataset, Part
 from training.errors import DataError
 
-NAMES = ("mnist", "mnist-sample", "fashion-mnist", "cifar10")
 SAMPLE_FILE = Path(__file__).parent / "samples" / "mnist-sample.npz"
 
 DIGITS = tuple("0123456789")
