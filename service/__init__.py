@@ -22,9 +22,9 @@ A request passes these stops, in reading order, which is also the order of impor
     cuda.py         all that is only true of NVIDIA's GPUs
 
 Beside them: repository.py (what is on disk), model.py and tensors.py (what a model takes and gives), statistics.py,
-metrics.py and nvml.py (what happened, here and on GPUs), health.py, credentials.py (who may call), errors.py,
-settings.py, logs.py; server.py runs the whole and ends it, workers.py runs many of them on one port, check.py tries a
-model without serving it. client.py is the command-line client; pb/ holds the stubs made from ../proto.
+predictions.py, metrics.py and nvml.py (what happened, what was said, and GPUs), health.py, credentials.py (who may
+call), errors.py, settings.py, logs.py; server.py runs the whole and ends it, workers.py runs many of them on one port,
+check.py tries a model without serving it. client.py is the command-line client; pb/ holds the stubs made from ../proto.
 
 It imports nothing of the training job and runs without torch; a model repository is all that the two share.
 """

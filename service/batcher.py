@@ -21,6 +21,7 @@ import structlog
 
 from service.errors import DeadlineExceeded, NotReady, QueueFull, ServiceError
 from service.execution import Execution, Run, Runner, Turnstile, padded
+from service.predictions import Predictions
 from service.queue import QueuePolicy, Request, RequestQueue
 from service.statistics import Statistics
 
@@ -53,8 +54,9 @@ class Policy:
 class Batcher:
     """One model version's queue and the threads that empty it, one for each of `engines`.
 
-    `same_shape` says that all requests can be joined, so that their shapes need not be compared. `probe` is as of
-    Execution; when it finds a run broken, everything that waits fails and `on_broken` is called.
+    `same_shape` says that all requests can be joined, so that their shapes need not be compared. What is answered is
+    also counted in `predictions`. `probe` is as of Execution; when it finds a run broken, everything that waits fails
+    and `on_broken` is called.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Batcher:
         *,
         name: str,
         same_shape: bool = True,
+        predictions: Predictions | None = None,
         probe: Callable[[Run], None] = lambda _: None,
         on_broken: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
@@ -73,7 +76,13 @@ class Batcher:
         self.name = name
         self.broken = ""  # why it cannot go on
         self._execution = Execution(
-            statistics, name=name, clock=clock, sizes=policy.sizes, probe=probe, on_broken=self._break
+            statistics,
+            name=name,
+            clock=clock,
+            sizes=policy.sizes,
+            predictions=predictions,
+            probe=probe,
+            on_broken=self._break,
         )
         self._same_shape = same_shape
         self._on_broken = on_broken
@@ -100,6 +109,11 @@ class Batcher:
     def rows_waiting(self) -> int:
         """Rows in the queue now."""
         return self._queue.rows
+
+    @property
+    def rows_limit(self) -> int:
+        """Rows that may wait, of all priorities together."""
+        return sum(level.max_rows for level in self.policy.levels)
 
     @property
     def pending(self) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from service.errors import EngineFailed, NotReady
 from service.model import Arrays, Outputs
+from service.predictions import Predictions
 from service.queue import Request
 from service.statistics import Batch, Statistics
 
@@ -58,10 +59,12 @@ class Execution:
         name: str,
         clock: Callable[[], float],
         sizes: Sequence[int] = (),
+        predictions: Predictions | None = None,
         probe: Callable[[Run], None] = lambda _: None,
         on_broken: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._statistics = statistics
+        self._predictions = predictions
         self._name = name
         self._clock = clock
         self._sizes = sizes
@@ -113,6 +116,8 @@ class Execution:
                 scatter=ended - computed,
             )
         )
+        if self._predictions:
+            self._predictions.add(outputs, rows)
 
     def _fail_alone(self, runner: Runner, request: Request, wait_turn: Callable[[], None]) -> None:
         """Fail the request that the engine could not compute, and see whether the engine still can anything."""

@@ -17,6 +17,7 @@ from service.cuda import NO_OPTIONS, GpuOptions
 from service.engine import Engine
 from service.model import ModelSpec
 from service.pb.model_config_pb2 import ModelInstanceGroup, ModelQueuePolicy
+from service.predictions import Predictions, Reference, predictions_of, reference_of
 from service.proof import Proof, batch_sizes
 from service.queue import QueuePolicy
 from service.repository import GRAPH, LoadError, ModelFolder, VersionFiles, read_config, read_version
@@ -49,6 +50,8 @@ class LoadedModel:
     spec: ModelSpec
     batcher: Batcher
     statistics: Statistics
+    predictions: Predictions | None  # of a model whose classes have labels
+    reference: Reference
     sha256: str
     verified: bool  # made by our training job: hash and golden answers hold
     invariance: float | None  # largest difference between a golden answer alone and in company, as measured here
@@ -92,12 +95,14 @@ def load(
     with ThreadPoolExecutor(1, thread_name_prefix="proof", initializer=_yield_to_others) as patient:
         invariance = patient.submit(opened.prove).result()
     statistics = Statistics()
+    predictions = predictions_of(opened.spec)
     batcher = Batcher(
         opened.engines,
         opened.policy,
         statistics,
         name=folder.name,
         same_shape=all(-1 not in tensor.shape for tensor in opened.spec.inputs),
+        predictions=predictions,
         probe=opened.proof.probe,
         on_broken=on_broken,
     )
@@ -105,6 +110,8 @@ def load(
         spec=opened.spec,
         batcher=batcher,
         statistics=statistics,
+        predictions=predictions,
+        reference=_reference(opened.files),
         sha256=opened.files.sha256,
         verified=opened.files.manifest is not None,
         invariance=invariance,
@@ -148,6 +155,13 @@ def open_version(folder: ModelFolder, version: int, runtime: Runtime) -> OpenedV
             lend_below=Policy.lend_below if devices == ["cpu"] else 0.0,
         ),
     )
+
+
+def _reference(files: VersionFiles) -> Reference:
+    if files.manifest is None:
+        return Reference()
+    metrics = files.manifest.metrics
+    return reference_of(metrics.test_accuracy, metrics.test_confidence, metrics.confusion)
 
 
 def _yield_to_others() -> None:

@@ -46,6 +46,8 @@ class ServiceCollector(Collector):
         yield from _counters(models)
         yield from _histograms(models)
         yield from _gauges(models)
+        yield from _predictions(models)
+        yield from _references(models)
         ready = GaugeMetricFamily(
             "inference_model_ready", "Whether the version answers: 1 or 0.", labels=["model", "version"]
         )
@@ -137,6 +139,9 @@ def _histograms(models: Iterable[LoadedModel]) -> Iterator[Metric]:
 
 def _gauges(models: Iterable[LoadedModel]) -> Iterator[Metric]:
     queue = GaugeMetricFamily("inference_queue_rows", "Rows that wait now.", labels=["model", "version"])
+    limit = GaugeMetricFamily(
+        "inference_queue_limit_rows", "Rows that may wait before requests are refused.", labels=["model", "version"]
+    )
     seconds = GaugeMetricFamily(
         "inference_model_load_seconds", "How long loading and proving took.", labels=["model", "version"]
     )
@@ -152,12 +157,62 @@ def _gauges(models: Iterable[LoadedModel]) -> Iterator[Metric]:
     )
     for model in models:
         queue.add_metric(_labels(model), model.batcher.rows_waiting)
+        limit.add_metric(_labels(model), model.batcher.rows_limit)
         seconds.add_metric(_labels(model), model.load_seconds)
         if model.invariance is not None:
             invariance.add_metric(_labels(model), model.invariance)
         verified = str(model.verified).lower()
         info.add_metric([*_labels(model), model.device, model.provider, model.sha256, verified], 1)
-    yield from (queue, seconds, invariance, info)
+    yield from (queue, limit, seconds, invariance, info)
+
+
+def _predictions(models: Iterable[LoadedModel]) -> Iterator[Metric]:
+    """What models whose classes have labels said."""
+    classes = CounterMetricFamily(
+        "inference_predictions",
+        "Rows by the class that got the highest value, of models whose classes have labels.",
+        labels=["model", "version", "class"],
+    )
+    confidence = HistogramMetricFamily(
+        "inference_prediction_confidence", "Of those rows, the highest value.", labels=["model", "version"]
+    )
+    for model in models:
+        if model.predictions:
+            counts, buckets, total = model.predictions.read()
+            for label, count in counts.items():
+                classes.add_metric([*_labels(model), label], count)
+            confidence.add_metric(_labels(model), buckets, total)
+    yield from (classes, confidence)
+
+
+def _references(models: Iterable[LoadedModel]) -> Iterator[Metric]:
+    """What the job saw of its test set, where a manifest says so: what is served can be held against it."""
+    accuracy = GaugeMetricFamily(
+        "inference_model_test_accuracy", "Accuracy on the test set, from the manifest.", labels=["model", "version"]
+    )
+    confidence = GaugeMetricFamily(
+        "inference_model_test_confidence",
+        "Mean of the highest probability on the test set, from the manifest.",
+        labels=["model", "version"],
+    )
+    shares = GaugeMetricFamily(
+        "inference_model_test_predictions_ratio",
+        "Share of each class among the predictions on the test set, from the manifest.",
+        labels=["model", "version", "class"],
+    )
+    for model in models:
+        reference = model.reference
+        if reference.accuracy is not None:
+            accuracy.add_metric(_labels(model), reference.accuracy)
+        if reference.confidence is not None:
+            confidence.add_metric(_labels(model), reference.confidence)
+        if model.predictions:
+            by_label: dict[str, float] = {}
+            for label, share in zip(model.predictions.labels, reference.shares, strict=False):
+                by_label[label] = by_label.get(label, 0.0) + share
+            for label, share in by_label.items():
+                shares.add_metric([*_labels(model), label], share)
+    yield from (accuracy, confidence, shares)
 
 
 def registry_of(*collectors: Collector) -> CollectorRegistry:

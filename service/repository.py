@@ -56,6 +56,14 @@ class Golden(BaseModel):
     tolerance: float
 
 
+class Metrics(BaseModel):
+    """How the version did on the job's test set: shares from 0 to 1, and numbers of images, true by predicted class."""
+
+    test_accuracy: float | None = None
+    test_confidence: float | None = None
+    confusion: list[list[int]] = []
+
+
 class Manifest(BaseModel):
     """What the service reads of manifest.json; the rest is for people."""
 
@@ -64,6 +72,7 @@ class Manifest(BaseModel):
     model: str
     sha256: str
     golden: Golden
+    metrics: Metrics = Metrics()
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,13 @@ Sample = tuple[str, dict[str, str], float]
 Family = tuple[str, str, str, list[Sample]]
 
 # Gauges of workers that add up, and those of which the least counts; of others the greatest does.
-SUMMED = ("inference_queue_rows", "process_resident_memory_bytes", "process_virtual_memory_bytes", "process_open_fds")
+SUMMED = (
+    "inference_queue_rows",
+    "inference_queue_limit_rows",
+    "process_resident_memory_bytes",
+    "process_virtual_memory_bytes",
+    "process_open_fds",
+)
 LEAST = ("inference_model_ready", "process_start_time_seconds")
 
 

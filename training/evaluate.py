@@ -58,11 +58,17 @@ class Evaluation:
         total = sum(part.count for part in self.bins)
         return sum(part.count * abs(part.confidence - part.accuracy) for part in self.bins) / total
 
+    @property
+    def confidence(self) -> float:
+        """Mean of the highest probability."""
+        return sum(part.count * part.confidence for part in self.bins) / sum(part.count for part in self.bins)
+
     def metrics(self) -> dict[str, Any]:
         """The figures as a manifest holds them."""
         return {
             "test_accuracy": self.accuracy,
             "test_loss": round(self.loss, 5),
+            "test_confidence": round(self.confidence, 5),
             "calibration_error": round(self.calibration_error, 5),
             "precision": [round(value, 5) for value in self.precision],
             "recall": [round(value, 5) for value in self.recall],

@@ -5,6 +5,7 @@ Owns: the order of that, the gate, and what the manifest says. Does not own: how
 
 import dataclasses
 import json
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -184,7 +185,9 @@ def _publish_int8(job: Job, graph: bytes, facts: dict[str, Any], golden: NDArray
 
 
 def _commit() -> str | None:
-    """The commit of this code, marked where it was changed since; None outside a checkout."""
+    """The commit of this code, marked where it was changed since; None outside a checkout and an image."""
+    if built_from := os.environ.get("SIMPLECNN_COMMIT"):
+        return built_from
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(
