@@ -179,3 +179,29 @@ def test_a_users_own_pictures_become_a_model_of_their_own(tmp_path: Path) -> Non
     model = load(folder, 1, Runtime(["cpu"], 1))
     assert model.verified and model.spec.outputs[0].labels == ("day", "night")
     model.batcher.close()
+
+
+def test_nothing_is_trained_if_a_version_is_there_and_that_was_asked_for(published: Path, tmp_path: Path) -> None:
+    flags = ("--dataset", "mnist-sample", "--data-dir", str(tmp_path / "none"), "--unless-published")
+    before = sorted(published.rglob("*"))
+    result = run_command("training", *flags, "--repository", str(published))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == (f"{published}/mnist-simplecnn/1 is there; nothing is trained (--unless-published)\n")
+    assert sorted(published.rglob("*")) == before
+    pictures = tmp_path / "my pictures"
+    missing = run_command("training", "--dataset", f"folder:{pictures}", *flags[2:], "--repository", str(published))
+    assert missing.returncode == 1 and "is not a folder of images" in missing.stderr, "that one is not there"
+    (published / "mnist-simplecnn-my-pictures" / "3").mkdir(parents=True)
+    try:
+        there = run_command("training", "--dataset", f"folder:{pictures}", *flags[2:], "--repository", str(published))
+    finally:
+        (published / "mnist-simplecnn-my-pictures" / "3").rmdir()
+        (published / "mnist-simplecnn-my-pictures").rmdir()
+    assert there.returncode == 0 and "mnist-simplecnn-my-pictures/3 is there" in there.stdout
+
+
+def test_a_manifest_names_the_commit_that_an_image_was_built_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIMPLECNN_COMMIT", "c0ffee")
+    assert finish._commit() == "c0ffee"
+    monkeypatch.setenv("SIMPLECNN_COMMIT", "")
+    assert finish._commit() != ""

@@ -35,7 +35,7 @@ def main() -> None:
 
 def run(settings: Settings, signals: Signals) -> int:
     """Do what the settings describe and return the exit status."""
-    from training import launch, listing  # torch takes seconds to import; --help and refusals need not wait
+    from training import job, launch, listing  # torch takes seconds to import; --help and refusals need not wait
     from training.errors import Interrupted, TrainingError, UnknownNetwork
 
     try:
@@ -44,6 +44,9 @@ def run(settings: Settings, signals: Signals) -> int:
             return 0
         if settings.summary:
             print(listing.summary(settings.model, settings.pool))
+            return 0
+        if settings.unless_published and (published := job.already_published(settings)):
+            print(f"{published} is there; nothing is trained (--unless-published)")
             return 0
         folder = launch.run(settings, signals)
     except Interrupted as error:

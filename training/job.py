@@ -6,6 +6,7 @@ Owns: which network, data and recipe, the name to publish under, the gate, and t
 import re
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from training import sources
@@ -14,6 +15,7 @@ from training.errors import TrainingError
 from training.folder import PREFIX
 from training.group import Group
 from training.networks import Network, Scaling, network_called
+from training.publish import newest_version
 from training.recipe import Recipe, recipe_for, scaling_for
 from training.settings import CHANGEABLE, Settings
 
@@ -34,7 +36,7 @@ class Job:
 def prepare(settings: Settings, group: Group) -> Job:
     """Fetch and check the data, and settle what the settings leave open."""
     network = network_called(settings.model)
-    name = network.dataset if settings.dataset == "auto" else settings.dataset
+    name = _dataset_name(settings, network)
     if not group.leads:
         group.any(False)  # the first process fetches what is missing, the others wait for it
     dataset = sources.load(name, settings.data_dir, network.image)
@@ -56,12 +58,31 @@ def prepare(settings: Settings, group: Group) -> Job:
     return Job(settings, published_name(settings.name, network, dataset.name), network, dataset, recipe, parts, scaling)
 
 
+def already_published(settings: Settings) -> Path | None:
+    """The newest version of what the job would publish, if there is one; the data is not read for that.
+
+    Raises:
+        UnknownNetwork: there is no such network.
+    """
+    network = network_called(settings.model)
+    folder = settings.repository / published_name(settings.name, network, _dataset_name(settings, network))
+    newest = newest_version(folder)
+    return folder / str(newest) if newest else None
+
+
+def _dataset_name(settings: Settings, network: Network) -> str:
+    return network.dataset if settings.dataset == "auto" else settings.dataset
+
+
 def published_name(wanted: str, network: Network, dataset: str) -> str:
     """The name to publish under: what is asked for, or the network's, and the data's where it is not its own."""
     if wanted:
         return wanted
     own = {network.dataset, f"{network.dataset}-sample"}
-    return network.name if dataset in own else re.sub(r"[^\w.-]", "-", f"{network.name}-{dataset.removeprefix(PREFIX)}")
+    if dataset in own:
+        return network.name
+    folder = Path(dataset.removeprefix(PREFIX)).resolve().name
+    return re.sub(r"[^\w.-]", "-", f"{network.name}-{folder}")
 
 
 def gate(job: Job) -> float:

@@ -61,7 +61,7 @@ def _folder(job: Job) -> runs.RunFolder:
     """
     settings = job.settings
     if settings.resume is None:
-        saved = settings.model_dump(mode="json", exclude={"resume", "list", "summary"})
+        saved = settings.model_dump(mode="json", exclude={"resume", "list", "summary", "unless_published"})
         return runs.begin(settings.runs, job.name, saved, tensorboard=settings.tensorboard)
     folder = runs.RunFolder(settings.resume, tensorboard=settings.tensorboard)
     if folder.result:

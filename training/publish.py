@@ -55,7 +55,7 @@ def publish(repository: Path, artifact: Artifact) -> Path:
         write_atomically(folder / "labels.txt", "".join(f"{label}\n" for label in artifact.label_names).encode())
         if not (folder / "config.pbtxt").exists():  # an operator's changes to it stay
             write_atomically(folder / "config.pbtxt", config(artifact).encode())
-        number = next_version(folder)
+        number = newest_version(folder) + 1
         staging = folder / f".{number}.tmp"
         staging.mkdir()
         try:
@@ -94,10 +94,10 @@ def _only_publisher(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def next_version(folder: Path) -> int:
-    """One more than the largest version number there is."""
-    names = (path.name for path in folder.iterdir())
-    return max((int(name) for name in names if name.isdecimal()), default=0) + 1
+def newest_version(folder: Path) -> int:
+    """The largest version number there is; 0 if there is none, or no such folder."""
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def config(artifact: Artifact) -> str:

@@ -7,7 +7,17 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # Settings that may be given anew when a run is continued; the others decide the weights, or what was tested.
-CHANGEABLE = ("data_dir", "repository", "min_accuracy", "device", "quantize", "runs", "resume", "tensorboard")
+CHANGEABLE = (
+    "data_dir",
+    "repository",
+    "min_accuracy",
+    "device",
+    "quantize",
+    "runs",
+    "resume",
+    "tensorboard",
+    "unless_published",
+)
 
 
 class Settings(BaseSettings):
@@ -35,6 +45,8 @@ class Settings(BaseSettings):
     """Model repository to publish into."""
     name: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$", max_length=100)] = ""
     """Name to publish under; if none is given the network's, followed by the data set's where it is not its own."""
+    unless_published: bool = False
+    """Do nothing if the repository has a version of it already."""
     recipe: Literal["best", "paper"] = "best"
     """How to train: best is ours, paper is as the figures were reported."""
     pool: Literal["max", "avg", "lp", "mixed", "avg-topk", "global"] = "max"
