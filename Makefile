@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
+.PHONY: help demo test lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs dashboards lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,7 @@ lint: .venv/installed ## check style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/*.Dockerfile
 
 train: .venv/installed ## train on the full MNIST, downloaded into data/ if it is not there, and publish
 	$(BIN)/python -m training --repository $(REPOSITORY) $(TRAINING_FLAGS)
@@ -83,9 +84,20 @@ soak-storm: .venv/installed ## 1,024 callers with deadlines of 100 ms
 stubs: .venv/installed ## make service/pb anew from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iservice/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/*.proto
 
-lock: .venv/installed ## make the lock file anew from pyproject.toml
-	$(BIN)/uv pip compile --universal --generate-hashes --no-annotate --upgrade --quiet \
-	  --custom-compile-command "make lock" --extra dev pyproject.toml -o deploy/locks/dev.txt
+dashboards: .venv/installed ## make deploy/grafana/dashboards anew from deploy/dashboards.py
+	$(BIN)/python deploy/dashboards.py
+
+LOCK := $(BIN)/uv pip compile --universal --generate-hashes --no-annotate --quiet --custom-compile-command "make lock"
+# An image has the versions that were tested.
+LOCK_IMAGE := $(LOCK) --python-version 3.13 --constraints deploy/locks/dev.txt
+CPU := --overrides deploy/locks/cpu-overrides.txt --no-emit-package onnxruntime-gpu
+
+lock: .venv/installed ## make the lock files anew from pyproject.toml
+	$(LOCK) --upgrade --extra dev pyproject.toml -o deploy/locks/dev.txt
+	echo 'setuptools>=77' | $(LOCK_IMAGE) - -o deploy/locks/build.txt
+	$(LOCK_IMAGE) $(CPU) --extra service pyproject.toml -o deploy/locks/service-cpu.txt
+	$(LOCK_IMAGE) --extra service --extra cuda pyproject.toml -o deploy/locks/service-gpu.txt
+	$(LOCK_IMAGE) $(CPU) --extra training pyproject.toml -o deploy/locks/training.txt
 
 clean: ## remove all that was made here: the environment, published models, caches
 	rm -rf .venv build models runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,4 +1,6 @@
-"""grpc.health.v1.Health: one name for the server, "", and one a model.
+"""grpc.health.v1.Health: one name for the server, "", one a model, and "liveness", which serves while the process does.
+
+Kubernetes kills what a liveness probe finds NOT_SERVING; a server that drains or waits for its first model is alive.
 
 Owns: the statuses and who watches them. It lives on the server's event loop: `set_all` must be called there.
 Written here because grpcio-health-checking's asyncio servicer has no List and forgets watchers when another leaves.
@@ -11,20 +13,22 @@ from service.errors import NotFound
 from service.pb import health_pb2 as pb
 
 Status = pb.HealthCheckResponse.ServingStatus
+LIVENESS = "liveness"
 
 
 class HealthServicer:
     """Check, Watch and List."""
 
     def __init__(self) -> None:
-        self._serving: Mapping[str, bool] = {"": False}
+        self._serving: Mapping[str, bool] = {"": False, LIVENESS: True}
         self._changed = asyncio.Event()
 
     def set_all(self, serving: Mapping[str, bool]) -> None:
         """Replace all statuses, and tell those who watch."""
+        serving = {**serving, LIVENESS: True}
         if serving == self._serving:
             return
-        self._serving = dict(serving)
+        self._serving = serving
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -200,6 +200,7 @@ def test_health_has_a_name_a_model_and_tells_who_watches(toys: Path, front: str)
             "": serving,
             "double": serving,
             "lookup": serving,
+            "liveness": serving,
         }
         watches = [health.Watch(health_pb2.HealthCheckRequest(service="double")) for _ in range(3)]
         assert [next(watch).status for watch in watches] == [serving] * 3

@@ -1,0 +1,273 @@
+"""What deploys it is consistent with itself and with the code, as far as that shows without running a container."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from service.settings import Settings
+from tests.support import ROOT
+from training.settings import Settings as TrainingSettings
+
+DEPLOY = ROOT / "deploy"
+DOCKERFILES = sorted(DEPLOY.glob("*.Dockerfile"))
+COMPOSE = [ROOT / "docker-compose.yml", *sorted(DEPLOY.glob("compose.*.yml"))]
+OVERLAYS = ("overlays/cpu", "overlays/gpu", "torchrun")
+KUBERNETES = ("1.33", "1.37")
+VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+class Loader(yaml.SafeLoader):
+    """YAML with Compose's tags."""
+
+
+Loader.add_constructor("!reset", lambda *_: None)
+
+
+def compose(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.load(path.read_text(), Loader)  # noqa: S506 # a safe one
+    return found
+
+
+# --- images ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_keeps_the_rules(dockerfile: Path) -> None:
+    text = dockerfile.read_text()
+    hadolint = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([hadolint, dockerfile], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "# syntax" not in text, "it would have to be fetched"
+    assert text.count("ARG PYTHON_IMAGE=python:3.13-slim") == 1 and text.count("FROM ${PYTHON_IMAGE}") == 2
+    last = text.rsplit("FROM ${PYTHON_IMAGE}", 1)[1]
+    assert re.search(r"^USER \d+:\d+$", last, re.MULTILINE)
+    assert re.search(r'^ENTRYPOINT \["cnn-\w+"\]$', last, re.MULTILINE), "no shell"
+    assert re.search(r"^HEALTHCHECK (NONE|.*CMD \[)", last, re.MULTILINE)
+    for label in ("title", "description", "licenses", "version", "revision", "base.name"):
+        assert f"org.opencontainers.image.{label}=" in last
+    installs = re.findall(r"pip .*?install (.*)", text)
+    assert all("--require-hashes" in line or "wheels/*.whl" in line for line in installs)
+
+
+def pinned(lock: Path) -> dict[str, str]:
+    """Versions by package; where there are several, the one for new Pythons, which stands last."""
+    return dict(re.findall(r"^([a-z0-9.-]+)==([^ ]+)", lock.read_text(), re.MULTILINE))
+
+
+def test_images_have_the_versions_that_were_tested_and_nothing_that_they_do_not_need() -> None:
+    tested = pinned(DEPLOY / "locks/dev.txt")
+    for name in ("build", "service-cpu", "service-gpu", "training"):
+        lock = DEPLOY / f"locks/{name}.txt"
+        packages = pinned(lock)
+        # NVIDIA's libraries are not among what is tested here, but for those that come with PyTorch.
+        differing = {package for package, found in packages.items() if tested.get(package, found) != found} - {
+            package for package in packages if package.startswith("nvidia-")
+        }
+        assert differing == set(), name
+        entries = re.findall(r"^[a-z0-9].*?(?=^[a-z0-9]|\Z)", lock.read_text(), re.MULTILINE | re.DOTALL)
+        assert entries and all("--hash=sha256:" in entry for entry in entries)
+    service, gpu = pinned(DEPLOY / "locks/service-cpu.txt"), pinned(DEPLOY / "locks/service-gpu.txt")
+    assert not {"torch", "onnx", "matplotlib", "setuptools", "onnxruntime-gpu"} & service.keys()
+    assert "torch" not in gpu and {"onnxruntime-gpu", "nvidia-cudnn-cu13"} <= gpu.keys()
+    assert "grpcio" not in pinned(DEPLOY / "locks/training.txt")
+
+
+# --- Compose -----------------------------------------------------------------------------------------------------
+
+
+def test_every_service_is_hardened_bounded_and_pinned() -> None:
+    services = {
+        name: service
+        for path in COMPOSE
+        for name, service in compose(path)["services"].items()
+        if "image" in service and path.name != "compose.gpu.yml"  # which only adds to them
+    }
+    assert services.keys() == {"training", "service", "prometheus", "grafana", "haproxy"}
+    for name, service in services.items():
+        assert service["init"] and service["read_only"] and service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+        assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}, name
+        for port in service.get("ports", []):
+            assert port.startswith("${BIND:-127.0.0.1}:"), port
+        default = VARIABLE.fullmatch(service["image"])
+        assert default is not None
+        if "build" not in service:
+            assert re.search(r":v?\d+\.\d+\.\d+$", str(default[2])), f"{name} is not pinned"
+        if name != "training":
+            assert service["restart"] == "unless-stopped"
+
+
+def test_a_stop_is_granted_more_time_than_it_can_take() -> None:
+    fields = Settings.model_fields
+    longest = sum(float(fields[name].default) for name in ("drain_seconds", "grace_seconds"))
+    longest += 1.1 * float(fields["connection_seconds"].default)
+    grace = compose(ROOT / "docker-compose.yml")["services"]["service"]["stop_grace_period"]
+    assert int(grace.removesuffix("s")) > longest + 5
+    deployment = (DEPLOY / "kubernetes/base/service.yaml").read_text()
+    drain = re.search(r'SERVICE_DRAIN_SECONDS, value: "(\d+)"', deployment)
+    allowed = re.search(r"terminationGracePeriodSeconds: (\d+)", deployment)
+    assert drain and allowed
+    assert int(allowed[1]) > longest - float(fields["drain_seconds"].default) + int(drain[1]) + 2
+
+
+def test_the_example_explains_every_variable_with_its_default() -> None:
+    used: dict[str, set[str]] = {}
+    for path in COMPOSE:
+        code = re.sub(r"^ *#.*", "", path.read_text(), flags=re.MULTILINE)
+        for name, default in VARIABLE.findall(code):
+            used.setdefault(name, set()).add(default)
+        for name in re.findall(r"^ +([A-Z_]+):(?: #.*)?$", code, re.MULTILINE):  # passed on as it is
+            used.setdefault(name, set())
+    explained = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert explained.keys() - {"COMPOSE_FILE"} == used.keys()
+    for name, value in explained.items():
+        if name not in ("COMPOSE_FILE", "TLS_CERTIFICATE"):
+            assert value in used[name], name
+
+
+def test_only_settings_that_exist_are_set() -> None:
+    texts = [path.read_text() for path in (*COMPOSE, *DOCKERFILES, *DEPLOY.glob("k*/**/*.yaml"))]
+    for prefix, kind in (("SERVICE_", Settings), ("TRAINING_", TrainingSettings)):
+        environment = {
+            name
+            for text in texts
+            for name in re.findall(rf"^ *(?:ENV )?({prefix}[A-Z_]+)[:=]|name: ({prefix}[A-Z_]+),", text, re.MULTILINE)
+            for name in name
+            if name
+        }
+        assert environment and {name.removeprefix(prefix).lower() for name in environment} <= kind.model_fields.keys()
+    command = compose(ROOT / "docker-compose.yml")["services"]["training"]["command"]
+    flags = [word for text in (command, *re.findall(r"args: \[(--unless[^]]*)\]", texts[-1])) for word in text]
+    assert {
+        flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")
+    } <= TrainingSettings.model_fields.keys()
+
+
+@pytest.mark.parametrize("added", [None, "compose.gpu.yml", "compose.scale.yml"])
+def test_compose_takes_it(added: str | None) -> None:
+    if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:  # noqa: S607
+        pytest.skip("Docker Compose is not installed")
+    files = ["-f", "docker-compose.yml", *(["-f", f"deploy/{added}"] if added else [])]
+    command = ["docker", "compose", *files, "--env-file", ".env.example", "config"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    service = yaml.safe_load(done.stdout)["services"]["service"]
+    match added:
+        case "compose.scale.yml":
+            assert not service.get("ports"), "HAProxy has them"
+        case "compose.gpu.yml":
+            assert service["build"]["args"]["RUNTIME"] == "gpu" and service["environment"]["SERVICE_DEVICE"] == "cuda"
+            limits = service["deploy"]["resources"]
+            assert limits["reservations"]["devices"][0]["capabilities"] == ["gpu"] and limits["limits"]["pids"]
+        case _:
+            assert {port["host_ip"] for port in service["ports"]} == {"127.0.0.1"}
+
+
+# --- Kubernetes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def manifests(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """What `kubectl apply -k` would apply."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed (Debian: kubectl)")
+    command = [kubectl, "kustomize", str(DEPLOY / "kubernetes" / request.param)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_takes_the_manifests(manifests: list[dict[str, Any]], version: str) -> None:
+    for manifest in manifests:
+        if manifest["kind"] != "ServiceMonitor":  # of the Prometheus operator, whose schema is not at hand
+            kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_that_would_notice_a_mistake(manifests: list[dict[str, Any]]) -> None:
+    wrong = next(manifest for manifest in manifests if manifest["kind"] == "Job")
+    wrong = wrong | {"spec": wrong["spec"] | {"completionsMode": "Indexed"}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="completionsMode"):
+        kubernetes_validate.validate(wrong, KUBERNETES[-1], strict=True)
+
+
+def pods(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [manifest["spec"]["template"]["spec"] for manifest in manifests if "template" in manifest.get("spec", {})]
+
+
+def test_every_pod_is_hardened_and_bounded(manifests: list[dict[str, Any]]) -> None:
+    assert pods(manifests)
+    for pod in pods(manifests):
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] and context["capabilities"] == {"drop": ["ALL"]}
+            assert context["allowPrivilegeEscalation"] is False
+            assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+            assert not container["image"].endswith(":latest") and ":" in container["image"]
+        for volume in pod["volumes"]:
+            assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""}), "unbounded"
+        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_everything_that_is_named_in_the_manifests_is_there(manifests: list[dict[str, Any]]) -> None:
+    labels = [
+        manifest["spec"]["template"]["metadata"]["labels"]
+        for manifest in manifests
+        if manifest["kind"] in ("Deployment", "Job")
+    ]
+    for manifest in manifests:
+        spec = manifest.get("spec", {})
+        selector = spec.get("podSelector") or spec.get("selector")
+        if selector and manifest["kind"] != "ServiceMonitor":
+            wanted = selector.get("matchLabels", selector)
+            assert any(wanted.items() <= found.items() for found in labels), manifest["kind"]
+        assert manifest["kind"] == "Namespace" or manifest["metadata"]["namespace"] == "simplecnn"
+    claims = {manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] == "PersistentVolumeClaim"}
+    used = {
+        volume.get("persistentVolumeClaim", {}).get("claimName") for pod in pods(manifests) for volume in pod["volumes"]
+    }
+    assert not claims or used - {None} == claims
+    kinds = {manifest["kind"]: manifest for manifest in manifests}
+    if scaler := kinds.get("HorizontalPodAutoscaler"):
+        metric = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
+        adapter = yaml.safe_load((DEPLOY / "kubernetes/prometheus-adapter.yaml").read_text())
+        assert metric == adapter["rules"]["custom"][0]["name"]["as"]
+        assert scaler["spec"]["scaleTargetRef"]["name"] == kinds["Deployment"]["metadata"]["name"]
+        assert "replicas" not in kinds["Deployment"]["spec"], "the scaler has the number"
+
+
+def test_probes_and_ports_are_the_services(manifests: list[dict[str, Any]]) -> None:
+    runtime = yaml.safe_load((DEPLOY / "kserve/runtime.yaml").read_text())
+    service = [pod["containers"][0] for pod in pods(manifests) if pod["containers"][0]["name"] == "service"]
+    for container in (*service, runtime["spec"]["containers"][0]):
+        assert container["ports"][0]["containerPort"] == Settings.model_fields["grpc_port"].default
+        for probe in ("startupProbe", "livenessProbe"):
+            assert container[probe]["grpc"] == {"port": 8001, "service": "liveness"}
+        assert container["readinessProbe"]["grpc"] == {"port": 8001}
+
+
+def test_kserves_two_manifests_fit_each_other() -> None:
+    runtime = yaml.safe_load((DEPLOY / "kserve/runtime.yaml").read_text())
+    service = yaml.safe_load((DEPLOY / "kserve/inference-service.yaml").read_text())
+    model = service["spec"]["predictor"]["model"]
+    assert model["runtime"] == runtime["metadata"]["name"]
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"] == ["grpc-v2"]
+    known = {(offer["name"], offer["version"]) for offer in runtime["spec"]["supportedModelFormats"]}
+    assert (model["modelFormat"]["name"], model["modelFormat"]["version"]) in known
+    (container,) = runtime["spec"]["containers"]
+    assert container["name"] == "kserve-container" and container["ports"][0]["name"] == "h2c"
+    assert container["args"] == ["--repository=/mnt/models"]
