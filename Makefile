@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs dashboards lock clean
+.PHONY: help demo test test-containers lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs dashboards lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ demo: .venv/installed ## train on bundled digits, serve, and classify held-out i
 
 test: .venv/installed ## run the whole test suite
 	$(BIN)/pytest
+
+test-containers: .venv/installed ## build the image, and run the stack and what can befall it in real containers; 4 minutes
+	$(BIN)/pytest -m containers tests/test_containers.py
 
 lint: .venv/installed ## check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -54,7 +54,7 @@ def test_what_was_trained_is_what_tritonclient_is_answered(
 def test_grpcs_own_health_and_reflection_clients_work(published: Path, front: str) -> None:
     with service_process(published, "--front", front) as service:
         seen: dict[str, Any] = outside("grpc_tools_clients.py", service.address)
-    assert seen["statuses"] == {"": "SERVING", MODEL: "SERVING"}
+    assert seen["statuses"] == {"": "SERVING", MODEL: "SERVING", "liveness": "SERVING"}
     assert (seen["unknown"], seen["watched"]) == ("NOT_FOUND", "SERVICE_UNKNOWN")
     assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= set(seen["services"])
     assert "ModelInfer" in seen["methods"]
