@@ -13,6 +13,7 @@ from tests.support import ROOT
 TOP = {
     "pyproject.toml", "README.md", "service", "training", "proto", "deploy", "tests", "docker-compose.yml",
     "Makefile", "LICENSE", "CHANGELOG.md", ".ci", ".gitignore", ".pre-commit-config.yaml", ".dockerignore",
+    ".env.example",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ statuses = {
     name: health_pb2.HealthCheckResponse.ServingStatus.Name(
         health.Check(health_pb2.HealthCheckRequest(service=name)).status
     )
-    for name in ("", "mnist-simplecnn")
+    for name in ("", "liveness", "mnist-simplecnn")
 }
 try:
     health.Check(health_pb2.HealthCheckRequest(service="nobody"))
