@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-containers lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs dashboards lock clean
+.PHONY: help demo test test-containers check-deploy lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs dashboards lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,11 @@ test: .venv/installed ## run the whole test suite
 
 test-containers: .venv/installed ## build the image, and run the stack and what can befall it in real containers; 4 minutes
 	$(BIN)/pytest -m containers tests/test_containers.py
+
+# Not asked for: digests and pulling always (the overlays name versions in your registry), and a fixed base (an argument).
+check-deploy: .venv/installed ## hold Dockerfiles and Kubernetes manifests against checkov's rules, which it installs
+	$(BIN)/uv tool run --from checkov==3.3.30 checkov --quiet --compact --skip-download --framework dockerfile kustomize \
+	  --skip-check CKV_K8S_43,CKV_K8S_15,CKV_DOCKER_7 --directory deploy
 
 lint: .venv/installed ## check style, types and the direction of imports
 	$(BIN)/ruff check .

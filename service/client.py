@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# gRPC's own retries (https://grpc.io/docs/guides/retry/): a replica that drains or is gone costs a moment, no call.
+# gRPC's own retries (https://grpc.io/docs/guides/retry/): a replica that drains or is gone costs a moment, no call. And
+# of a name with several addresses each gets its turn; gRPC would stay with the first.
 SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             "name": [{"service": "inference.GRPCInferenceService"}, {"service": "simplecnn.v1.ImageClassifier"}],

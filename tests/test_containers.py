@@ -430,6 +430,18 @@ def test_calls_are_spread_over_all_replicas(fleet: Stack) -> None:
     assert shares == pytest.approx([1 / 3] * 3, abs=0.02)
 
 
+def test_a_client_in_the_network_spreads_its_calls_by_dns(fleet: Stack) -> None:
+    before = [metric(container, "inference_rows_total") for container in fleet.containers()]
+    code = (
+        "import numpy as np; from service.client import Client\n"
+        "with Client('service:8001') as client:\n"
+        f"    for _ in range(300): client.predict('{MODEL}', np.zeros((1, 28, 28, 1), np.uint8))\n"
+    )
+    docker("exec", fleet.containers()[0], "python", "-c", code)
+    after = [metric(container, "inference_rows_total") for container in fleet.containers()]
+    assert [now - then for now, then in zip(after, before, strict=True)] == pytest.approx([100] * 3, abs=30)
+
+
 def test_prometheus_scrapes_each(fleet: Stack) -> None:
     query = 'sum(up{job="service"})'
     eventually(
