@@ -44,7 +44,7 @@ SERVICE_CONFIG = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 # Files of one call: so many, and so many bytes together unless one alone has more.
 FILES_A_CALL, BYTES_A_CALL = 64, 16 * 2**20

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic_settings import BaseSettings
 
 from service import errors, metrics, settings
@@ -43,6 +44,13 @@ def test_every_metric_stands_in_the_table_with_its_help(published: Path, nvml: F
             for family in (*collector.collect(), *GpuCollector(["cuda:0"]).collect())
         }
     assert {row[0]: row[1] for row in table("metric")} == exposed
+
+
+def test_every_alert_stands_in_the_table() -> None:
+    alerts = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
+    assert [row[0].strip("`") for row in table("alert")] == [
+        rule["alert"] for group in alerts for rule in group["rules"]
+    ]
 
 
 def test_every_status_that_a_caller_can_meet_stands_in_the_table() -> None:
