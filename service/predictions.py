@@ -46,8 +46,11 @@ class Predictions:
 
     def add(self, outputs: Sequence[NDArray[np.generic]], rows: int) -> None:
         """Count the first `rows` rows of a batch's outputs, which are left alone from now on."""
+        values = outputs[self._output]
+        if values.shape[1:] != (len(self.labels),):
+            return  # a graph may give other shapes than its configuration says
         with self._lock:
-            self._kept.append(outputs[self._output][:rows])
+            self._kept.append(values[:rows])
             self._rows += rows
             if self._rows >= TALLY_ROWS:
                 self._tally()

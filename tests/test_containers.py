@@ -24,6 +24,7 @@ import yaml
 from PIL import Image
 
 from service.pb import health_pb2, health_pb2_grpc
+from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.conftest import outside
 from tests.soaks.load import ConstantLoad, channel
@@ -39,6 +40,7 @@ STAND_INS = {
 }
 SCALE = ("-f", "docker-compose.yml", "-f", "deploy/compose.scale.yml")
 MB = 1_000_000
+REQUEST = infer_request(MODEL, images=np.zeros((1, 28, 28, 1), np.uint8))
 LIMIT = 90.0  # seconds after which something that should happen never will
 
 
@@ -64,6 +66,13 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < end, f"never happened: {what}"
         time.sleep(0.1)
+
+
+def call(address: str, *, retry: bool = False) -> pb.ModelInferResponse:
+    """One answer, on a connection of its own."""
+    with channel(address, retry=retry) as connection:
+        answer: pb.ModelInferResponse = GRPCInferenceServiceStub(connection).ModelInfer(REQUEST, timeout=10)
+        return answer
 
 
 def free_port() -> int:
@@ -287,18 +296,13 @@ def test_prometheus_sees_the_service_and_has_the_alerts(stack: Stack) -> None:
 def test_a_version_that_is_published_under_load_is_served_and_no_call_fails(stack: Stack) -> None:
     model = stack.repository / MODEL
 
-    def answering() -> str:
-        with channel(stack.address, retry=False) as connection:
-            request = infer_request(MODEL, images=np.zeros((1, 28, 28, 1), np.uint8))
-            return str(GRPCInferenceServiceStub(connection).ModelInfer(request, timeout=10).model_version)
-
     started = inspect(stack.containers()[0])["State"]["StartedAt"]
     with ConstantLoad(stack.address, 4, rate=50) as load:
         time.sleep(1)
-        assert answering() == "1"
+        assert call(stack.address).model_version == "1"
         shutil.copytree(model / "1", model / ".2.tmp")
         (model / ".2.tmp").rename(model / "2")
-        eventually(lambda: answering() == "2", "the new version answers")
+        eventually(lambda: call(stack.address).model_version == "2", "the new version answers")
         time.sleep(1)
     assert load.outcome.failed == 0, load.outcome.texts
     assert load.outcome.count() > 300
@@ -316,10 +320,9 @@ class Caller(threading.Thread):
 
     def run(self) -> None:
         stub = GRPCInferenceServiceStub(self._channel)
-        request = infer_request(MODEL, images=np.zeros((1, 28, 28, 1), np.uint8))
         while self.failure is None:
             try:
-                stub.ModelInfer(request, timeout=30)
+                stub.ModelInfer(REQUEST, timeout=30)
                 self.answered += 1
             except grpc.RpcError as error:
                 self.failure = error
@@ -366,9 +369,9 @@ def test_the_service_recovers_after_its_memory_limit_is_hit(stack: Stack) -> Non
 
     def flood() -> None:
         with grpc.insecure_channel(f"{ip_of(container)}:8001", [("grpc.max_send_message_length", -1)]) as connection:
-            call: Any = connection.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            method: Any = connection.unary_unary("/inference.GRPCInferenceService/ModelInfer")
             with pytest.raises(grpc.RpcError):
-                call(bytes(200 * MB), timeout=20)
+                method(bytes(200 * MB), timeout=20)
 
     floods = [threading.Thread(target=flood) for _ in range(3)]
     for thread in floods:
@@ -377,9 +380,7 @@ def test_the_service_recovers_after_its_memory_limit_is_hit(stack: Stack) -> Non
         thread.join()
     eventually(lambda: inspect(container)["RestartCount"] >= 1, "Docker started it anew")
     eventually(lambda: healthy(container), "it is healthy again")
-    with channel(f"{ip_of(container)}:8001", retry=True) as connection:
-        request = infer_request(MODEL, images=np.zeros((1, 28, 28, 1), np.uint8))
-        answer = GRPCInferenceServiceStub(connection).ModelInfer(request, timeout=10)
+    answer = call(f"{ip_of(container)}:8001")
     assert outputs_of(answer)["probabilities"].shape == (1, 10)
 
 
@@ -410,10 +411,8 @@ def fleet(stack: Stack, certificate: Path) -> Stack:
     stack.up("haproxy", files=SCALE, **variables)
 
     def all_answer() -> bool:
-        with channel(stack.address, retry=True) as connection:
-            stub = GRPCInferenceServiceStub(connection)
-            for _ in range(9):
-                stub.ModelInfer(infer_request(MODEL, images=np.zeros((1, 28, 28, 1), np.uint8)), timeout=10)
+        for _ in range(9):
+            call(stack.address, retry=True)
         return all(metric(container, "inference_rows_total") > 0 for container in stack.containers())
 
     eventually(all_answer, "HAProxy has found all replicas")
@@ -453,8 +452,7 @@ def test_prometheus_scrapes_each(fleet: Stack) -> None:
 def test_the_edge_speaks_tls(fleet: Stack, certificate: Path) -> None:
     credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
     with grpc.secure_channel(f"localhost:{fleet.ports['GRPCS_PORT']}", credentials) as connection:
-        stub = GRPCInferenceServiceStub(connection)
-        answer = stub.ModelInfer(infer_request(MODEL, images=np.zeros((1, 28, 28, 1), np.uint8)), timeout=10)
+        answer = GRPCInferenceServiceStub(connection).ModelInfer(REQUEST, timeout=10)
     assert outputs_of(answer)["probabilities"].shape == (1, 10)
 
 
@@ -468,15 +466,9 @@ def test_a_replica_that_is_stopped_costs_no_call_without_retries(fleet: Stack) -
     assert load.outcome.count() > 500 and inspect(leaving)["State"]["ExitCode"] == 0
     docker("start", leaving)
     eventually(lambda: healthy(leaving), "it is back")
-    eventually(lambda: metric(leaving, "inference_rows_total") > 0 or call_once(fleet), "it gets calls again")
-
-
-def call_once(stack: Stack) -> bool:
-    """Send a call, and give the waiting condition another look."""
-    with channel(stack.address, retry=True) as connection:
-        request = infer_request(MODEL, images=np.zeros((1, 28, 28, 1), np.uint8))
-        GRPCInferenceServiceStub(connection).ModelInfer(request, timeout=10)
-    return False
+    eventually(
+        lambda: bool(call(fleet.address).outputs) and metric(leaving, "inference_rows_total") > 0, "it gets calls again"
+    )
 
 
 def test_a_replica_that_is_killed_costs_no_call_with_the_standard_retries(fleet: Stack) -> None:

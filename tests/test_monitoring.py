@@ -264,6 +264,13 @@ def test_what_the_rules_record_is_right(watched: Prometheus) -> None:
         assert watched.query(record), record
 
 
+def test_the_autoscalers_metric_can_be_asked_for(watched: Prometheus) -> None:
+    rule = yaml.safe_load((DEPLOY / "kubernetes/prometheus-adapter.yaml").read_text())["rules"]["custom"][0]
+    asked = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'job="service"').replace("<<.GroupBy>>", "instance")
+    (pod,) = watched.query(asked)
+    assert 0 < float(pod["value"][1]) < 0.1
+
+
 def test_a_refused_version_shows_up_as_an_alert(watched: Prometheus) -> None:
     alerts = {sample["metric"]["alertname"] for sample in watched.query("ALERTS")}
     assert "ModelRefused" in alerts and "ModelNotReady" not in alerts, "the version before goes on serving"

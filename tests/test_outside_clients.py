@@ -66,7 +66,9 @@ def test_tritonclient_can_ask_for_all_that_is_offered(repository: Path, tmp_path
 
 
 @pytest.mark.peer
-@pytest.mark.skipif(not INSTALLED.exists(), reason="perf_analyzer is not installed: ../shared/bench/setup")
+@pytest.mark.skipif(
+    not (PERF_ANALYZER.exists() and INSTALLED.exists()), reason="perf_analyzer is not installed: ../shared/bench/setup"
+)
 @pytest.mark.parametrize("mode", [[], ["--async"], ["--streaming", "--async"], ["-b", "8"]])
 def test_perf_analyzer_measures_it_and_prints_where_time_goes(published: Path, front: str, mode: list[str]) -> None:
     with service_process(published, "--front", front) as service:

@@ -99,6 +99,13 @@ def test_padding_is_no_prediction_and_what_is_no_number_spoils_nothing() -> None
     assert total == pytest.approx(1.6) and buckets[-1] == ("+Inf", 2.0)
 
 
+def test_answers_of_another_shape_are_left_out() -> None:
+    predictions = Predictions(0, ["a", "b"])
+    for shape in ((3, 4), (3,), (3, 2, 1), ()):
+        predictions.add([np.ones(shape, np.float32)], rows=3)
+    assert predictions.read()[0] == {"a": 0, "b": 0}
+
+
 def test_classes_of_one_name_are_counted_together() -> None:
     predictions = Predictions(0, ["crane", "crane", "other"])
     predictions.add([np.eye(3, dtype=np.float32)], rows=3)

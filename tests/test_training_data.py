@@ -24,7 +24,8 @@ def mnist_dir(tmp_path: Path) -> Path:
     """A --data-dir in which the four files stand in torchvision's layout, two of them gzipped."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    assert MNIST is not None
+    if MNIST is None:
+        pytest.skip("the full MNIST is neither in data/ nor in ../shared/data")
     for index, name in enumerate(sources.MNIST_FILES):
         plain = MNIST / name
         content = plain.read_bytes() if plain.exists() else gzip.decompress((MNIST / f"{name}.gz").read_bytes())
