@@ -23,7 +23,7 @@ demo: .venv/installed ## train on bundled digits, serve, and classify held-out i
 test: .venv/installed ## run the whole test suite
 	$(BIN)/pytest
 
-test-containers: .venv/installed ## build the image, and run the stack and what can befall it in real containers; 4 minutes
+test-containers: .venv/installed ## build the image, and run the stack and what can befall it in real containers; 2 minutes
 	$(BIN)/pytest -m containers tests/test_containers.py
 
 # Not asked for: digests and pulling always (the overlays name versions in your registry), and a fixed base (an argument).

@@ -222,7 +222,7 @@ def now() -> list[Any]:
             failures,
             bad=0.01,
         ),
-        number("p99", "One call in 100 takes longer, in five minutes.", "s", p99, bad=0.1),
+        number("p99", "One call in 100 takes longer, in five minutes.", "s", p99),
         number("Replicas that answer", "Whose metrics arrive.", "none", 'sum(up{job="service"})', good=1),
         number("Alerts", "That fire now.", "none", firing, bad=1),
     ]

@@ -17,10 +17,10 @@ from service.cuda import NO_OPTIONS, GpuOptions
 from service.engine import Engine
 from service.model import ModelSpec
 from service.pb.model_config_pb2 import ModelInstanceGroup, ModelQueuePolicy
-from service.predictions import Predictions, Reference, predictions_of, reference_of
+from service.predictions import Predictions, predictions_of
 from service.proof import Proof, batch_sizes
 from service.queue import QueuePolicy
-from service.repository import GRAPH, LoadError, ModelFolder, VersionFiles, read_config, read_version
+from service.repository import GRAPH, LoadError, Metrics, ModelFolder, VersionFiles, read_config, read_version
 from service.spec import complete_spec
 from service.statistics import Statistics
 
@@ -51,7 +51,7 @@ class LoadedModel:
     batcher: Batcher
     statistics: Statistics
     predictions: Predictions | None  # of a model whose classes have labels
-    reference: Reference
+    tested: Metrics  # how it did on the job's test set, as far as that is known
     sha256: str
     verified: bool  # made by our training job: hash and golden answers hold
     invariance: float | None  # largest difference between a golden answer alone and in company, as measured here
@@ -111,7 +111,7 @@ def load(
         batcher=batcher,
         statistics=statistics,
         predictions=predictions,
-        reference=_reference(opened.files),
+        tested=opened.files.manifest.metrics if opened.files.manifest else Metrics(),
         sha256=opened.files.sha256,
         verified=opened.files.manifest is not None,
         invariance=invariance,
@@ -155,13 +155,6 @@ def open_version(folder: ModelFolder, version: int, runtime: Runtime) -> OpenedV
             lend_below=Policy.lend_below if devices == ["cpu"] else 0.0,
         ),
     )
-
-
-def _reference(files: VersionFiles) -> Reference:
-    if files.manifest is None:
-        return Reference()
-    metrics = files.manifest.metrics
-    return reference_of(metrics.test_accuracy, metrics.test_confidence, metrics.confusion)
 
 
 def _yield_to_others() -> None:

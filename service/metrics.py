@@ -47,7 +47,7 @@ class ServiceCollector(Collector):
         yield from _histograms(models)
         yield from _gauges(models)
         yield from _predictions(models)
-        yield from _references(models)
+        yield from _tested(models)
         ready = GaugeMetricFamily(
             "inference_model_ready", "Whether the version answers: 1 or 0.", labels=["model", "version"]
         )
@@ -185,7 +185,7 @@ def _predictions(models: Iterable[LoadedModel]) -> Iterator[Metric]:
     yield from (classes, confidence)
 
 
-def _references(models: Iterable[LoadedModel]) -> Iterator[Metric]:
+def _tested(models: Iterable[LoadedModel]) -> Iterator[Metric]:
     """What the job saw of its test set, where a manifest says so: what is served can be held against it."""
     accuracy = GaugeMetricFamily(
         "inference_model_test_accuracy", "Accuracy on the test set, from the manifest.", labels=["model", "version"]
@@ -201,14 +201,13 @@ def _references(models: Iterable[LoadedModel]) -> Iterator[Metric]:
         labels=["model", "version", "class"],
     )
     for model in models:
-        reference = model.reference
-        if reference.accuracy is not None:
-            accuracy.add_metric(_labels(model), reference.accuracy)
-        if reference.confidence is not None:
-            confidence.add_metric(_labels(model), reference.confidence)
+        if model.tested.test_accuracy is not None:
+            accuracy.add_metric(_labels(model), model.tested.test_accuracy)
+        if model.tested.test_confidence is not None:
+            confidence.add_metric(_labels(model), model.tested.test_confidence)
         if model.predictions:
             by_label: dict[str, float] = {}
-            for label, share in zip(model.predictions.labels, reference.shares, strict=False):
+            for label, share in zip(model.predictions.labels, model.tested.shares, strict=False):
                 by_label[label] = by_label.get(label, 0.0) + share
             for label, share in by_label.items():
                 shares.add_metric([*_labels(model), label], share)

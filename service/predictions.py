@@ -1,14 +1,12 @@
 """What a model version says, so that drift can be seen: how often each class, and how sure of it.
 
-Owns the counts behind inference_predictions_total and inference_prediction_confidence, and what the job saw of the
-same on its test set, to compare with. Only outputs with labels are counted: without, nothing says that numbers are
-classes.
+Owns the counts behind inference_predictions_total and inference_prediction_confidence. Only outputs with labels are
+counted: without, nothing says that numbers are classes. What to compare them with is in the manifest (repository.py).
 """
 
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +19,6 @@ CONFIDENCE_BUCKETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999,
 MOST_CLASSES = 1000
 # Answers are kept until there are so many rows, for to count them together costs a hundredth.
 TALLY_ROWS = 256
-
-
-@dataclass(frozen=True)
-class Reference:
-    """How a version did on the job's test set, as far as its manifest says; shares are from 0 to 1, by class id."""
-
-    accuracy: float | None = None
-    confidence: float | None = None  # mean of the highest probability
-    shares: Sequence[float] = ()  # of the predictions
 
 
 class Predictions:
@@ -86,10 +75,3 @@ def predictions_of(spec: ModelSpec) -> Predictions | None:
                 names = [*output.labels[:classes], *map(str, range(len(output.labels), classes))]
                 return Predictions(index, names)
     return None
-
-
-def reference_of(accuracy: float | None, confidence: float | None, confusion: Sequence[Sequence[int]]) -> Reference:
-    """What a manifest says, with the shares of its predictions; `confusion` is true by predicted class, or empty."""
-    columns = [sum(column) for column in zip(*confusion, strict=False)]
-    total = sum(columns)
-    return Reference(accuracy, confidence, [column / total for column in columns] if total else ())

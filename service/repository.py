@@ -63,6 +63,12 @@ class Metrics(BaseModel):
     test_confidence: float | None = None
     confusion: list[list[int]] = []
 
+    @property
+    def shares(self) -> list[float]:
+        """Of each class among the predictions, by class id; empty if that is unknown."""
+        columns = [sum(column) for column in zip(*self.confusion, strict=False)]
+        return [column / sum(columns) for column in columns] if sum(columns) else []
+
 
 class Manifest(BaseModel):
     """What the service reads of manifest.json; the rest is for people."""

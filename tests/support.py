@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -370,6 +371,13 @@ def big_scan(digit: NDArray[np.uint8]) -> Image.Image:
     page = Image.new("RGB", (400, 300), (250, 250, 245))
     page.paste(ink.convert("RGB"), (210, 30))
     return page
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody has at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 def copy_repository(source: Path, target: Path) -> Path:

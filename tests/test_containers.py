@@ -7,13 +7,12 @@ operator would, through `docker compose`; the repository is a folder of this mac
 import json
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ from service.pb import health_pb2, health_pb2_grpc
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.conftest import outside
-from tests.soaks.load import ConstantLoad, channel
-from tests.support import ROOT, SHARED, copy_repository, infer_request, outputs_of
+from tests.soaks.load import ConstantLoad, channel, once_ready
+from tests.support import ROOT, SHARED, copy_repository, free_port, infer_request, outputs_of
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 
@@ -41,7 +40,6 @@ STAND_INS = {
 SCALE = ("-f", "docker-compose.yml", "-f", "deploy/compose.scale.yml")
 MB = 1_000_000
 REQUEST = infer_request(MODEL, images=np.zeros((1, 28, 28, 1), np.uint8))
-LIMIT = 90.0  # seconds after which something that should happen never will
 
 
 def docker(*arguments: str, **environment: str) -> str:
@@ -60,26 +58,11 @@ def docker(*arguments: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something that a container does."""
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end, f"never happened: {what}"
-        time.sleep(0.1)
-
-
 def call(address: str, *, retry: bool = False) -> pb.ModelInferResponse:
     """One answer, on a connection of its own."""
     with channel(address, retry=retry) as connection:
         answer: pb.ModelInferResponse = GRPCInferenceServiceStub(connection).ModelInfer(REQUEST, timeout=10)
         return answer
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")
@@ -271,15 +254,10 @@ def test_prometheus_sees_the_service_and_has_the_alerts(stack: Stack) -> None:
         active = ask_prometheus(stack, "targets", state="active")["activeTargets"]
         return {target["labels"]["job"]: target["health"] for target in active}
 
-    eventually(lambda: targets() == {"service": "up", "prometheus": "up"}, "both targets are up")
+    once_ready(lambda: targets() == {"service": "up", "prometheus": "up"}, "both targets are up")
     with ConstantLoad(stack.address, 2, rate=50) as load:
-        eventually(
-            lambda: any(
-                float(found["value"][1]) > 0
-                for found in ask_prometheus(stack, "query", query="model:inference_requests:rate1m > 0")["result"]
-            ),
-            "a rate that is recorded is not 0",
-        )
+        rate = "rate(inference_requests_total[1m]) > 0"
+        once_ready(lambda: bool(ask_prometheus(stack, "query", query=rate)["result"]), "a rate is not 0")
     assert load.outcome.failed == 0
     groups = ask_prometheus(stack, "rules")["groups"]
     loaded = {rule["name"] for group in groups for rule in group["rules"]}
@@ -295,14 +273,13 @@ def test_prometheus_sees_the_service_and_has_the_alerts(stack: Stack) -> None:
 
 def test_a_version_that_is_published_under_load_is_served_and_no_call_fails(stack: Stack) -> None:
     model = stack.repository / MODEL
-
     started = inspect(stack.containers()[0])["State"]["StartedAt"]
     with ConstantLoad(stack.address, 4, rate=50) as load:
         time.sleep(1)
         assert call(stack.address).model_version == "1"
         shutil.copytree(model / "1", model / ".2.tmp")
         (model / ".2.tmp").rename(model / "2")
-        eventually(lambda: call(stack.address).model_version == "2", "the new version answers")
+        once_ready(lambda: call(stack.address).model_version == "2", "the new version answers")
         time.sleep(1)
     assert load.outcome.failed == 0, load.outcome.texts
     assert load.outcome.count() > 300
@@ -366,6 +343,7 @@ def test_a_stop_under_load_loses_nothing(stack: Stack) -> None:
 def test_the_service_recovers_after_its_memory_limit_is_hit(stack: Stack) -> None:
     stack.up("service", SERVICE_MEMORY="256m", SERVICE_FRONT="native")
     (container,) = stack.containers()
+    began = int(time.time())
 
     def flood() -> None:
         with grpc.insecure_channel(f"{ip_of(container)}:8001", [("grpc.max_send_message_length", -1)]) as connection:
@@ -378,8 +356,13 @@ def test_the_service_recovers_after_its_memory_limit_is_hit(stack: Stack) -> Non
         thread.start()
     for thread in floods:
         thread.join()
-    eventually(lambda: inspect(container)["RestartCount"] >= 1, "Docker started it anew")
-    eventually(lambda: healthy(container), "it is healthy again")
+    once_ready(lambda: inspect(container)["RestartCount"] >= 1, "Docker started it anew")
+    happened = docker(
+        "events", "--since", str(began), "--until", str(int(time.time()) + 1), "-f", f"container={container}",
+        "--format", "{{.Action}} {{.Actor.Attributes.exitCode}}",
+    )  # fmt: skip
+    assert "oom " in happened and "die 137" in happened, happened
+    once_ready(lambda: healthy(container), "it is healthy again")
     answer = call(f"{ip_of(container)}:8001")
     assert outputs_of(answer)["probabilities"].shape == (1, 10)
 
@@ -415,7 +398,7 @@ def fleet(stack: Stack, certificate: Path) -> Stack:
             call(stack.address, retry=True)
         return all(metric(container, "inference_rows_total") > 0 for container in stack.containers())
 
-    eventually(all_answer, "HAProxy has found all replicas")
+    once_ready(all_answer, "HAProxy has found all replicas")
     return stack
 
 
@@ -443,7 +426,7 @@ def test_a_client_in_the_network_spreads_its_calls_by_dns(fleet: Stack) -> None:
 
 def test_prometheus_scrapes_each(fleet: Stack) -> None:
     query = 'sum(up{job="service"})'
-    eventually(
+    once_ready(
         lambda: [found["value"][1] for found in ask_prometheus(fleet, "query", query=query)["result"]] == ["3"],
         "Prometheus has found all replicas",
     )
@@ -465,8 +448,8 @@ def test_a_replica_that_is_stopped_costs_no_call_without_retries(fleet: Stack) -
     assert load.outcome.failed == 0, load.outcome.texts
     assert load.outcome.count() > 500 and inspect(leaving)["State"]["ExitCode"] == 0
     docker("start", leaving)
-    eventually(lambda: healthy(leaving), "it is back")
-    eventually(
+    once_ready(lambda: healthy(leaving), "it is back")
+    once_ready(
         lambda: bool(call(fleet.address).outputs) and metric(leaving, "inference_rows_total") > 0, "it gets calls again"
     )
 

@@ -145,10 +145,14 @@ def test_only_settings_that_exist_are_set() -> None:
         }
         assert environment and {name.removeprefix(prefix).lower() for name in environment} <= kind.model_fields.keys()
     command = compose(ROOT / "docker-compose.yml")["services"]["training"]["command"]
-    flags = [word for text in (command, *re.findall(r"args: \[(--unless[^]]*)\]", texts[-1])) for word in text]
-    assert {
-        flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")
-    } <= TrainingSettings.model_fields.keys()
+    jobs = [*(DEPLOY / "kubernetes").glob("*/training.yaml")]
+    parts = [part for path in jobs for part in yaml.safe_load_all(path.read_text()) if part["kind"] == "Job"]
+    arguments = [part["spec"]["template"]["spec"]["containers"][0]["args"] for part in parts]
+    assert len(arguments) == 2
+    ours = [words[words.index("training") + 1 :] if "training" in words else words for words in (command, *arguments)]
+    flags = {word.split("=")[0] for words in ours for word in words if word.startswith("--")}
+    assert {"--unless-published", "--model", "--dataset"} == flags
+    assert {flag[2:].replace("-", "_") for flag in flags} <= TrainingSettings.model_fields.keys()
 
 
 @pytest.mark.parametrize("added", [None, "compose.gpu.yml", "compose.scale.yml"])

@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.model import ModelSpec, TensorSpec
 from service.pb.model_config_pb2 import ModelConfig
-from service.predictions import MOST_CLASSES, TALLY_ROWS, Predictions, predictions_of, reference_of
+from service.predictions import MOST_CLASSES, TALLY_ROWS, Predictions, predictions_of
+from service.repository import Metrics
 from service.tensors import BY_ONNX
 from tests.support import LocalService, add_version, identity_model, infer_request, local_service, outputs_of
 
@@ -121,6 +122,5 @@ def test_what_is_kept_between_two_readings_is_bounded() -> None:
 
 
 def test_shares_come_from_the_columns_of_the_confusion_matrix() -> None:
-    assert reference_of(0.5, None, [[3, 1], [2, 4]]).shares == [0.5, 0.5]
-    assert reference_of(None, None, []).shares == ()
-    assert reference_of(None, None, [[0, 0], [0, 0]]).shares == ()
+    assert Metrics(confusion=[[3, 1], [2, 4]]).shares == [0.5, 0.5]
+    assert Metrics().shares == Metrics(confusion=[[0, 0], [0, 0]]).shares == []
