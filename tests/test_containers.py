@@ -402,6 +402,14 @@ def fleet(stack: Stack, certificate: Path) -> Stack:
     return stack
 
 
+def test_haproxy_takes_its_configuration_with_and_without_a_certificate(images: dict[str, str]) -> None:
+    haproxy = images.get("HAPROXY_IMAGE", "haproxy:3.0.27")
+    place = "/usr/local/etc/haproxy/haproxy.cfg"
+    mounted = ["-v", f"{ROOT}/deploy/haproxy.cfg:{place}:ro"]
+    for variable in ([], ["-e", "TLS_CERTIFICATE="]):  # as it is if .env has the name and no value
+        docker("run", "--rm", *variable, *mounted, haproxy, "-c", "-f", place)
+
+
 def test_calls_are_spread_over_all_replicas(fleet: Stack) -> None:
     before = [metric(container, "inference_requests_total") for container in fleet.containers()]
     with ConstantLoad(fleet.address, 1, rate=100) as load:  # one connection, and yet each call goes to the next
