@@ -12,7 +12,7 @@ A request passes these stops, in reading order, which is also the order of impor
     registry.py     what is loaded, by name and version; reload
     routing.py      which version answers: labels, and the canary's share
     loader.py       a version on disk → engines behind a batcher
-    proof.py        golden answers, before an engine gets traffic and after it failed
+    verifier.py        golden answers, before an engine gets traffic and after it failed
     spec.py         configuration and graph, made one
     batcher.py      requests → batches → answers, bounded in every way
     queue.py        who waits, and who rides together

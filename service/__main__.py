@@ -1,43 +1,49 @@
-"""`python -m service`: serve a model repository; `python -m service check MODEL_DIR`: try a model (check.py).
+"""`python -m service`: serve a model repository; `python -m service check MODEL_DIR`: try a model (app/check.py).
 
-Exit status: 0 stopped by a signal with every accepted call answered; 2 a setting makes no sense or cannot be had; 3 an
-engine broke: start it again.
+Exit status: 0 stopped by a signal with every pending call answered; 1 `check` refused the model; 2 a setting is invalid
+or not available here; 3 an engine broke: restart the service.
 """
 
 import os
 import sys
+from importlib.metadata import version
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
-from service.settings import Settings
+from service.app.settings import Settings
 
 
 def main() -> None:
     """Run the command and exit."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"simplecnn {version('simplecnn')}")
+        sys.exit(0)
     if sys.argv[1:2] == ["check"]:
-        from service import check
+        from service.app import check
 
         sys.exit(check.main(sys.argv[2:]))
     try:
         settings = CliApp.run(Settings)
     except (ValidationError, SettingsError) as error:
-        sys.exit(_refuse(error))
+        sys.exit(_report_invalid(error))
 
-    # gRPC's own lines are not of the log's form; what matters in them comes as errors.
+    # gRPC's own lines do not have the log's form; what matters in them arrives as errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from service import logs, server  # ONNX Runtime and gRPC take a moment; --help and refusals need not wait
+    # Imported here: ONNX Runtime and gRPC take a moment, and --help and invalid settings need neither.
+    from service.app import server
+    from service.core import logs
 
     logs.configure(settings.log_format)
     if settings.workers > 1:
-        from service import workers
+        from service.app import supervisor
 
-        sys.exit(workers.serve(settings))
+        sys.exit(supervisor.serve(settings))
     sys.exit(server.serve(settings))
 
 
-def _refuse(error: ValidationError | SettingsError) -> int:
-    """Say in a line each which settings make no sense; the exit status."""
+def _report_invalid(error: ValidationError | SettingsError) -> int:
+    """Print a line for each invalid setting; the exit status."""
     if isinstance(error, SettingsError):
         print(f"error: {error}", file=sys.stderr)
         return 2

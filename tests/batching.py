@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batcher import Batcher
-from service.errors import ServiceError
-from service.execution import Run
-from service.model import Arrays, Outputs
-from service.queue import Request
+from service.batching.batcher import Batcher
+from service.batching.queue import PendingRequest
+from service.core.errors import ServiceError
+from service.core.spec import Arrays, Outputs, Run
 from tests.support import WAIT
 
 
-class FakeRequest(Request):
+class FakeRequest(PendingRequest):
     """A request of `rows` rows, all of value `value`, that keeps what it is given."""
 
     __slots__ = ("done", "error", "outputs")
@@ -69,7 +68,7 @@ class Computing:
 
     run: Run
 
-    def room(self, rows: int) -> None:
+    def input_buffers(self, rows: int) -> None:
         """Inputs may be put together anywhere."""
 
 
@@ -92,7 +91,7 @@ class HeldEngine:
             raise RuntimeError("the number of the beast")
         return [np.negative(x)]
 
-    def room(self, rows: int) -> None:
+    def input_buffers(self, rows: int) -> None:
         """Inputs may be put together anywhere."""
 
     def let(self, runs: int) -> None:

@@ -12,10 +12,10 @@ import pynvml
 import pytest
 from numpy.typing import NDArray
 
-from service.engine import Engine
+from service.runtime.session import Engine
 from tests.gpu import FakeNvml
 from tests.support import (
-    FRONTS,
+    GRPC_SERVERS,
     ROOT,
     RUNS,
     Gate,
@@ -51,9 +51,9 @@ def test_images() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         return arrays["test_images"][..., None], arrays["test_labels"]
 
 
-@pytest.fixture(params=FRONTS)
-def front(request: pytest.FixtureRequest) -> str:
-    """Each front in turn."""
+@pytest.fixture(params=GRPC_SERVERS)
+def grpc_server(request: pytest.FixtureRequest) -> str:
+    """Each grpc_server in turn."""
     return str(request.param)
 
 

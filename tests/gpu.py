@@ -9,7 +9,7 @@ import numpy as np
 import pynvml
 from numpy.typing import NDArray
 
-from service.model import Arrays
+from service.core.spec import Arrays
 
 # ruff: noqa: N802
 

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
+from service.app.server import Server
+from service.app.settings import Settings
 from service.pb import inference_pb2 as pb
 from service.pb import inference_pb2_grpc
-from service.server import Server
-from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
-FRONTS = ("native", "grpcio")
+GRPC_SERVERS = ("native", "aio")
 RUNS = Path(tempfile.gettempdir()) / f"simplecnn-test-runs-{os.getpid()}"
 WAIT = 30.0  # seconds after which something that should happen never will
 
@@ -130,11 +130,16 @@ def add_version(repository: Path, name: str, model: bytes, *, version: int = 1, 
 
 
 class LocalService:
-    """A whole service in this process, fronts and all, on a thread of its own and free loopback ports."""
+    """A whole service in this process, grpc_servers and all, on a thread of its own and free loopback ports."""
 
-    def __init__(self, repository: Path, front: str, **settings: Any) -> None:
-        options: dict[str, Any] = {"grpc_port": 0, "metrics_port": 0, "device": "cpu", "drain_seconds": 0.0} | settings
-        self.server = Server(make_settings(repository=repository, front=front, **options))
+    def __init__(self, repository: Path, grpc_server: str, **settings: Any) -> None:
+        options: dict[str, Any] = {
+            "grpc_port": 0,
+            "metrics_port": 0,
+            "device": "cpu",
+            "lame_duck_seconds": 0.0,
+        } | settings
+        self.server = Server(make_settings(model_repository=repository, grpc_server=grpc_server, **options))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="service", daemon=True)
         self._thread.start()
@@ -145,12 +150,12 @@ class LocalService:
 
     def ready(self) -> "LocalService":
         """Wait until the server is ready."""
-        wait_until(lambda: not self.server.not_ready_because(), "the service is ready")
+        wait_until(lambda: not self.server.unready_reason(), "the service is ready")
         return self
 
     def loaded(self) -> "LocalService":
         """Wait until the repository has been gone through, whatever came of it."""
-        wait_until(lambda: "still loading" not in self.server.not_ready_because(), "the repository is loaded")
+        wait_until(lambda: "still loading" not in self.server.unready_reason(), "the repository is loaded")
         return self
 
     def stop(self, *, lame_duck: float = 0.0) -> None:
@@ -184,9 +189,9 @@ def make_settings(**values: Any) -> Settings:
 
 
 @contextmanager
-def local_service(repository: Path, front: str, **settings: Any) -> Iterator[LocalService]:
+def local_service(repository: Path, grpc_server: str, **settings: Any) -> Iterator[LocalService]:
     """A LocalService that has gone through its repository, stopped at the end."""
-    service = LocalService(repository, front, **settings)
+    service = LocalService(repository, grpc_server, **settings)
     try:
         yield service.loaded()
     finally:
@@ -242,8 +247,16 @@ class ServiceProcess:
     """`python -m service` as a user runs it, on free ports; its log lines are in `events`."""
 
     def __init__(self, repository: Path, *flags: str, ready: bool = True) -> None:
-        command = [sys.executable, "-m", "service", "--repository", str(repository), "--log-format", "json"]
-        command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-seconds", "0", *flags]  # the last one counts
+        command = [sys.executable, "-m", "service", "--model-repository", str(repository), "--log-format", "json"]
+        command += [
+            "--grpc-port",
+            "0",
+            "--metrics-port",
+            "0",
+            "--lame-duck-seconds",
+            "0",
+            *flags,
+        ]  # the last one counts
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=clean_environment())
         self.events: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -255,7 +268,7 @@ class ServiceProcess:
             self.process.kill()  # nobody else will
             self.wait()
             raise
-        self.address = str(self.event("listening")["grpc"]) if self.has("listening") else ""
+        self.address = str(self.event("listening")["address"]) if self.has("listening") else ""
         self.metrics = str(self.event("metrics")["url"])
 
     @property

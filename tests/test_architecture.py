@@ -43,7 +43,7 @@ def test_imports_point_one_way() -> None:
 @pytest.mark.parametrize(
     ("module", "never"),
     [
-        ("service.server", ["torch", "torchvision", "onnx", "training", "matplotlib"]),
+        ("service.app.server", ["torch", "torchvision", "onnx", "training", "matplotlib"]),
         ("service.client", ["torch", "onnxruntime", "numpy", "PIL", "training"]),
         ("training.publish", ["grpc", "google.protobuf", "service", "structlog"]),
         ("training.settings", ["torch", "grpc"]),
@@ -65,7 +65,7 @@ def test_the_journey_in_the_packages_docstring_names_every_file(package: str) ->
 
 
 def test_the_error_tree_in_the_docstring_is_the_tree() -> None:
-    from service import errors
+    from service.core import errors
 
     text = errors.__doc__ or ""
     drawn = dict(re.findall(r"[├└]── (\w+) +([A-Z_]+)", text))
@@ -82,7 +82,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = {"grpc": "grpcio", "grpc_reflection": "grpcio-reflection", "google": "protobuf", "PIL": "pillow",
+    names = {"grpc": "aio", "grpc_reflection": "grpcio-reflection", "google": "protobuf", "PIL": "pillow",
              "prometheus_client": "prometheus-client", "pydantic_settings": "pydantic-settings",
              "pygrpc_native": "pygrpc-native", "pynvml": "nvidia-ml-py"}  # fmt: skip
     for half in ("service", "training"):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.batcher import Batcher, BatcherClosed, Policy
-from service.errors import DeadlineExceeded, EngineFailed, NotReady, QueueFull
-from service.model import Arrays, Outputs
-from service.queue import QueuePolicy
-from service.statistics import Statistics
+from service.batching.batcher import Batcher, BatcherClosed, BatchingPolicy
+from service.batching.queue import QueuePolicy
+from service.batching.statistics import Statistics
+from service.core.errors import DeadlineExceeded, EngineFailed, NotReady, QueueFull
+from service.core.spec import Arrays, Outputs
 from tests.batching import Clock, Computing, FakeRequest, HeldEngine, busy
 from tests.support import WAIT, wait_until
 
@@ -34,7 +34,7 @@ def statistics() -> Statistics:
 
 @pytest.fixture
 def batcher(engine: HeldEngine, statistics: Statistics, clock: Clock) -> Iterator[Batcher]:
-    batcher = Batcher([engine], Policy(8, [QueuePolicy(16)]), statistics, name="test", clock=clock)
+    batcher = Batcher([engine], BatchingPolicy(8, [QueuePolicy(16)]), statistics, name="test", clock=clock)
     yield batcher
     batcher.close()
     engine.let(1000)
@@ -47,7 +47,7 @@ def test_a_free_engine_runs_what_waits_at_once(batcher: Batcher, engine: HeldEng
     batcher.submit(request)
     np.testing.assert_array_equal(request.result(), [[-5, -5]])
     wait_until(lambda: statistics.executions == 1, "the batch is counted")
-    assert statistics.closed_by == {"idle": 1}
+    assert statistics.closed_by == {"engine_free": 1}
 
 
 def test_what_waits_behind_a_run_rides_together_and_gets_its_own_rows(
@@ -57,7 +57,7 @@ def test_what_waits_behind_a_run_rides_together_and_gets_its_own_rows(
     others = [FakeRequest(1, 1), FakeRequest(2, 3), FakeRequest(3, 2)]
     for request in others:
         batcher.submit(request)
-    assert (batcher.rows_waiting, batcher.pending) == (6, 7)
+    assert (batcher.queued_rows, batcher.pending) == (6, 7)
     engine.let(2)
     first.result()
     for request, rows in zip(others, (1, 3, 2), strict=True):
@@ -78,7 +78,7 @@ def test_a_batch_never_has_more_rows_than_it_may_and_no_request_is_split_or_over
     engine.let(4)
     wait_until(lambda: statistics.executions == 4, "all ran")
     assert engine.batches == [[0], [1] * 5, [2] * 4 + [3] * 3 + [4], [5] * 3]
-    assert statistics.closed_by == {"idle": 2, "full": 2}
+    assert statistics.closed_by == {"engine_free": 2, "full": 2}
 
 
 def test_a_full_queue_refuses_and_what_waits_is_untouched(batcher: Batcher, engine: HeldEngine) -> None:
@@ -206,7 +206,7 @@ def test_outputs_of_another_number_of_rows_are_an_error_not_somebody_elses_answe
         assert go.wait(WAIT)
         return [inputs[0][:1]]
 
-    batcher = Batcher([Computing(short)], Policy(8, [QueuePolicy(16)]), statistics, name="short")
+    batcher = Batcher([Computing(short)], BatchingPolicy(8, [QueuePolicy(16)]), statistics, name="short")
     requests = [FakeRequest(value) for value in range(3)]
     batcher.submit(requests[0])
     assert started.wait(WAIT)
@@ -220,7 +220,7 @@ def test_outputs_of_another_number_of_rows_are_an_error_not_somebody_elses_answe
 
 
 def test_requests_of_different_shapes_do_not_ride_together(engine: HeldEngine, statistics: Statistics) -> None:
-    batcher = Batcher([engine], Policy(8, [QueuePolicy(16)]), statistics, name="shapes", same_shape=False)
+    batcher = Batcher([engine], BatchingPolicy(8, [QueuePolicy(16)]), statistics, name="shapes", fixed_shapes=False)
     busy(batcher, engine)
     for value, width in ((1, 2), (2, 2), (3, 5), (4, 2)):
         batcher.submit(FakeRequest(value, width=width))
@@ -234,7 +234,7 @@ def test_requests_of_different_shapes_do_not_ride_together(engine: HeldEngine, s
 def test_a_delay_is_counted_from_the_oldest_request_and_a_full_batch_does_not_wait(statistics: Statistics) -> None:
     engine = HeldEngine()
     engine.let(100)
-    batcher = Batcher([engine], Policy(4, [QueuePolicy(16)], max_delay=0.2), statistics, name="delay")
+    batcher = Batcher([engine], BatchingPolicy(4, [QueuePolicy(16)], max_delay=0.2), statistics, name="delay")
     before = time.monotonic()
     first = FakeRequest(1, arrived=before)
     batcher.submit(first)
@@ -255,8 +255,8 @@ def test_a_delay_is_counted_from_the_oldest_request_and_a_full_batch_does_not_wa
 def test_a_tight_deadline_closes_the_batch_early(statistics: Statistics) -> None:
     engine = HeldEngine()
     engine.let(100)
-    batcher = Batcher([engine], Policy(4, [QueuePolicy(16)], max_delay=60.0), statistics, name="deadline")
-    batcher._seconds_a_row = 0.1
+    batcher = Batcher([engine], BatchingPolicy(4, [QueuePolicy(16)], max_delay=60.0), statistics, name="deadline")
+    batcher._seconds_per_row = 0.1
     now = time.monotonic()
     request = FakeRequest(1, arrived=now, deadline=now + 0.5)
     batcher.submit(request)
@@ -271,7 +271,7 @@ def test_a_tight_deadline_closes_the_batch_early(statistics: Statistics) -> None
 def test_while_no_run_was_timed_a_deadline_is_not_gambled_with(statistics: Statistics) -> None:
     engine = HeldEngine()
     engine.let(1)
-    batcher = Batcher([engine], Policy(4, [QueuePolicy(16)], max_delay=60.0), statistics, name="untimed")
+    batcher = Batcher([engine], BatchingPolicy(4, [QueuePolicy(16)], max_delay=60.0), statistics, name="untimed")
     now = time.monotonic()
     request = FakeRequest(1, arrived=now, deadline=now + 20)
     batcher.submit(request)
@@ -283,7 +283,7 @@ def test_while_no_run_was_timed_a_deadline_is_not_gambled_with(statistics: Stati
 
 def test_two_engines_empty_one_queue(statistics: Statistics) -> None:
     engines = [HeldEngine(), HeldEngine()]
-    batcher = Batcher(engines, Policy(1, [QueuePolicy(16)]), statistics, name="two")
+    batcher = Batcher(engines, BatchingPolicy(1, [QueuePolicy(16)]), statistics, name="two")
     requests = [FakeRequest(value) for value in range(2)]
     for request in requests:
         batcher.submit(request)
@@ -299,7 +299,7 @@ def test_two_engines_empty_one_queue(statistics: Statistics) -> None:
 
 
 def test_a_closed_batcher_refuses_and_answers_what_it_has(engine: HeldEngine, statistics: Statistics) -> None:
-    batcher = Batcher([engine], Policy(8, [QueuePolicy(16)]), statistics, name="closing")
+    batcher = Batcher([engine], BatchingPolicy(8, [QueuePolicy(16)]), statistics, name="closing")
     first = busy(batcher, engine)
     waiting = FakeRequest(1)
     batcher.submit(waiting)
@@ -321,7 +321,7 @@ def timed(batcher: Batcher, engine: HeldEngine, clock: Clock, seconds: float) ->
     clock.now += seconds
     engine.let(1)
     request.result()
-    wait_until(lambda: len(batcher._idle) == 1, "the engine is free")
+    wait_until(lambda: len(batcher._free_engines) == 1, "the engine is free")
 
 
 def test_a_lent_thread_runs_a_short_batch_at_once_and_returns_for_more(
@@ -332,11 +332,11 @@ def test_a_lent_thread_runs_a_short_batch_at_once_and_returns_for_more(
     for request in requests:
         batcher.submit(request, wake=False)
     engine.let(2)
-    assert batcher.lend_thread(), "the third still waits"
+    assert batcher.run_inline(), "the third still waits"
     assert engine.batches[1:] == [[1] * 4 + [2] * 4] and requests[1].done.is_set() and not requests[2].done.is_set()
-    assert not batcher.lend_thread()
+    assert not batcher.run_inline()
     assert requests[2].done.is_set()
-    assert not batcher.lend_thread(), "nothing waits"
+    assert not batcher.run_inline(), "nothing waits"
     assert statistics.executions == 3
 
 
@@ -345,15 +345,15 @@ def test_a_batch_that_takes_long_or_was_never_timed_is_left_to_the_engines_own_t
 ) -> None:
     untimed = FakeRequest(1)
     batcher.submit(untimed, wake=False)
-    assert not batcher.lend_thread()
+    assert not batcher.run_inline()
     engine.wait_for(1)
     clock.now += 0.01  # 10 ms a row
     engine.let(1)
     untimed.result()
-    wait_until(lambda: len(batcher._idle) == 1, "the engine is free")
+    wait_until(lambda: len(batcher._free_engines) == 1, "the engine is free")
     slow = FakeRequest(2)
     batcher.submit(slow, wake=False)
-    assert not batcher.lend_thread(), "the engine is held, and yet it came back"
+    assert not batcher.run_inline(), "the engine is held, and yet it came back"
     engine.let(1)
     slow.result()
 
@@ -361,15 +361,15 @@ def test_a_batch_that_takes_long_or_was_never_timed_is_left_to_the_engines_own_t
 def test_while_a_thread_is_lent_no_other_runs_its_engine_and_a_close_is_seen(
     engine: HeldEngine, statistics: Statistics, clock: Clock
 ) -> None:
-    batcher = Batcher([engine], Policy(8, [QueuePolicy(16)]), statistics, name="lent", clock=clock)
+    batcher = Batcher([engine], BatchingPolicy(8, [QueuePolicy(16)]), statistics, name="lent", clock=clock)
     timed(batcher, engine, clock, 0.0001)
     first, second = FakeRequest(1), FakeRequest(2)
     batcher.submit(first, wake=False)
-    lender = threading.Thread(target=batcher.lend_thread)
+    lender = threading.Thread(target=batcher.run_inline)
     lender.start()
     engine.wait_for(2)
     batcher.submit(second)
-    assert not batcher.lend_thread(), "the engine is not free"
+    assert not batcher.run_inline(), "the engine is not free"
     batcher.close()
     assert engine.batches == [[0], [1]]
     engine.let(2)
@@ -383,13 +383,13 @@ def test_what_waits_can_be_failed_at_once(batcher: Batcher, engine: HeldEngine) 
     busy(batcher, engine)
     waiting = FakeRequest(1)
     batcher.submit(waiting)
-    batcher.fail_waiting(NotReady("too late"))
+    batcher.fail_pending(NotReady("too late"))
     assert waiting.failure().message == "too late"
-    assert batcher.rows_waiting == 0
+    assert batcher.queued_rows == 0
 
 
 def test_an_idle_batcher_uses_no_processor(statistics: Statistics, engine: HeldEngine) -> None:
-    batcher = Batcher([engine], Policy(8, [QueuePolicy(16)]), statistics, name="idle")
+    batcher = Batcher([engine], BatchingPolicy(8, [QueuePolicy(16)]), statistics, name="engine_free")
     before = time.process_time()
     threading.Event().wait(0.3)
     assert time.process_time() - before < 0.1
@@ -399,7 +399,10 @@ def test_an_idle_batcher_uses_no_processor(statistics: Statistics, engine: HeldE
 
 def test_requests_from_many_threads_get_each_their_own_rows(statistics: Statistics) -> None:
     batcher = Batcher(
-        [Computing(lambda inputs: [np.negative(inputs[0])])], Policy(8, [QueuePolicy(10_000)]), statistics, name="many"
+        [Computing(lambda inputs: [np.negative(inputs[0])])],
+        BatchingPolicy(8, [QueuePolicy(10_000)]),
+        statistics,
+        name="many",
     )
     requests = [FakeRequest(value, 1 + value % 8) for value in range(2000)]
 

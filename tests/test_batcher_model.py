@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.batcher import MARGIN, Batcher, Policy
-from service.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError
-from service.queue import QueuePolicy
-from service.statistics import Statistics
+from service.batching.batcher import ESTIMATE_MARGIN, Batcher, BatchingPolicy
+from service.batching.queue import QueuePolicy
+from service.batching.statistics import Statistics
+from service.core.errors import DeadlineExceeded, EngineFailed, QueueFull, ServiceError
 from tests.batching import Clock, FakeRequest, HeldEngine
 from tests.support import WAIT
 
@@ -27,7 +27,7 @@ class Modelled(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock, self.engine, self.statistics = Clock(), HeldEngine(), Statistics()
-        policy = Policy(BATCH, [QueuePolicy(ROOM), QueuePolicy(ROOM)], default_level=1)
+        policy = BatchingPolicy(BATCH, [QueuePolicy(ROOM), QueuePolicy(ROOM)], default_level=1)
         self.batcher = Batcher([self.engine], policy, self.statistics, name="modelled", clock=self.clock)
         self.waiting: tuple[list[FakeRequest], list[FakeRequest]] = ([], [])
         self.running: list[FakeRequest] = []
@@ -100,14 +100,14 @@ class Modelled(RuleBasedStateMachine):
         if request.deadline is None or not ahead:
             return None
         wait = (ahead + request.rows) * (self.seconds_a_row or 0.0)
-        return DeadlineExceeded if self.clock.now + MARGIN * wait > request.deadline else None
+        return DeadlineExceeded if self.clock.now + ESTIMATE_MARGIN * wait > request.deadline else None
 
     def start_if_free(self) -> None:
         if self.running:
             return
         batch: list[FakeRequest] = []
         seconds = min(sum(map(rows_of, self.waiting)), BATCH) * (self.seconds_a_row or 0.0)
-        done = self.clock.now + MARGIN * seconds
+        done = self.clock.now + ESTIMATE_MARGIN * seconds
         for level in self.waiting:
             while level:
                 request = level[0]
@@ -140,7 +140,7 @@ class Modelled(RuleBasedStateMachine):
                 assert request.result().tolist() == [[-value, -value]] * request.rows
         assert self.engine.batches == self.runs
         assert not any(request.done.is_set() for request in (*self.waiting[0], *self.waiting[1], *self.running))
-        assert self.batcher.rows_waiting == sum(map(rows_of, self.waiting))
+        assert self.batcher.queued_rows == sum(map(rows_of, self.waiting))
 
     def teardown(self) -> None:
         self.batcher.close()

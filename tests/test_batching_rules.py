@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from service.batcher import Batcher, Policy
-from service.errors import DeadlineExceeded, EngineFailed, InvalidArgument, NotReady, QueueFull
-from service.execution import Run, Runner
-from service.queue import QueuePolicy, Request, RequestQueue
-from service.repository import LoadError
-from service.statistics import Statistics
+from service.batching.batcher import Batcher, BatchingPolicy
+from service.batching.queue import PendingRequest, QueuePolicy, RequestQueue
+from service.batching.statistics import Statistics
+from service.core.errors import DeadlineExceeded, EngineFailed, InvalidArgument, LoadError, NotReady, QueueFull
+from service.core.spec import Backend, Run
 from tests.batching import Clock, FakeRequest, HeldEngine, busy
 from tests.support import WAIT, wait_until
 
@@ -33,14 +32,14 @@ def make(engine: HeldEngine, statistics: Statistics) -> Iterator[Callable[..., B
 
     def factory(
         *levels: QueuePolicy,
-        engines: Sequence[Runner] = (engine,),
+        engines: Sequence[Backend] = (engine,),
         probe: Callable[[Run], None] = lambda _: None,
         **policy: Any,
     ) -> Batcher:
         made.append(
             Batcher(
                 engines,
-                Policy(**{"max_batch_size": 8, "levels": levels or [QueuePolicy(16)]} | policy),
+                BatchingPolicy(**{"max_batch_size": 8, "levels": levels or [QueuePolicy(16)]} | policy),
                 statistics,
                 name="made",
                 probe=probe,
@@ -98,7 +97,7 @@ def test_what_times_out_is_told_at_once_not_when_the_engine_is_free(
     batcher.submit(late)
     batcher.submit(patient)
     assert isinstance(late.failure(), DeadlineExceeded)
-    assert batcher.rows_waiting == 1, "its room was not given back"
+    assert batcher.queued_rows == 1, "its room was not given back"
     engine.let(2)
     patient.result()
     wait_until(lambda: batcher.pending == 0, "all is done")
@@ -111,7 +110,7 @@ def test_requests_that_time_out_in_their_order_are_not_gone_through_each_time_on
     looks: list[float] = []
     look = RequestQueue.drop_expired
 
-    def counted(queue: RequestQueue, now: float) -> list[Request]:
+    def counted(queue: RequestQueue, now: float) -> list[PendingRequest]:
         looks.append(now)
         return look(queue, now)
 
@@ -120,7 +119,7 @@ def test_requests_that_time_out_in_their_order_are_not_gone_through_each_time_on
     for value in range(100):
         batcher.submit(FakeRequest(value, arrived=time.monotonic()))
         time.sleep(0.001)  # the thread that looks has its chance
-    assert batcher.rows_waiting >= 90 and len(looks) < 10
+    assert batcher.queued_rows >= 90 and len(looks) < 10
 
 
 def test_a_timeout_or_delay_of_centuries_stops_no_thread(make: Callable[..., Batcher], engine: HeldEngine) -> None:
@@ -134,7 +133,7 @@ def test_a_timeout_or_delay_of_centuries_stops_no_thread(make: Callable[..., Bat
     assert isinstance(short.failure(), DeadlineExceeded), "the thread that fails what times out has ended"
     engine.let(2)
     first.result()
-    wait_until(lambda: len(batcher._idle) == 1, "the engine's thread waits for company")
+    wait_until(lambda: len(batcher._free_engines) == 1, "the engine's thread waits for company")
     batcher.submit(FakeRequest(3, 7, arrived=now))
     waiting.result()
     assert engine.batches == [[0] * 8, [1] + [3] * 7]
@@ -165,7 +164,7 @@ def test_where_late_requests_are_delayed_they_let_all_others_of_their_level_pass
 ) -> None:
     clock = Clock()
     levels = [QueuePolicy(16, timeout=1.0, delay_late=True), QueuePolicy(16)]
-    batcher = Batcher([engine], Policy(1, levels), statistics, name="delay", clock=clock)
+    batcher = Batcher([engine], BatchingPolicy(1, levels), statistics, name="delay", clock=clock)
     busy(batcher, engine)
     requests = [FakeRequest(value, arrived=arrived, priority=level) for value, arrived, level in
                 ((1, 0.0, 1), (2, 0.0, 2), (3, 5.0, 1))]  # fmt: skip
@@ -190,7 +189,7 @@ def test_a_preferred_size_is_formed_where_it_can_be(
     engine.let(10)
     wait_until(lambda: batcher.pending == 0, "all is done")
     assert engine.batches == [[0], [1, 2, 3, 4], [5, 6], [7]]
-    assert statistics.closed_by == {"idle": 2, "preferred": 2}
+    assert statistics.closed_by == {"engine_free": 2, "preferred": 2}
 
 
 def test_a_delay_waits_for_a_preferred_size_and_then_takes_what_is_there(
@@ -271,7 +270,7 @@ def test_an_engine_that_fails_its_probe_is_broken_and_everybody_is_told(
 
     told: list[str] = []
     batcher = Batcher(
-        [engine], Policy(1, [QueuePolicy(16)]), statistics, name="breaking", probe=probe,
+        [engine], BatchingPolicy(1, [QueuePolicy(16)]), statistics, name="breaking", probe=probe,
         on_broken=lambda: told.append("broken"),
     )  # fmt: skip
     guilty, waiting = FakeRequest(666), FakeRequest(1)
@@ -307,7 +306,7 @@ def test_a_deadline_that_the_batch_would_miss_costs_no_compute_unless_nobody_els
     engine: HeldEngine, statistics: Statistics
 ) -> None:
     clock = Clock()
-    batcher = Batcher([engine], Policy(2, [QueuePolicy(16)]), statistics, name="late", clock=clock)
+    batcher = Batcher([engine], BatchingPolicy(2, [QueuePolicy(16)]), statistics, name="late", clock=clock)
     first = busy(batcher, engine)
     tight, calm = FakeRequest(1, deadline=6.0), FakeRequest(2)
     batcher.submit(tight)

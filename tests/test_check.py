@@ -40,7 +40,7 @@ def test_a_graph_that_can_do_nothing_with_zeros_is_not_timed_but_would_be_served
     add_version(tmp_path, "expand", model.read_bytes())
     result = check(tmp_path / "expand")
     assert result.returncode == 0 and "times      none: the graph cannot be run on inputs of shape" in result.stdout
-    assert "not warmed up" in result.stderr and "Traceback" not in result.stderr
+    assert "model not warmed up" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_golden_answers_that_do_not_hold_are_told(published: Path, tmp_path: Pat
     ("flags", "says"),
     [
         ((), "holds no version"),
-        (("--version", "7"), "has no version 7"),
-        (("--version", "0"), "has no version 0"),
+        (("--model-version", "7"), "has no version 7"),
+        (("--model-version", "0"), "has no version 0"),
         (("--device", "cuda"), "--device cuda"),
     ],
 )
@@ -89,7 +89,7 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_wrong_usage_is_status_2_and_help_reads_well() -> None:
     assert run_command("service", "check").returncode == 2
-    for flags in (("--device", "gpu7"), ("--threads", "0")):
+    for flags in (("--device", "gpu7"), ("--intra-op-threads", "0")):
         result = run_command("service", "check", "anywhere", *flags)
         assert result.returncode == 2 and "Traceback" not in result.stderr
     text = run_command("service", "check", "--help").stdout

@@ -1,4 +1,4 @@
-"""simplecnn.v1.ImageClassifier over the wire, on both fronts, with the published network."""
+"""simplecnn.v1.ImageClassifier over the wire, on both grpc_servers, with the published network."""
 
 import io
 import shutil
@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service import images
+from service.inference import images
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc
 from tests.support import Gate, LocalService, add_version, big_scan, doubling_model, local_service, wait_until
@@ -23,8 +23,8 @@ TestImages = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 @pytest.fixture
-def service(published: Path, front: str) -> Iterator[LocalService]:
-    with local_service(published, front) as service:
+def service(published: Path, grpc_server: str) -> Iterator[LocalService]:
+    with local_service(published, grpc_server) as service:
         yield service
 
 
@@ -106,7 +106,7 @@ def test_a_bad_image_is_reported_by_its_index_and_the_good_ones_are_answered(
 
 
 def test_what_nobody_foresaw_of_one_image_fails_that_image_alone(
-    published: Path, front: str, test_images: TestImages, monkeypatch: pytest.MonkeyPatch
+    published: Path, grpc_server: str, test_images: TestImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = images.decode
 
@@ -117,7 +117,7 @@ def test_what_nobody_foresaw_of_one_image_fails_that_image_alone(
 
     monkeypatch.setattr(images, "decode", trapped)
     good = digit(test_images[0][0])
-    with local_service(published, front) as service:
+    with local_service(published, grpc_server) as service:
         first, second = classify(service, pb.Image(encoded=b"trap"), good)
     assert first.error.code == grpc.StatusCode.INTERNAL.value[0] and "secret" not in first.error.message
     assert second.classes
@@ -133,15 +133,15 @@ def test_what_is_wrong_with_the_call_is_its_status(service: LocalService, test_i
     assert refusal(service, good, model_version="7").code is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_model_that_takes_no_images_is_named_with_what_it_takes(tmp_path: Path, front: str) -> None:
+def test_a_model_that_takes_no_images_is_named_with_what_it_takes(tmp_path: Path, grpc_server: str) -> None:
     add_version(tmp_path, "double", doubling_model())
-    with local_service(tmp_path, front) as service:
+    with local_service(tmp_path, grpc_server) as service:
         error = refusal(service, pb.Image(encoded=b"x"), model_name="double")
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT and "but takes FP32 [4]" in error.text
 
 
 def test_a_full_queue_is_the_calls_status_if_nothing_was_answered(
-    published: Path, tmp_path: Path, front: str, gate: Gate, test_images: TestImages
+    published: Path, tmp_path: Path, grpc_server: str, gate: Gate, test_images: TestImages
 ) -> None:
     """And the error of some images if others were."""
     repository = tmp_path / "models"
@@ -153,7 +153,7 @@ def test_a_full_queue_is_the_calls_status_if_nothing_was_answered(
         )
     )  # fmt: skip
     good = digit(test_images[0][0])
-    with local_service(repository, front) as service:
+    with local_service(repository, grpc_server) as service:
         batcher = service.server.registry.get(MODEL).batcher
         assert batcher.policy.levels[0].max_rows == 3
         gate.hold()
@@ -161,7 +161,7 @@ def test_a_full_queue_is_the_calls_status_if_nothing_was_answered(
         running = stub.Classify.future(pb.ClassifyRequest(model_name=MODEL, images=[good]))
         gate.wait_for(1)
         first = stub.Classify.future(pb.ClassifyRequest(model_name=MODEL, images=[good] * 8))
-        wait_until(lambda: batcher.rows_waiting == 3, "the queue is full")
+        wait_until(lambda: batcher.queued_rows == 3, "the queue is full")
         second = refusal(service, good, good)
         assert second.code is grpc.StatusCode.RESOURCE_EXHAUSTED and second.retry_seconds() >= 0
         gate.open()
@@ -172,10 +172,10 @@ def test_a_full_queue_is_the_calls_status_if_nothing_was_answered(
 
 
 def test_a_deadline_and_a_cancellation_reach_every_image(
-    published: Path, front: str, gate: Gate, test_images: TestImages
+    published: Path, grpc_server: str, gate: Gate, test_images: TestImages
 ) -> None:
     good = digit(test_images[0][0])
-    with local_service(published, front) as service:
+    with local_service(published, grpc_server) as service:
         batcher = service.server.registry.get(MODEL).batcher
         gate.hold()
         stub = classifier_pb2_grpc.ImageClassifierStub(service.channel)
@@ -184,9 +184,9 @@ def test_a_deadline_and_a_cancellation_reach_every_image(
             stub.Classify(request, timeout=0.3)
         assert Refusal(caught.value).code is grpc.StatusCode.DEADLINE_EXCEEDED
         call = stub.Classify.future(request)
-        wait_until(lambda: batcher.rows_waiting >= 8, "they wait")
+        wait_until(lambda: batcher.queued_rows >= 8, "they wait")
         call.cancel()
-        wait_until(lambda: batcher.rows_waiting == 0, "nobody waits any more")
+        wait_until(lambda: batcher.queued_rows == 0, "nobody waits any more")
         gate.open()
 
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.codec import NO_PARAMETERS, parse, read_inputs, read_outputs, read_parameters
-from service.errors import InvalidArgument
-from service.model import Arrays, ModelSpec, Outputs, TensorSpec, Wanted
+from service.core.datatypes import BY_NAME, DATA_TYPES
+from service.core.errors import InvalidArgument
+from service.core.spec import Arrays, ModelSpec, Outputs, RequestedOutputs, TensorSpec
+from service.inference.decode import NO_PARAMETERS, decode_inputs, decode_parameters, decode_requested_outputs, parse
+from service.inference.encode import ResponseEncoder
 from service.pb.inference_pb2 import ModelInferRequest, ModelInferResponse
 from service.pb.model_config_pb2 import ModelConfig
-from service.response import Writer
-from service.tensors import BY_NAME, DATA_TYPES
 from tests.support import infer_request, outputs_of
 
 NAMES = [row.name for row in DATA_TYPES]
@@ -29,11 +29,11 @@ def spec_of(datatype: str, shape: tuple[int, ...] = (3,), *, max_batch_size: int
     return ModelSpec("m", 1, inputs, outputs, max_batch_size, ModelConfig())
 
 
-def written(spec: ModelSpec, wanted: Wanted, arrays: Arrays, request_id: str = "") -> ModelInferResponse:
+def written(spec: ModelSpec, wanted: RequestedOutputs, arrays: Arrays, request_id: str = "") -> ModelInferResponse:
     """The response, written as the whole of a run and as the middle rows of a batch, which must be the same."""
-    whole = Writer(spec, wanted).write(request_id, Outputs(arrays, whole=True), 0, len(arrays[0]))
+    whole = ResponseEncoder(spec, wanted).encode(request_id, Outputs(arrays, whole=True), 0, len(arrays[0]))
     batch = Outputs(tuple(np.concatenate([array[:1], array, array[:1]]) for array in arrays), whole=False)
-    assert Writer(spec, wanted).write(request_id, batch, 1, 1 + len(arrays[0])) == whole
+    assert ResponseEncoder(spec, wanted).encode(request_id, batch, 1, 1 + len(arrays[0])) == whole
     return ModelInferResponse.FromString(whole)
 
 
@@ -53,7 +53,7 @@ def test_every_type_is_read_raw(datatype: str) -> None:
     values = values_of(datatype)
     request = infer_request("m", x0=values)
     request.inputs[0].datatype = datatype  # BF16 is held as UINT16
-    (array,), rows = read_inputs(request, spec_of(datatype))
+    (array,), rows = decode_inputs(request, spec_of(datatype))
     assert rows == 2 and array.dtype == values.dtype
     np.testing.assert_array_equal(array, values)
 
@@ -66,7 +66,7 @@ def test_every_type_is_read_typed(datatype: str) -> None:
     getattr(request.inputs[0].contents, BY_NAME[datatype].contents).extend(
         [value.encode() if isinstance(value, str) else value for value in values.ravel().tolist()]
     )
-    (array,), _ = read_inputs(parse(request.SerializeToString()), spec_of(datatype))
+    (array,), _ = decode_inputs(parse(request.SerializeToString()).message, spec_of(datatype))
     assert array.dtype == values.dtype
     np.testing.assert_array_equal(array, values)
 
@@ -76,7 +76,7 @@ def test_half_precision_travels_raw_only() -> None:
     del request.raw_input_contents[:]
     request.inputs[0].contents.fp32_contents.extend([1, 1, 1])
     with pytest.raises(InvalidArgument, match="FP16 travels in raw_input_contents only"):
-        read_inputs(request, spec_of("FP16"))
+        decode_inputs(request, spec_of("FP16"))
 
 
 @pytest.mark.parametrize(("datatype", "value"), [("INT8", 128), ("UINT16", 65536), ("INT16", -32769)])
@@ -85,38 +85,38 @@ def test_a_typed_value_that_does_not_fit_is_refused_not_wrapped(datatype: str, v
     tensor = request.inputs.add(name="x0", datatype=datatype, shape=[1, 3])
     getattr(tensor.contents, BY_NAME[datatype].contents).extend([0, value, 0])
     with pytest.raises(InvalidArgument, match="expected values from"):
-        read_inputs(request, spec_of(datatype))
+        decode_inputs(request, spec_of(datatype))
 
 
 def test_a_byte_that_is_neither_true_nor_false_is_read_as_true() -> None:
     request = infer_request("m", x0=np.zeros((1, 3), np.bool_))
     request.raw_input_contents[0] = b"\x00\x01\x07"
-    (array,), _ = read_inputs(request, spec_of("BOOL"))
+    (array,), _ = decode_inputs(request, spec_of("BOOL"))
     assert array.view(np.uint8).tolist() == [[0, 1, 1]]
 
 
 def test_inputs_are_put_into_the_models_order_and_must_agree_in_rows() -> None:
     one, two = np.ones((2, 3), np.int32), np.full((2, 3), 2, np.int32)
-    arrays, rows = read_inputs(infer_request("m", x1=two, x0=one), spec_of("INT32", tensors=2))
+    arrays, rows = decode_inputs(infer_request("m", x1=two, x0=one), spec_of("INT32", tensors=2))
     assert rows == 2 and [int(array[0, 0]) for array in arrays] == [1, 2]
     with pytest.raises(InvalidArgument, match="all inputs must have as many rows"):
-        read_inputs(infer_request("m", x0=one, x1=two[:1]), spec_of("INT32", tensors=2))
+        decode_inputs(infer_request("m", x0=one, x1=two[:1]), spec_of("INT32", tensors=2))
 
 
 def test_a_free_axis_takes_any_size_but_none_below_0() -> None:
     spec = spec_of("FP32", (-1, 2))
     for size in (7, 0):
-        (array,), _ = read_inputs(infer_request("m", x0=np.zeros((1, size, 2), np.float32)), spec)
+        (array,), _ = decode_inputs(infer_request("m", x0=np.zeros((1, size, 2), np.float32)), spec)
         assert array.shape == (1, size, 2)
     request = infer_request("m", x0=np.zeros((1, 7, 2), np.float32))
     for size in (-1, 2**62):
         request.inputs[0].shape[1] = size
         with pytest.raises(InvalidArgument, match=rf"expected \[-1, -1, 2\], got \[1, {size}, 2\]"):
-            read_inputs(request, spec)
+            decode_inputs(request, spec)
 
 
 def test_a_model_that_does_not_batch_takes_its_whole_shape() -> None:
-    (array,), rows = read_inputs(
+    (array,), rows = decode_inputs(
         infer_request("m", x0=np.zeros((2, 3), np.float32)), spec_of("FP32", (2, 3), max_batch_size=0)
     )
     assert (array.shape, rows) == ((2, 3), 1)
@@ -126,16 +126,16 @@ def test_a_shape_too_large_for_any_memory_is_refused() -> None:
     request = infer_request("m", x0=np.zeros((1, 3), np.float32))
     request.inputs[0].shape[:] = [1, 2**62]
     with pytest.raises(InvalidArgument, match="shape expected"):
-        read_inputs(request, spec_of("FP32", (-1,)))
+        decode_inputs(request, spec_of("FP32", (-1,)))
 
 
 def test_outputs_are_answered_in_the_order_asked_for() -> None:
     spec = spec_of("FP32", tensors=3)
     request = ModelInferRequest(model_name="m")
-    assert read_outputs(request, spec) == ((0, 0), (1, 0), (2, 0))
+    assert decode_requested_outputs(request, spec) == ((0, 0), (1, 0), (2, 0))
     for name in ("y2", "y0"):
         request.outputs.add(name=name)
-    assert read_outputs(request, spec) == ((2, 0), (0, 0))
+    assert decode_requested_outputs(request, spec) == ((2, 0), (0, 0))
 
 
 @pytest.mark.parametrize(
@@ -152,13 +152,13 @@ def test_bytes_that_are_no_strings_are_refused(raw: bytes, says: str) -> None:
     request = infer_request("m", x0=np.array([["a", "b", "c"]], np.object_))
     request.raw_input_contents[0] = raw
     with pytest.raises(InvalidArgument, match=re.escape(says)):
-        read_inputs(request, spec_of("BYTES"))
+        decode_inputs(request, spec_of("BYTES"))
 
 
 def asked(count: int, datatype: str = "FP32") -> tuple[tuple[int, int], ...]:
     request = ModelInferRequest(model_name="m")
     request.outputs.add(name="y0").parameters["classification"].int64_param = count
-    return read_outputs(request, spec_of(datatype))
+    return decode_requested_outputs(request, spec_of(datatype))
 
 
 def test_classification_gives_the_top_classes_of_each_row_with_their_labels() -> None:
@@ -199,10 +199,10 @@ def with_parameter(name: str, **value: Any) -> ModelInferRequest:
 
 
 def test_parameters_are_read_in_seconds_and_unknown_ones_are_passed_over() -> None:
-    assert read_parameters(with_parameter("timeout", int64_param=1500)).timeout == 0.0015
-    assert read_parameters(with_parameter("priority", uint64_param=3)).priority == 3
-    assert read_parameters(with_parameter("sticky_key", string_param="ann")).sticky_key == "ann"
-    assert read_parameters(with_parameter("anything", bool_param=True)) == NO_PARAMETERS
+    assert decode_parameters(with_parameter("timeout", int64_param=1500)).timeout == 0.0015
+    assert decode_parameters(with_parameter("priority", uint64_param=3)).priority == 3
+    assert decode_parameters(with_parameter("sticky_key", string_param="ann")).sticky_key == "ann"
+    assert decode_parameters(with_parameter("anything", bool_param=True)) == NO_PARAMETERS
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_parameters_are_read_in_seconds_and_unknown_ones_are_passed_over() -> No
 )
 def test_a_parameter_that_makes_no_sense_is_refused(name: str, value: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidArgument, match=re.escape(says)) as caught:
-        read_parameters(with_parameter(name, **value))
+        decode_parameters(with_parameter(name, **value))
     assert caught.value.field == f"parameters.{name}"
 
 
@@ -240,7 +240,7 @@ def test_a_reply_is_what_protobuf_itself_would_write(request_id: str, sizes: lis
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(payload: bytes) -> None:
     try:
-        read_inputs(parse(payload), spec_of("FP32"))
+        decode_inputs(parse(payload).message, spec_of("FP32"))
     except InvalidArgument:
         return
     raise AssertionError("random bytes made a request of three floats")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.loader import Runtime, load
-from service.repository import read_version, scan
+from service.models.loader import EngineOptions, load
+from service.models.repository import read_version, scan
 from tests.conftest import outside
 from tests.support import ROOT, copy_repository, run_command, wait_until
 
@@ -34,7 +34,7 @@ def test_a_second_run_publishes_the_next_version_and_the_service_takes_it(publis
     (folder,) = scan(repository)
     assert list(folder.versions) == [2, 1]
     for version in (1, 2):
-        model = load(folder, version, Runtime(["cpu"], 1))
+        model = load(folder, version, EngineOptions(["cpu"], 1))
         assert model.verified
         model.batcher.close()
 
@@ -126,6 +126,6 @@ def test_a_real_triton_accepts_what_we_publish_and_answers_the_same(
 
 
 def test_the_two_halves_start_without_each_others_libraries() -> None:
-    for module, absent in (("service.server", "torch"), ("training.publish", "grpc")):
+    for module, absent in (("service.app.server", "torch"), ("training.publish", "grpc")):
         code = f"import sys; sys.modules[{absent!r}] = None; import {module}"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,4 +1,4 @@
-"""Loading and unloading by call, and what may be logged, on both fronts."""
+"""Loading and unloading by call, and what may be logged, on both grpc_servers."""
 
 import urllib.request
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
-from service import logs
+from service.core import logs
 from service.pb import health_pb2, health_pb2_grpc
 from service.pb import inference_pb2 as pb
 from tests.support import LocalService, add_version, doubling_model, infer_request, local_service
@@ -18,8 +18,8 @@ X = np.arange(4, dtype=np.float32).reshape(1, 4)
 
 
 @pytest.fixture
-def service(toys: Path, front: str) -> Iterator[LocalService]:
-    with local_service(toys, front, allow_control=True) as service:
+def service(toys: Path, grpc_server: str) -> Iterator[LocalService]:
+    with local_service(toys, grpc_server, enable_model_control=True) as service:
         yield service
 
 
@@ -45,7 +45,7 @@ def serving(service: LocalService, name: str) -> int:
 def test_an_unloaded_model_stays_so_until_it_is_loaded(service: LocalService) -> None:
     unload(service)
     assert states(service) == {"1": ("UNAVAILABLE", "unloaded")}
-    service.server.registry.reconcile()
+    service.server.reconciler.reconcile()
     assert states(service) == {"1": ("UNAVAILABLE", "unloaded")}, "a look at the repository brought it back"
     with pytest.raises(grpc.RpcError) as caught:
         service.stub.ModelInfer(infer_request("double", x=X))
@@ -77,7 +77,7 @@ def test_load_takes_what_is_new_and_tells_what_was_refused(service: LocalService
         load(service)
     error = Refusal(caught.value)
     assert error.code is grpc.StatusCode.UNAVAILABLE
-    assert "version 3: model.onnx cannot be opened" in error.text and "version 2 goes on answering" in error.text
+    assert "version 3: model.onnx cannot be opened" in error.text and "version 2 keeps serving" in error.text
     assert service.stub.ModelInfer(infer_request("double", x=X)).model_version == "2"
 
 
@@ -85,10 +85,10 @@ def test_a_refused_version_is_tried_again(service: LocalService, toys: Path, mon
     """By itself it would be only once its files change."""
     add_version(toys, "double", doubling_model(), version=2)
     with monkeypatch.context() as patch:
-        patch.setattr(service.server.registry, "_load", lambda *_: 1 / 0)
+        patch.setattr(service.server.reconciler, "_load", lambda *_: 1 / 0)
         with pytest.raises(grpc.RpcError):
             load(service)
-    service.server.registry.reconcile()
+    service.server.reconciler.reconcile()
     assert states(service)["2"][0] == "UNAVAILABLE"
     load(service)
     assert states(service) == {"2": ("READY", "")}
@@ -140,10 +140,10 @@ def test_log_levels_are_told_and_switched(service: LocalService) -> None:
     assert Refusal(caught.value).code is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_log_levels_are_not_switched_by_whoever_comes_along(toys: Path, front: str) -> None:
-    with local_service(toys, front) as service:
+def test_log_levels_are_not_switched_by_whoever_comes_along(toys: Path, grpc_server: str) -> None:
+    with local_service(toys, grpc_server) as service:
         assert log_settings(service)["log_info"]
         with pytest.raises(grpc.RpcError) as caught:
             log_settings(service, log_info=False)
-        assert "--allow-control" in Refusal(caught.value).text
+        assert "--enable-model-control" in Refusal(caught.value).text
         assert logs.enabled("log_info")

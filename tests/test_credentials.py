@@ -1,4 +1,4 @@
-"""Tokens: who may call, and who may control, on both fronts."""
+"""Tokens: who may call, and who may control, on both grpc_servers."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from service.client import Client
-from service.credentials import BadCredentials, read_credentials
-from service.errors import PermissionDenied, Unauthenticated
+from service.core.auth import BadTokensFile, read_tokens_file
+from service.core.errors import PermissionDenied, Unauthenticated
 from service.pb import classifier_pb2, classifier_pb2_grpc, health_pb2, health_pb2_grpc
 from service.pb import inference_pb2 as pb
 from tests.support import LocalService, infer_request, local_service, run_command
@@ -38,8 +38,8 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def service(toys: Path, front: str, file: Path) -> Iterator[LocalService]:
-    with local_service(toys, front, credentials=file, allow_control=True) as service:
+def service(toys: Path, grpc_server: str, file: Path) -> Iterator[LocalService]:
+    with local_service(toys, grpc_server, tokens_file=file, enable_model_control=True) as service:
         yield service
 
 
@@ -68,7 +68,7 @@ def test_no_wrong_or_ended_credential_is_told_nothing_that_helps_to_guess(
     ]
     assert {error.code for error in errors} == {grpc.StatusCode.UNAUTHENTICATED}
     assert len({error.text for error in errors}) == 1
-    assert service.server.inference.unrouted.codes["UNAUTHENTICATED"] == 5
+    assert service.server.handler.unrouted_statistics.codes["UNAUTHENTICATED"] == 5
 
 
 def test_a_stream_needs_a_credential_too(service: LocalService) -> None:
@@ -104,7 +104,7 @@ def test_our_client_brings_one(service: LocalService) -> None:
 
 
 def test_rights_are_judged_one_by_one(file: Path) -> None:
-    credentials = read_credentials(file)
+    credentials = read_tokens_file(file)
     credentials.check(f"Bearer {OPERATOR}".encode(), "control")
     with pytest.raises(PermissionDenied):
         credentials.check(f"Bearer {CALLER}", "control")
@@ -124,12 +124,12 @@ def test_rights_are_judged_one_by_one(file: Path) -> None:
 )
 def test_a_file_that_makes_no_sense_is_refused_by_place(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "credentials").write_text(text)
-    with pytest.raises(BadCredentials, match=says):
-        read_credentials(tmp_path / "credentials")
+    with pytest.raises(BadTokensFile, match=says):
+        read_tokens_file(tmp_path / "credentials")
 
 
 def test_a_missing_file_is_one_line_and_status_2(toys: Path, tmp_path: Path) -> None:
-    result = run_command("service", "--repository", str(toys), "--credentials", str(tmp_path / "none"))
+    result = run_command("service", "--model-repository", str(toys), "--tokens-file", str(tmp_path / "none"))
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
-    assert "--credentials" in line and "cannot be read" in line
+    assert "--tokens-file" in line and "cannot be read" in line

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from service.settings import Settings
+from service.app.settings import Settings
 from tests.support import ROOT
 from training.settings import Settings as TrainingSettings
 

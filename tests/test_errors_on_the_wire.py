@@ -1,4 +1,4 @@
-"""PROTOCOL.md's table of answers, row by row, on both fronts: status, what the message says, and rich details."""
+"""PROTOCOL.md's table of answers, row by row, on both grpc_servers: status, what the message says, and rich details."""
 
 import functools
 import re
@@ -30,8 +30,8 @@ X = np.arange(4, dtype=np.float32).reshape(1, 4)
 
 
 @pytest.fixture
-def service(toys: Path, front: str) -> Iterator[LocalService]:
-    with local_service(toys, front) as service:
+def service(toys: Path, grpc_server: str) -> Iterator[LocalService]:
+    with local_service(toys, grpc_server) as service:
         yield service
 
 
@@ -211,8 +211,8 @@ def test_a_wrong_request_is_an_invalid_argument_that_names_the_field(
     )
 
 
-def test_a_message_over_the_limit_is_refused_with_the_limit(toys: Path, front: str) -> None:
-    with local_service(toys, front, max_message_bytes=1024) as service:
+def test_a_message_over_the_limit_is_refused_with_the_limit(toys: Path, grpc_server: str) -> None:
+    with local_service(toys, grpc_server, max_message_bytes=1024) as service:
         request = infer_request("double", x=X)
         request.parameters["padding"].string_param = "p" * 2000
         error = refusal(service, request)
@@ -220,15 +220,15 @@ def test_a_message_over_the_limit_is_refused_with_the_limit(toys: Path, front: s
         assert "1024" in error.text
 
 
-def test_a_full_queue_refuses_at_once_and_says_when_to_try_again(toys: Path, front: str, gate: Gate) -> None:
-    with local_service(toys, front) as service, ThreadPoolExecutor(8) as pool:
+def test_a_full_queue_refuses_at_once_and_says_when_to_try_again(toys: Path, grpc_server: str, gate: Gate) -> None:
+    with local_service(toys, grpc_server) as service, ThreadPoolExecutor(8) as pool:
         gate.hold()
         running = pool.submit(service.stub.ModelInfer, infer_request("double", x=X))
         gate.wait_for(1)
         eight = infer_request("double", x=np.ones((8, 4), np.float32))
         waiting = [pool.submit(service.stub.ModelInfer, eight) for _ in range(2)]
         model = service.server.registry.get("double")
-        wait_until(lambda: model.batcher.rows_waiting == 16, "16 rows wait")
+        wait_until(lambda: model.batcher.queued_rows == 16, "16 rows wait")
         error = refusal(service, infer_request("double", x=X), timeout=10)
         gate.open()
         assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -238,10 +238,10 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_try_again(toys: Path, fro
             assert (outputs_of(call.result())["y"] % 2 == 0).all()
 
 
-def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_the_door(toys: Path, front: str, gate: Gate) -> None:
-    with local_service(toys, front) as service, ThreadPoolExecutor(8) as pool:
+def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_the_door(toys: Path, grpc_server: str, gate: Gate) -> None:
+    with local_service(toys, grpc_server) as service, ThreadPoolExecutor(8) as pool:
         model = service.server.registry.get("double")
-        model.batcher._seconds_a_row = 10.0  # as if each row took so long; the estimate itself is test_batcher's
+        model.batcher._seconds_per_row = 10.0  # as if each row took so long; the estimate itself is test_batcher's
         gate.hold()
         running = pool.submit(service.stub.ModelInfer, infer_request("double", x=X))
         gate.wait_for(1)
@@ -254,10 +254,12 @@ def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_the_door(toys: Path
         assert gate.sizes == [1], "the refused request reached the engine"
 
 
-def test_a_request_whose_deadline_passes_in_the_queue_costs_no_compute(toys: Path, front: str, gate: Gate) -> None:
-    with local_service(toys, front) as service, ThreadPoolExecutor(8) as pool:
+def test_a_request_whose_deadline_passes_in_the_queue_costs_no_compute(
+    toys: Path, grpc_server: str, gate: Gate
+) -> None:
+    with local_service(toys, grpc_server) as service, ThreadPoolExecutor(8) as pool:
         model = service.server.registry.get("double")
-        model.batcher._seconds_a_row = None
+        model.batcher._seconds_per_row = None
         gate.hold()
         running = pool.submit(service.stub.ModelInfer, infer_request("double", x=X))
         gate.wait_for(1)
@@ -269,14 +271,16 @@ def test_a_request_whose_deadline_passes_in_the_queue_costs_no_compute(toys: Pat
         assert gate.sizes == [1]
 
 
-def test_a_cancelled_request_costs_no_compute_and_its_mates_do_not_notice(toys: Path, front: str, gate: Gate) -> None:
-    with local_service(toys, front) as service, ThreadPoolExecutor(8) as pool:
+def test_a_cancelled_request_costs_no_compute_and_its_mates_do_not_notice(
+    toys: Path, grpc_server: str, gate: Gate
+) -> None:
+    with local_service(toys, grpc_server) as service, ThreadPoolExecutor(8) as pool:
         model = service.server.registry.get("double")
         gate.hold()
         running = pool.submit(service.stub.ModelInfer, infer_request("double", x=X))
         gate.wait_for(1)
         futures = [service.stub.ModelInfer.future(infer_request("double", x=X + index)) for index in range(3)]
-        wait_until(lambda: model.batcher.rows_waiting == 3, "three wait")
+        wait_until(lambda: model.batcher.queued_rows == 3, "three wait")
         futures[1].cancel()
         wait_until(lambda: model.statistics.codes["CANCELLED"] == 1, "the cancellation is counted")
         gate.open()
@@ -286,8 +290,8 @@ def test_a_cancelled_request_costs_no_compute_and_its_mates_do_not_notice(toys: 
         assert gate.sizes == [1, 2]
 
 
-def test_a_request_that_makes_the_engine_fail_fails_alone(toys: Path, front: str, gate: Gate) -> None:
-    with local_service(toys, front) as service, ThreadPoolExecutor(8) as pool:
+def test_a_request_that_makes_the_engine_fail_fails_alone(toys: Path, grpc_server: str, gate: Gate) -> None:
+    with local_service(toys, grpc_server) as service, ThreadPoolExecutor(8) as pool:
         model = service.server.registry.get("lookup")
 
         def look_up(index: int) -> pb.ModelInferRequest:
@@ -297,7 +301,7 @@ def test_a_request_that_makes_the_engine_fail_fails_alone(toys: Path, front: str
         running = pool.submit(service.stub.ModelInfer, look_up(0))
         gate.wait_for(1)
         calls = [pool.submit(service.stub.ModelInfer, look_up(index)) for index in (1, 2, 99, 4)]
-        wait_until(lambda: model.batcher.rows_waiting == 4, "four wait")
+        wait_until(lambda: model.batcher.queued_rows == 4, "four wait")
         gate.open()
         running.result()
         values = [outputs_of(calls[index].result())["value"].item() for index in (0, 1, 3)]
@@ -308,17 +312,19 @@ def test_a_request_that_makes_the_engine_fail_fails_alone(toys: Path, front: str
         assert re.fullmatch(own_text, error.text), "the engine's own text leaked"
 
 
-def test_a_draining_server_refuses_new_requests_and_answers_those_it_has(toys: Path, front: str, gate: Gate) -> None:
-    service = LocalService(toys, front).ready()
+def test_a_draining_server_refuses_new_requests_and_answers_those_it_has(
+    toys: Path, grpc_server: str, gate: Gate
+) -> None:
+    service = LocalService(toys, grpc_server).ready()
     with ThreadPoolExecutor(8) as pool:
         gate.hold()
         running = pool.submit(service.stub.ModelInfer, infer_request("double", x=X))
         gate.wait_for(1)
         waiting = pool.submit(service.stub.ModelInfer, infer_request("double", x=X + 1))
         model = service.server.registry.get("double")
-        wait_until(lambda: model.batcher.rows_waiting == 1, "one waits")
+        wait_until(lambda: model.batcher.queued_rows == 1, "one waits")
         finish = service.begin_shut_down()
-        wait_until(lambda: service.server.inference.draining, "the server drains")
+        wait_until(lambda: service.server.handler.draining, "the server drains")
         error = refusal(service, infer_request("double", x=X))
         gate.open()
         np.testing.assert_array_equal(outputs_of(running.result())["y"], 2 * X)
@@ -329,9 +335,9 @@ def test_a_draining_server_refuses_new_requests_and_answers_those_it_has(toys: P
     assert error.retry_seconds() > 0
 
 
-def test_a_version_that_was_refused_is_unavailable_with_the_reason(toys: Path, front: str) -> None:
+def test_a_version_that_was_refused_is_unavailable_with_the_reason(toys: Path, grpc_server: str) -> None:
     (toys / "double" / "1" / "model.onnx").write_bytes(b"not ONNX")
-    with local_service(toys, front) as service:
+    with local_service(toys, grpc_server) as service:
         error = refusal(service, infer_request("double", x=X))
         assert error.code is grpc.StatusCode.UNAVAILABLE
         assert "model.onnx cannot be opened" in error.text
@@ -348,8 +354,8 @@ def test_a_version_that_was_refused_is_unavailable_with_the_reason(toys: Path, f
         ("CudaSharedMemoryRegister", "send tensors in raw_input_contents"),
         ("CudaSharedMemoryUnregister", "send tensors in raw_input_contents"),
         ("TraceSetting", "ModelStatistics and /metrics"),
-        ("RepositoryModelLoad", "RepositoryModelLoad is turned off; start the service with --allow-control"),
-        ("RepositoryModelUnload", "RepositoryModelUnload is turned off; start the service with --allow-control"),
+        ("RepositoryModelLoad", "RepositoryModelLoad is turned off; start the service with --enable-model-control"),
+        ("RepositoryModelUnload", "RepositoryModelUnload is turned off; start the service with --enable-model-control"),
     ],
 )
 def test_a_method_that_is_not_offered_is_unimplemented_and_says_how(
@@ -364,7 +370,7 @@ def test_a_method_that_is_not_offered_is_unimplemented_and_says_how(
 
 def test_calls_that_reach_no_model_are_counted_without_its_name(service: LocalService) -> None:
     refusal(service, infer_request("nobody", x=X))
-    assert service.server.inference.unrouted.codes == {"NOT_FOUND": 1}
+    assert service.server.handler.unrouted_statistics.codes == {"NOT_FOUND": 1}
 
 
 def test_many_threads_of_bad_and_good_requests_get_each_their_own(service: LocalService) -> None:
@@ -398,8 +404,10 @@ def with_parameter(name: str, value: int, **inputs: Any) -> pb.ModelInferRequest
     return request
 
 
-def test_the_timeout_of_a_request_is_told_while_the_engine_is_still_busy(toys: Path, front: str, gate: Gate) -> None:
-    with local_service(toys, front) as service:
+def test_the_timeout_of_a_request_is_told_while_the_engine_is_still_busy(
+    toys: Path, grpc_server: str, gate: Gate
+) -> None:
+    with local_service(toys, grpc_server) as service:
         gate.hold()
         running = service.stub.ModelInfer.future(infer_request("double", x=X))
         gate.wait_for(1)
@@ -411,10 +419,10 @@ def test_the_timeout_of_a_request_is_told_while_the_engine_is_still_busy(toys: P
         assert sum(gate.sizes) == 1, "it reached the engine"
 
 
-def test_priorities_decide_who_leaves_the_queue_first(tmp_path: Path, front: str, gate: Gate) -> None:
+def test_priorities_decide_who_leaves_the_queue_first(tmp_path: Path, grpc_server: str, gate: Gate) -> None:
     levels = "dynamic_batching { priority_levels: 2 default_priority_level: 2 }"
     add_version(tmp_path, "double", doubling_model(), config=f"max_batch_size: 1 {levels}")
-    with local_service(tmp_path, front) as service:
+    with local_service(tmp_path, grpc_server) as service:
         batcher = service.server.registry.get("double").batcher
         gate.hold()
         order: list[str] = []

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from service.models.registry import State
 from service.pb import inference_pb2 as pb
-from service.registry import State
 from tests.support import LocalService, add_version, infer_request, local_service, outputs_of
 
 DATA = Path(onnx.backend.test.__file__).parent / "data"
@@ -59,7 +59,7 @@ def test_whatever_onnx_runtime_can_open_is_served_and_the_rest_says_why(service:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_each_gives_the_answers_that_its_makers_give(service: LocalService, name: str) -> None:
-    if name not in service.server.registry.answering():
+    if name not in service.server.registry.serving_models():
         pytest.skip("ONNX Runtime itself cannot open it")
     spec = service.server.registry.get(name).spec
     inputs = dict(zip([tensor.name for tensor in spec.inputs], tensors(FOLDERS[name], "input"), strict=False))
@@ -81,7 +81,7 @@ def test_known_networks_answer_as_published(service: LocalService, name: str) ->
     np.testing.assert_allclose(got, read(DATA / "light" / f"{name}_output_0.pb"), rtol=1e-3, atol=1e-5)
 
 
-def test_a_triton_repository_without_manifests_is_served_by_its_configuration(tmp_path: Path, front: str) -> None:
+def test_a_triton_repository_without_manifests_is_served_by_its_configuration(tmp_path: Path, grpc_server: str) -> None:
     """Written as Triton's own examples are: batching, instances, a version policy, and fields that change no answer."""
     network = (DATA / "light" / "light_squeezenet.onnx").read_bytes()
     config = """
@@ -98,7 +98,7 @@ def test_a_triton_repository_without_manifests_is_served_by_its_configuration(tm
     """
     add_version(tmp_path, "squeezenet", network, config=config)
     (tmp_path / "squeezenet" / "labels.txt").write_text("\n".join(f"label {index}" for index in range(1000)))
-    with local_service(tmp_path, front) as service:
+    with local_service(tmp_path, grpc_server) as service:
         assert not service.server.registry.models()[0].verified
         request = infer_request("squeezenet", data_0=np.ones((1, 3, 224, 224), np.float32))
         request.outputs.add(name="softmaxout_1").parameters["classification"].int64_param = 3

@@ -11,21 +11,20 @@ import pytest
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service import cuda
-from service.batcher import Batcher, Policy
-from service.buffers import Buffers
-from service.cuda import CUDA, TENSORRT, CudaBinding, GpuOptions, is_lost, providers
-from service.engine import DeviceUnavailable, Engine
-from service.errors import EngineFailed, NotReady
-from service.execution import EngineLost, padded
-from service.model import Arrays, ModelSpec, TensorSpec
-from service.nvml import GpuCollector
+from service.batching.batcher import Batcher, BatchingPolicy
+from service.batching.queue import QueuePolicy
+from service.batching.statistics import Statistics
+from service.core.batch_sizes import padded
+from service.core.datatypes import BY_NAME
+from service.core.errors import DeviceUnavailable, EngineFailed, EngineLost, LoadError, NotReady
+from service.core.spec import Arrays, ModelSpec, TensorSpec
+from service.models.verification import Verifier
 from service.pb.model_config_pb2 import ModelConfig
-from service.proof import Proof
-from service.queue import QueuePolicy
-from service.repository import LoadError
-from service.statistics import Statistics
-from service.tensors import BY_NAME
+from service.runtime import cuda
+from service.runtime.cuda import CUDA, TENSORRT, CudaBinding, GpuOptions, is_lost, providers
+from service.runtime.io_binding import BatchBindings
+from service.runtime.session import Engine
+from service.telemetry.gpu import GpuCollector
 from tests.batching import FakeRequest
 from tests.gpu import FakeBinding, FakeNvml
 from tests.support import WAIT, doubling_model, run_command, wait_until
@@ -40,18 +39,18 @@ def bindings() -> dict[int, FakeBinding]:
 
 
 @pytest.fixture
-def buffers(bindings: dict[int, FakeBinding]) -> Buffers:
+def buffers(bindings: dict[int, FakeBinding]) -> BatchBindings:
     def bind(rows: int) -> FakeBinding:
         assert rows not in bindings, "bound twice"
         bindings[rows] = FakeBinding(rows)
         return bindings[rows]
 
-    return Buffers(SIZES, bind)
+    return BatchBindings(SIZES, bind)
 
 
 @pytest.mark.parametrize(("rows", "size"), [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8)])
 def test_a_batch_runs_in_the_next_size_and_gets_back_its_own_rows(
-    buffers: Buffers, bindings: dict[int, FakeBinding], rows: int, size: int
+    buffers: BatchBindings, bindings: dict[int, FakeBinding], rows: int, size: int
 ) -> None:
     x = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
     (y,) = buffers.run((x,))
@@ -61,7 +60,7 @@ def test_a_batch_runs_in_the_next_size_and_gets_back_its_own_rows(
 
 
 def test_memory_is_bound_once_a_size_and_answers_outlive_the_next_run(
-    buffers: Buffers, bindings: dict[int, FakeBinding]
+    buffers: BatchBindings, bindings: dict[int, FakeBinding]
 ) -> None:
     first = buffers.run((np.ones((3, 3), np.float32),))[0]
     for _ in range(10):
@@ -71,16 +70,16 @@ def test_memory_is_bound_once_a_size_and_answers_outlive_the_next_run(
 
 
 def test_rows_that_were_put_together_in_a_room_are_not_copied_again(
-    buffers: Buffers, bindings: dict[int, FakeBinding]
+    buffers: BatchBindings, bindings: dict[int, FakeBinding]
 ) -> None:
-    room = buffers.room(4)
+    room = buffers.input_buffers(4)
     assert room is not None and room[0] is bindings[4].inputs[0]
     room[0][:] = 5
     assert (buffers.run(room)[0] == 10).all()
-    assert buffers.room(3) is None
+    assert buffers.input_buffers(3) is None
 
 
-def test_more_rows_than_the_largest_size_are_refused(buffers: Buffers) -> None:
+def test_more_rows_than_the_largest_size_are_refused(buffers: BatchBindings) -> None:
     with pytest.raises(ValueError, match="9 rows, but the sizes are"):
         buffers.run((np.zeros((9, 3), np.float32),))
     assert padded(9, SIZES) == 9 and padded(3, ()) == 3
@@ -92,7 +91,9 @@ def test_a_binding_of_onnx_runtime_computes_what_lies_in_its_inputs() -> None:
     session = onnxruntime.InferenceSession(doubling_model(3), options, providers=["CPUExecutionProvider"])
     float32 = BY_NAME["FP32"]
     inputs, outputs = [TensorSpec("x", float32, (3,))], [TensorSpec("y", float32, (3,))]
-    buffers = Buffers(SIZES, lambda rows: CudaBinding(session, inputs, outputs, rows, device="cpu:0", graph=False))
+    buffers = BatchBindings(
+        SIZES, lambda rows: CudaBinding(session, inputs, outputs, rows, device="cpu:0", graph=False)
+    )
     first = buffers.run((np.full((3, 3), 1, np.float32),))[0]
     second = buffers.run((np.full((4, 3), 2, np.float32),))[0]
     assert first.tolist() == [[2] * 3] * 3 and second.tolist() == [[4] * 3] * 4
@@ -104,9 +105,9 @@ def test_a_binding_of_onnx_runtime_computes_what_lies_in_its_inputs() -> None:
 class BoundEngine:
     """An engine whose runs go to bindings, as a GPU's do."""
 
-    def __init__(self, buffers: Buffers) -> None:
+    def __init__(self, buffers: BatchBindings) -> None:
         self.run = buffers.run
-        self.room = buffers.room
+        self.input_buffers = buffers.input_buffers
 
 
 @pytest.fixture
@@ -116,11 +117,11 @@ def broken() -> list[str]:
 
 
 @pytest.fixture
-def batcher(buffers: Buffers, broken: list[str]) -> Iterator[Batcher]:
+def batcher(buffers: BatchBindings, broken: list[str]) -> Iterator[Batcher]:
     statistics = Statistics()
     batcher = Batcher(
         [BoundEngine(buffers)],
-        Policy(8, [QueuePolicy(64)], sizes=SIZES, max_delay=0.05),
+        BatchingPolicy(8, [QueuePolicy(64)], sizes=SIZES, max_delay=0.05),
         statistics,
         name="gpu",
         on_broken=lambda: broken.append("broken"),
@@ -144,12 +145,12 @@ def test_batches_are_put_together_in_the_bound_memory_and_padding_is_counted(
     assert [request.result()[0, 0] for request in requests] == [2, 4, 6]
     wait_until(lambda: batcher.pending == 0, "all is done")
     assert bindings[4].inputs[0][:, 0].tolist() == [1, 2, 3, 3]
-    statistics = batcher._execution._statistics
+    statistics = batcher._executor._statistics
     assert (statistics.rows, statistics.padding_rows) == (3, 1)
 
 
 def test_a_device_that_is_lost_fails_all_that_waits_as_unavailable_and_runs_nothing_more(
-    batcher: Batcher, bindings: dict[int, FakeBinding], buffers: Buffers, broken: list[str]
+    batcher: Batcher, bindings: dict[int, FakeBinding], buffers: BatchBindings, broken: list[str]
 ) -> None:
     buffers.run((np.ones((4, 3), np.float32),))
     bindings[4].error = EngineLost("CUDA failure 700: an illegal memory access was encountered")
@@ -168,11 +169,11 @@ def test_a_device_that_is_lost_while_a_version_is_proved_refuses_it_golden_answe
         raise EngineLost("CUDA failure 700")
 
     with pytest.raises(LoadError, match="the engine is lost: CUDA failure 700"):
-        Proof(spec, {}, 0.0, sizes=SIZES).prove(lost)
+        Verifier(spec, {}, 0.0, sizes=SIZES).verify(lost)
 
 
 def test_an_error_that_passes_fails_the_guilty_alone(
-    batcher: Batcher, bindings: dict[int, FakeBinding], buffers: Buffers, broken: list[str]
+    batcher: Batcher, bindings: dict[int, FakeBinding], buffers: BatchBindings, broken: list[str]
 ) -> None:
     buffers.run((np.ones((1, 3), np.float32),))
     bindings[1].error = RuntimeError("out of memory")
@@ -231,7 +232,7 @@ def test_a_session_that_took_another_provider_than_was_asked_for_is_refused() ->
     if cuda.device_count():
         pytest.skip("this machine has a GPU")
     with pytest.raises((DeviceUnavailable, RuntimeError)):
-        Engine(doubling_model(), device="cuda:0", threads=1)
+        Engine(doubling_model(), device="cuda:0", intra_op_threads=1)
 
 
 def test_half_precision_without_tensorrt_is_refused() -> None:
@@ -259,14 +260,16 @@ def exposed(collector: GpuCollector) -> str:
 
 def test_memory_and_utilisation_are_those_of_the_devices_in_use(nvml: FakeNvml) -> None:
     text = exposed(GpuCollector(["cuda:1"]))
-    assert 'gpu_memory_used_bytes{device="cuda:1"} 2.147483648e+09' in text
-    assert 'gpu_utilization_ratio{device="cuda:1"} 0.5' in text
+    assert 'inference_gpu_memory_used_bytes{device="cuda:1"} 2.147483648e+09' in text
+    assert 'inference_gpu_utilization_ratio{device="cuda:1"} 0.5' in text
     assert 'device="cuda:0"' not in text
 
 
 @pytest.mark.parametrize("visible", ["1,0", "GPU-one,GPU-zero"])
 def test_devices_are_matched_where_only_some_are_visible(nvml: FakeNvml, visible: str) -> None:
-    assert 'gpu_memory_used_bytes{device="cuda:0"} 2.147483648e+09' in exposed(GpuCollector(["cuda:0"], visible))
+    assert 'inference_gpu_memory_used_bytes{device="cuda:0"} 2.147483648e+09' in exposed(
+        GpuCollector(["cuda:0"], visible)
+    )
 
 
 def test_there_are_no_gpu_metrics_on_a_cpu_or_without_a_driver(nvml: FakeNvml) -> None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.images import MAX_PIXELS, BadImage, Fit, decode, fit, from_pixels
+from service.inference.images import MAX_PIXELS, BadImage, Fit, decode, fit, from_pixels
 from tests.support import big_scan
 
 TestImages = tuple[NDArray[np.uint8], NDArray[np.uint8]]

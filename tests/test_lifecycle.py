@@ -15,11 +15,11 @@ import grpc
 import numpy as np
 import pytest
 
-from service.engine import Engine
-from service.fronts.sockets import connections, stop_listening
 from service.pb import health_pb2, health_pb2_grpc
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
+from service.runtime.session import Engine
+from service.transport.grpc.listeners import close_listeners, open_connections
 from tests.support import (
     ROOT,
     WAIT,
@@ -49,7 +49,7 @@ def read(url: str) -> tuple[int, str]:
 
 
 def test_an_engine_that_breaks_makes_the_service_unready_and_tells_all_who_wait(
-    published: Path, tmp_path: Path, front: str, monkeypatch: pytest.MonkeyPatch
+    published: Path, tmp_path: Path, grpc_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository = copy_repository(published, tmp_path / "models")
     add_version(repository, "double", doubling_model(), config="max_batch_size: 8 dynamic_batching { }")
@@ -62,7 +62,7 @@ def test_an_engine_that_breaks_makes_the_service_unready_and_tells_all_who_wait(
         return run(engine, inputs)
 
     monkeypatch.setattr(Engine, "run", break_down)
-    service = LocalService(repository, front).ready()
+    service = LocalService(repository, grpc_server).ready()
     try:
         health = health_pb2_grpc.HealthStub(service.channel)
         watch = health.Watch(health_pb2.HealthCheckRequest(service=MODEL))
@@ -91,7 +91,7 @@ BREAKS = """
 import sys
 from pathlib import Path
 from service.__main__ import main
-from service.engine import Engine
+from service.runtime.session import Engine
 flag, *sys.argv[1:] = sys.argv[1:]
 run = Engine.run
 def breaks(engine, inputs):
@@ -106,9 +106,9 @@ main()
 def test_an_engine_that_breaks_ends_the_process_with_status_3(published: Path, tmp_path: Path) -> None:
     flag = tmp_path / "broken"
     port = free_port()
-    command = [sys.executable, "-c", BREAKS, str(flag), "--repository", str(published), "--grpc-port", str(port)]
+    command = [sys.executable, "-c", BREAKS, str(flag), "--model-repository", str(published), "--grpc-port", str(port)]
     # Opened only once it is ready, --reuse-port saves the waiting for that.
-    command += ["--metrics-port", "0", "--drain-seconds", "0.2", "--device", "cpu", "--reuse-port"]
+    command += ["--metrics-port", "0", "--lame-duck-seconds", "0.2", "--device", "cpu", "--reuse-port"]
     process = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stderr=subprocess.PIPE, text=True)
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -130,8 +130,16 @@ def free_port() -> int:
 
 
 def test_replicas_share_a_port_and_one_that_stops_fails_no_call(toys: Path) -> None:
-    """On the grpcio front, without any retries; `make soak-restart` does it for a minute and on both fronts."""
-    flags = ["--front", "grpcio", "--reuse-port", "--grpc-port", str(free_port()), "--connection-seconds", "0.5"]
+    """On the grpcio grpc_server, without any retries; `make soak-restart` does it for a minute and on both grpc_servers."""
+    flags = [
+        "--grpc-server",
+        "aio",
+        "--reuse-port",
+        "--grpc-port",
+        str(free_port()),
+        "--max-connection-age-seconds",
+        "0.5",
+    ]
     failures: list[grpc.RpcError] = []
     stop, count = threading.Event(), [0]
 
@@ -145,7 +153,7 @@ def test_replicas_share_a_port_and_one_that_stops_fails_no_call(toys: Path) -> N
                 except grpc.RpcError as error:
                     failures.append(error)
 
-    with service_process(toys, *flags, "--drain-seconds", "0.2") as one, service_process(toys, *flags) as other:
+    with service_process(toys, *flags, "--lame-duck-seconds", "0.2") as one, service_process(toys, *flags) as other:
         callers = [threading.Thread(target=call) for _ in range(8)]
         for caller in callers:
             caller.start()
@@ -164,7 +172,7 @@ def test_replicas_share_a_port_and_one_that_stops_fails_no_call(toys: Path) -> N
 def test_a_shared_port_is_not_opened_before_there_is_something_to_answer(tmp_path: Path, toys: Path) -> None:
     (tmp_path / "models").mkdir()
     port = free_port()
-    flags = ["--reuse-port", "--grpc-port", str(port), "--poll-seconds", "0.05"]
+    flags = ["--reuse-port", "--grpc-port", str(port), "--repository-poll-seconds", "0.05"]
     with service_process(tmp_path / "models", *flags, ready=False) as late:
         assert not late.has("listening")
         with pytest.raises(OSError, match="refused"):
@@ -176,7 +184,9 @@ def test_a_shared_port_is_not_opened_before_there_is_something_to_answer(tmp_pat
 
 
 def test_a_service_without_clients_does_not_wait_for_them(toys: Path) -> None:
-    with service_process(toys, "--front", "grpcio", "--drain-seconds", "0.1", "--connection-seconds", "60") as service:
+    with service_process(
+        toys, "--grpc-server", "aio", "--lame-duck-seconds", "0.1", "--max-connection-age-seconds", "60"
+    ) as service:
         started = time.monotonic()
         assert service.stop(signal.SIGTERM) == 0
         assert time.monotonic() - started < 10
@@ -187,10 +197,10 @@ def test_sockets_of_this_process_are_found_and_closed_to_new_connections() -> No
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
             accepted, _ = server.accept()
-            assert connections(port) == 1
-            stop_listening(port)
+            assert open_connections(port) == 1
+            close_listeners(port)
             with pytest.raises(OSError, match="refused"):
                 socket.create_connection(("127.0.0.1", port), timeout=1)
             accepted.sendall(b"still open")
             accepted.close()
-            assert connections(port) == 0
+            assert open_connections(port) == 0

@@ -7,13 +7,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from service.loader import LoadedModel, Runtime, load
-from service.model import ModelSpec, TensorSpec
+from service.batching.queue import QueuePolicy
+from service.core.datatypes import BY_NAME
+from service.core.errors import LoadError
+from service.core.spec import ModelSpec, TensorSpec
+from service.models.loader import EngineOptions, LoadedModel, load
+from service.models.repository import scan
+from service.models.verification import Verifier
 from service.pb.model_config_pb2 import ModelConfig
-from service.proof import Proof
-from service.queue import QueuePolicy
-from service.repository import LoadError, scan
-from service.tensors import BY_NAME
 from tests.support import (
     WAIT,
     Gate,
@@ -29,7 +30,7 @@ from tests.support import (
     wait_until,
 )
 
-CPU = Runtime(["cpu"], 1)
+CPU = EngineOptions(["cpu"], 1)
 
 
 def load_with(folder: Path, config: str, model: bytes | None = None) -> LoadedModel:
@@ -92,10 +93,10 @@ def test_instances_that_cannot_be_had_are_refused(tmp_path: Path, group: str, sa
         load_with(tmp_path, f"instance_group {{ {group} }}")
 
 
-def test_a_configuration_may_leave_outputs_out(tmp_path: Path, front: str) -> None:
+def test_a_configuration_may_leave_outputs_out(tmp_path: Path, grpc_server: str) -> None:
     output = 'output [ { name: "difference" data_type: TYPE_INT32 dims: [ 2 ] } ]'
     add_version(tmp_path, "adding", adding_model(), config=f"max_batch_size: 8 {output}")
-    with local_service(tmp_path, front) as service:
+    with local_service(tmp_path, grpc_server) as service:
         a, b = np.array([[5, 7]], np.int32), np.array([[1, 2]], np.int32)
         answer = outputs_of(service.stub.ModelInfer(infer_request("adding", a=a, b=b)))
     assert {name: values.tolist() for name, values in answer.items()} == {"difference": [[4, 5]]}
@@ -116,7 +117,7 @@ def test_the_graphs_file_may_have_another_name_or_be_a_folder_with_weights_besid
     onnx.save(model, folder / "net.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
     (tmp_path / "m" / "config.pbtxt").write_text('max_batch_size: 8 default_model_filename: "net.onnx"')
     assert (folder / "weights.bin").stat().st_size
-    with local_service(tmp_path, "grpcio") as service:
+    with local_service(tmp_path, "aio") as service:
         answer = service.stub.ModelInfer(infer_request("m", x=np.ones((1, 4), np.float32)))
         assert outputs_of(answer)["y"].tolist() == [[3, 3, 3, 3]]
 
@@ -177,23 +178,25 @@ def test_strict_gives_the_same_bits_alone_and_in_company(
             alone = ask(slice(start, start + size))
             assert alone.tobytes() == together[start : start + size].tobytes()
         model = service.server.registry.get("mnist-simplecnn")
-        assert model.invariance == 0.0
+        assert model.batch_max_abs_diff == 0.0
         assert set(model.statistics.by_size) == {64, 1, 2, 33} and model.statistics.padding_rows == 63 * 3 + 62 + 31
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_strict_makes_bits_equal_where_they_would_differ(tmp_path: Path, front: str, gate: Gate, strict: bool) -> None:
+def test_strict_makes_bits_equal_where_they_would_differ(
+    tmp_path: Path, grpc_server: str, gate: Gate, strict: bool
+) -> None:
     """The graph's answers depend on the rows of a run; without strict, which is the control, that is seen."""
     config = "max_batch_size: 8 dynamic_batching { }" + (STRICT if strict else "")
     add_version(tmp_path, "sized", size_dependent_model(), config=config)
     x = np.arange(4, dtype=np.float32).reshape(1, 4)
-    with local_service(tmp_path, front) as service:
+    with local_service(tmp_path, grpc_server) as service:
         batcher = service.server.registry.get("sized").batcher
         gate.hold()
         calls = [service.stub.ModelInfer.future(infer_request("sized", x=x))]
         gate.wait_for(1)
         calls += [service.stub.ModelInfer.future(infer_request("sized", x=x)) for _ in range(3)]
-        wait_until(lambda: batcher.rows_waiting == 3, "three wait")
+        wait_until(lambda: batcher.queued_rows == 3, "three wait")
         gate.open()
         company = {call.result(WAIT).raw_output_contents[0] for call in calls[1:]}
         assert gate.sizes == ([8, 8] if strict else [1, 3])
@@ -204,7 +207,7 @@ def test_strict_makes_bits_equal_where_they_would_differ(tmp_path: Path, front: 
 def test_the_batch_invariance_of_a_version_is_measured_and_shown(published: Path) -> None:
     with local_service(published, "native") as service:
         model = service.server.registry.get("mnist-simplecnn")
-        assert model.invariance is not None and model.invariance <= 1e-5
+        assert model.batch_max_abs_diff is not None and model.batch_max_abs_diff <= 1e-5
 
 
 def tensor(name: str) -> TensorSpec:
@@ -220,8 +223,8 @@ def test_strictness_that_cannot_be_held_is_refused() -> None:
         return [np.array([0.0, 0, 0, 9]) + (inputs[0] - inputs[0][0]) * 1e-9]
 
     with pytest.raises(LoadError, match="strict asks for the same bits alone and in company"):
-        Proof(spec, golden, 1.0, [2], strict=True).prove(company)
-    assert Proof(spec, golden, 1.0, [1, 2]).prove(company) == pytest.approx(4e-9)
+        Verifier(spec, golden, 1.0, [2], strict=True).verify(company)
+    assert Verifier(spec, golden, 1.0, [1, 2]).verify(company) == pytest.approx(4e-9)
 
 
 @pytest.mark.parametrize(

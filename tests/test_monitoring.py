@@ -20,9 +20,10 @@ import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from service.metrics import MetricsServer, registry_of
-from service.nvml import GpuCollector
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
+from service.telemetry.collector import metrics_registry
+from service.telemetry.gpu import GpuCollector
+from service.transport.http.monitoring import MonitoringServer
 from tests.gpu import FakeNvml
 from tests.support import ROOT, copy_repository, free_port, infer_request, local_service, service_process, wait_until
 
@@ -88,7 +89,7 @@ def names_in(expression: str) -> set[str]:
 
 
 def test_every_metric_that_is_asked_for_exists(published: Path, nvml: FakeNvml) -> None:
-    with local_service(published, "grpcio") as service:
+    with local_service(published, "aio") as service:
         service.stub.ModelInfer(infer_request(MODEL, images=np.zeros((1, 28, 28, 1), np.uint8)))
         text = urllib.request.urlopen(service.server.metrics_url).read().decode()
     gpus = {family.name for family in GpuCollector(["cuda:0"]).collect()}
@@ -215,7 +216,7 @@ def watched(
         nvml = FakeNvml()
         for name in [name for name in dir(nvml) if name.startswith("nvml")]:
             patch.setattr(f"pynvml.{name}", getattr(nvml, name))
-        gpus = MetricsServer("127.0.0.1", 0, registry_of(GpuCollector(["cuda:0"])), lambda: "")
+        gpus = MonitoringServer("127.0.0.1", 0, metrics_registry(GpuCollector(["cuda:0"])), lambda: "")
         addresses = [urllib.parse.urlsplit(url).netloc for url in (service.metrics, gpus.url)]
         prometheus = Prometheus(folder, addresses)
         stop = threading.Event()

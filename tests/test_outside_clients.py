@@ -31,9 +31,9 @@ def repository(tmp_path: Path) -> Path:
     return models
 
 
-def test_tritonclient_can_ask_for_all_that_is_offered(repository: Path, tmp_path: Path, front: str) -> None:
+def test_tritonclient_can_ask_for_all_that_is_offered(repository: Path, tmp_path: Path, grpc_server: str) -> None:
     (tmp_path / "credentials").write_text(hashlib.sha256(b"secret").hexdigest() + " infer,control")
-    flags = ["--front", front, "--allow-control", "--credentials", str(tmp_path / "credentials")]
+    flags = ["--grpc-server", grpc_server, "--enable-model-control", "--tokens-file", str(tmp_path / "credentials")]
     with service_process(repository, *flags) as service:
         seen: dict[str, Any] = outside("triton_extensions.py", service.address, "secret")
     good = [index for index in range(20) if index % 5]
@@ -70,8 +70,10 @@ def test_tritonclient_can_ask_for_all_that_is_offered(repository: Path, tmp_path
     not (PERF_ANALYZER.exists() and INSTALLED.exists()), reason="perf_analyzer is not installed: ../shared/bench/setup"
 )
 @pytest.mark.parametrize("mode", [[], ["--async"], ["--streaming", "--async"], ["-b", "8"]])
-def test_perf_analyzer_measures_it_and_prints_where_time_goes(published: Path, front: str, mode: list[str]) -> None:
-    with service_process(published, "--front", front) as service:
+def test_perf_analyzer_measures_it_and_prints_where_time_goes(
+    published: Path, grpc_server: str, mode: list[str]
+) -> None:
+    with service_process(published, "--grpc-server", grpc_server) as service:
         command = [str(PERF_ANALYZER), "-m", "mnist-simplecnn", "-u", service.address, "-i", "grpc", *mode]
         command += ["--concurrency-range", "4", "--measurement-interval", "500", "-s", "1000"]  # any figure will do
         result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -31,10 +31,10 @@ def accuracy(answers: Any, labels: NDArray[np.uint8]) -> float:
 
 
 def test_what_was_trained_is_what_tritonclient_is_answered(
-    published: Path, front: str, images_file: str, test_images: TestImages
+    published: Path, grpc_server: str, images_file: str, test_images: TestImages
 ) -> None:
     reported = json.loads((published / MODEL / "1" / "manifest.json").read_text())["metrics"]["test_accuracy"]
-    with service_process(published, "--front", front) as service:
+    with service_process(published, "--grpc-server", grpc_server) as service:
         sync: dict[str, Any] = outside("triton_sync.py", service.address, images_file)
         many: dict[str, Any] = outside("triton_asyncio.py", service.address, images_file)
         assert service.stop() == 0
@@ -51,8 +51,8 @@ def test_what_was_trained_is_what_tritonclient_is_answered(
     np.testing.assert_allclose(many["probabilities"], sync["probabilities"], atol=1e-5)
 
 
-def test_grpcs_own_health_and_reflection_clients_work(published: Path, front: str) -> None:
-    with service_process(published, "--front", front) as service:
+def test_grpcs_own_health_and_reflection_clients_work(published: Path, grpc_server: str) -> None:
+    with service_process(published, "--grpc-server", grpc_server) as service:
         seen: dict[str, Any] = outside("grpc_tools_clients.py", service.address)
     assert seen["statuses"] == {"": "SERVING", MODEL: "SERVING", "liveness": "SERVING"}
     assert (seen["unknown"], seen["watched"]) == ("NOT_FOUND", "SERVICE_UNKNOWN")
@@ -61,12 +61,12 @@ def test_grpcs_own_health_and_reflection_clients_work(published: Path, front: st
 
 
 def test_requests_of_mixed_sizes_at_once_get_the_answers_they_get_alone(
-    published: Path, front: str, test_images: TestImages
+    published: Path, grpc_server: str, test_images: TestImages
 ) -> None:
     images, _ = test_images
     random = np.random.default_rng(0)
     requests = [random.integers(0, len(images), random.integers(1, 17)) for _ in range(300)]
-    with local_service(published, front) as service:
+    with local_service(published, grpc_server) as service:
 
         def infer(rows: NDArray[Any]) -> NDArray[Any]:
             return outputs_of(service.stub.ModelInfer(infer_request(MODEL, images=images[rows])))["probabilities"]
@@ -83,9 +83,9 @@ def test_requests_of_mixed_sizes_at_once_get_the_answers_they_get_alone(
         np.testing.assert_array_equal(answer.argmax(1), expected.argmax(1))
 
 
-def test_typed_contents_are_answered_like_raw_ones(published: Path, front: str, test_images: TestImages) -> None:
+def test_typed_contents_are_answered_like_raw_ones(published: Path, grpc_server: str, test_images: TestImages) -> None:
     images = test_images[0][:3]
-    with local_service(published, front) as service:
+    with local_service(published, grpc_server) as service:
         raw = infer_request(MODEL, images=images)
         typed = infer_request(MODEL, images=images)
         del typed.raw_input_contents[:]
@@ -96,15 +96,17 @@ def test_typed_contents_are_answered_like_raw_ones(published: Path, front: str, 
             service.stub.ModelInfer(typed)
 
 
-def test_our_client_is_answered_the_same(published: Path, front: str, test_images: TestImages) -> None:
+def test_our_client_is_answered_the_same(published: Path, grpc_server: str, test_images: TestImages) -> None:
     images, labels = test_images
-    with local_service(published, front) as service, Client(service.address) as client:
+    with local_service(published, grpc_server) as service, Client(service.address) as client:
         assert client.serving() and client.serving(MODEL)
         assert [(model.name, model.version, model.state) for model in client.models()] == [(MODEL, "1", "READY")]
         assert accuracy(client.predict(MODEL, images[:64]), labels[:64]) > 0.9
 
 
-def test_a_flood_is_answered_or_refused_as_the_table_says(published: Path, front: str, test_images: TestImages) -> None:
+def test_a_flood_is_answered_or_refused_as_the_table_says(
+    published: Path, grpc_server: str, test_images: TestImages
+) -> None:
     """1,500 calls at once: more than gRPC itself would hold, and than the queue does."""
     payload = infer_request(MODEL, images=test_images[0][:1]).SerializeToString()
 
@@ -114,7 +116,7 @@ def test_a_flood_is_answered_or_refused_as_the_table_says(published: Path, front
             calls = [infer(payload, timeout=60) for _ in range(1500)]
             return {(await call.code()).name for call in calls}
 
-    with service_process(published, "--front", front) as service:
+    with service_process(published, "--grpc-server", grpc_server) as service:
         seen = asyncio.run(flood(service.address))
         assert "OK" in seen
         assert seen <= {"OK", "RESOURCE_EXHAUSTED"}

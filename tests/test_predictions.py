@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.model import ModelSpec, TensorSpec
+from service.batching.predictions import MAX_COUNTED_CLASSES, TALLY_ROWS, Predictions, predictions_for
+from service.core.datatypes import BY_ONNX
+from service.core.spec import ModelSpec, TensorSpec
+from service.models.repository import ReportedMetrics
 from service.pb.model_config_pb2 import ModelConfig
-from service.predictions import MOST_CLASSES, TALLY_ROWS, Predictions, predictions_of
-from service.repository import Metrics
-from service.tensors import BY_ONNX
 from tests.support import LocalService, add_version, identity_model, infer_request, local_service, outputs_of
 
 MODEL = "mnist-simplecnn"
@@ -33,10 +33,10 @@ def samples(service: LocalService) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def test_every_row_is_counted_by_the_class_that_was_answered(
-    published: Path, front: str, test_images: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+    published: Path, grpc_server: str, test_images: tuple[NDArray[np.uint8], NDArray[np.uint8]]
 ) -> None:
     images, _ = test_images
-    with local_service(published, front) as service:
+    with local_service(published, grpc_server) as service:
         answers = []
         for first, end in ((0, 1), (1, 4), (4, 68), (68, 132), (132, 196), (196, 260), (260, 300)):
             response = service.stub.ModelInfer(infer_request(MODEL, images=images[first:end]))
@@ -53,18 +53,18 @@ def test_every_row_is_counted_by_the_class_that_was_answered(
 def test_what_the_manifest_says_of_the_test_set_stands_beside_it(published: Path) -> None:
     manifest = json.loads((published / MODEL / "1" / "manifest.json").read_text())
     confusion = np.array(manifest["metrics"]["confusion"])
-    with local_service(published, "grpcio") as service:
+    with local_service(published, "aio") as service:
         seen = samples(service)
-    assert seen["inference_model_test_accuracy"] == {(): manifest["metrics"]["test_accuracy"]}
-    assert seen["inference_model_test_confidence"] == {(): manifest["metrics"]["test_confidence"]}
+    assert seen["inference_model_reported_accuracy"] == {(): manifest["metrics"]["test_accuracy"]}
+    assert seen["inference_model_reported_confidence"] == {(): manifest["metrics"]["test_confidence"]}
     assert manifest["metrics"]["test_accuracy"] - 0.1 < manifest["metrics"]["test_confidence"] < 1
-    shares = seen["inference_model_test_predictions_ratio"]
+    shares = seen["inference_model_reported_predictions_ratio"]
     assert [shares[(str(digit),)] for digit in range(10)] == pytest.approx(confusion.sum(0) / confusion.sum())
 
 
 def test_a_model_without_labels_or_manifest_has_none_of_these(tmp_path: Path) -> None:
     add_version(tmp_path, "same", identity_model(TensorProto.FLOAT, ["N", 3]), config="max_batch_size: 4")
-    with local_service(tmp_path, "grpcio") as service:
+    with local_service(tmp_path, "aio") as service:
         service.stub.ModelInfer(infer_request("same", x=np.ones((1, 3), np.float32)))
         seen = samples(service)
     assert seen["inference_rows_total"] == {(): 1}
@@ -77,9 +77,9 @@ def spec(shape: tuple[int, ...], labels: int, *, kind: str = "tensor(float)", ma
 
 
 def test_only_outputs_that_say_classes_are_counted() -> None:
-    found = predictions_of(spec((3,), 3))
+    found = predictions_for(spec((3,), 3))
     assert found is not None and found.labels == ["label 0", "label 1", "label 2"]
-    found = predictions_of(spec((3,), 2))
+    found = predictions_for(spec((3,), 2))
     assert found is not None and found.labels == ["label 0", "label 1", "2"]
     for other in (
         spec((3,), 0),
@@ -87,9 +87,9 @@ def test_only_outputs_that_say_classes_are_counted() -> None:
         spec((2, 3), 3),
         spec((3,), 3, kind="tensor(int64)"),
         spec((3,), 3, max_batch_size=0),
-        spec((MOST_CLASSES + 1,), 3),
+        spec((MAX_COUNTED_CLASSES + 1,), 3),
     ):
-        assert predictions_of(other) is None
+        assert predictions_for(other) is None
 
 
 def test_padding_is_no_prediction_and_what_is_no_number_spoils_nothing() -> None:
@@ -122,5 +122,5 @@ def test_what_is_kept_between_two_readings_is_bounded() -> None:
 
 
 def test_shares_come_from_the_columns_of_the_confusion_matrix() -> None:
-    assert Metrics(confusion=[[3, 1], [2, 4]]).shares == [0.5, 0.5]
-    assert Metrics().shares == Metrics(confusion=[[0, 0], [0, 0]]).shares == []
+    assert ReportedMetrics(confusion=[[3, 1], [2, 4]]).shares == [0.5, 0.5]
+    assert ReportedMetrics().shares == ReportedMetrics(confusion=[[0, 0], [0, 0]]).shares == []

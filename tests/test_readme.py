@@ -11,8 +11,10 @@ import pytest
 import yaml
 from pydantic_settings import BaseSettings
 
-from service import errors, metrics, settings
-from service.nvml import GpuCollector
+from service.app import settings
+from service.core import errors
+from service.telemetry import collector
+from service.telemetry.gpu import GpuCollector
 from tests.gpu import FakeNvml
 from tests.support import ROOT, clean_environment, local_service, run_command, service_process
 from training.settings import Settings as TrainingSettings
@@ -37,11 +39,11 @@ def test_every_setting_stands_in_the_table_with_its_default_and_text(header: str
 
 def test_every_metric_stands_in_the_table_with_its_help(published: Path, nvml: FakeNvml) -> None:
     assert nvml.devices
-    with local_service(published, "grpcio") as service:
-        collector = metrics.ServiceCollector(service.server.registry, service.server.inference, "grpcio")
+    with local_service(published, "aio") as service:
+        metrics = collector.ServiceCollector(service.server.registry, service.server.handler, "aio")
         exposed = {
             f"`{family.name}{'_total' if family.type == 'counter' else ''}`": family.documentation
-            for family in (*collector.collect(), *GpuCollector(["cuda:0"]).collect())
+            for family in (*metrics.collect(), *GpuCollector(["cuda:0"]).collect())
         }
     assert {row[0]: row[1] for row in table("metric")} == exposed
 

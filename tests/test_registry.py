@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.errors import NotFound, NotReady
-from service.loader import LoadedModel, Runtime, load
-from service.registry import Registry, State
-from service.repository import ModelFolder
+from service.core.errors import NotFound, NotReady
+from service.models.loader import EngineOptions, LoadedModel, load
+from service.models.reconciler import Reconciler
+from service.models.registry import Registry, State
+from service.models.repository import ModelFolder
 from tests.support import (
     WAIT,
     Gate,
@@ -26,7 +27,7 @@ from tests.support import (
     wait_until,
 )
 
-CPU = Runtime(["cpu"], 1)
+CPU = EngineOptions(["cpu"], 1)
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
 
 
@@ -68,16 +69,17 @@ def spoil(repository: Path, version: int) -> None:
 
 
 def test_before_the_first_look_nothing_is_ready(repository: Path, loads: Loads) -> None:
-    registry = Registry(repository, loads)
-    assert registry.not_ready_because() == "models are still loading"
+    registry = Registry(repository)
+    assert registry.unready_reason() == "models are still loading"
     with pytest.raises(NotReady, match="models are still loading"):
         registry.get("double")
 
 
 def test_the_newest_version_is_served_by_default(repository: Path, loads: Loads) -> None:
-    registry = Registry(repository, loads)
-    registry.reconcile()
-    assert registry.not_ready_because() == ""
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
+    reconciler.reconcile()
+    assert registry.unready_reason() == ""
     assert registry.get("double") is registry.get("double", "2")
     assert states(registry) == [("double", 2, State.READY)]
     with pytest.raises(NotFound, match=r"no version '1'; there are \['2'\]"):
@@ -95,18 +97,20 @@ def test_the_newest_version_is_served_by_default(repository: Path, loads: Loads)
 )
 def test_version_policies(repository: Path, loads: Loads, policy: str, versions: list[int]) -> None:
     add_version(repository, "double", doubling_model(), version=3, config=f"version_policy: {{ {policy} }}")
-    registry = Registry(repository, loads)
-    registry.reconcile()
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
+    reconciler.reconcile()
     assert served(registry) == versions
     assert registry.get("double").spec.version == versions[-1]
 
 
 def test_a_version_that_a_policy_names_but_is_not_there_is_reported(repository: Path, loads: Loads) -> None:
     (repository / "double" / "config.pbtxt").write_text("version_policy: { specific { versions: [ 1, 9 ] } }")
-    registry = Registry(repository, loads)
-    registry.reconcile()
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
+    reconciler.reconcile()
     assert served(registry) == [1]
-    with pytest.raises(NotReady, match="asks for version 9, which is not in"):
+    with pytest.raises(NotReady, match="selects version 9, which is not in"):
         registry.get("double", "9")
 
 
@@ -114,12 +118,13 @@ def test_nothing_is_loaded_twice_and_a_refused_version_only_when_its_files_chang
     repository: Path, loads: Loads
 ) -> None:
     spoil(repository, 3)
-    registry = Registry(repository, loads)
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
     for _ in range(3):
-        registry.reconcile()
+        reconciler.reconcile()
     assert loads.asked == [("double", 3), ("double", 2)]
     shutil.copy(repository / "double" / "2" / "model.onnx", repository / "double" / "3" / "model.onnx")
-    registry.reconcile()
+    reconciler.reconcile()
     assert loads.asked[2:] == [("double", 3)]
     assert served(registry) == [3]
 
@@ -128,74 +133,82 @@ def test_a_new_version_beside_others_loads_nothing_but_itself(repository: Path, 
     """Whatever else its arrival changes in the model's folder."""
     output = 'output { name: "y" data_type: TYPE_FP32 dims: [ 4 ] }'
     (repository / "double" / "config.pbtxt").write_text(f"max_batch_size: 8 {output} version_policy {{ all {{ }} }}")
-    registry = Registry(repository, loads)
-    registry.reconcile()
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
+    reconciler.reconcile()
     add_version(repository, "double", doubling_model(), version=3)
-    registry.reconcile()
+    reconciler.reconcile()
     assert loads.asked == [("double", 2), ("double", 1), ("double", 3)]
 
 
 def test_a_bad_new_version_never_takes_traffic_and_shows_why(repository: Path, loads: Loads) -> None:
-    registry = Registry(repository, loads)
-    registry.reconcile()
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
+    reconciler.reconcile()
     before = registry.get("double")
     spoil(repository, 3)
-    registry.reconcile()
+    reconciler.reconcile()
     assert registry.get("double") is before
     assert states(registry) == [("double", 2, State.READY), ("double", 3, State.UNAVAILABLE)]
     assert "model.onnx cannot be opened" in registry.index()[1].reason
-    assert registry.not_ready_because() == "", "the model still answers"
+    assert registry.unready_reason() == "", "the model still answers"
     with pytest.raises(NotReady, match=r"model\.onnx cannot be opened"):
         registry.get("double", "3")
 
 
 def test_a_start_with_a_bad_newest_version_serves_the_one_before(repository: Path, loads: Loads) -> None:
     spoil(repository, 3)
-    registry = Registry(repository, loads)
-    registry.reconcile()
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
+    reconciler.reconcile()
     assert served(registry) == [2]
 
 
 def test_a_new_version_replaces_the_old_which_answers_what_it_has(repository: Path, loads: Loads) -> None:
-    registry = Registry(repository, loads)
-    registry.reconcile()
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
+    reconciler.reconcile()
     old = registry.get("double")
     add_version(repository, "double", doubling_model(), version=3)
-    registry.reconcile()
+    reconciler.reconcile()
     assert served(registry) == [3]
     assert old.batcher.join(WAIT), "the old version's engine still runs"
 
 
 def test_deleting_a_version_rolls_back(repository: Path, loads: Loads) -> None:
-    registry = Registry(repository, loads)
-    registry.reconcile()
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
+    reconciler.reconcile()
     shutil.rmtree(repository / "double" / "2")
-    registry.reconcile()
+    reconciler.reconcile()
     assert served(registry) == [1]
 
 
 def test_a_model_that_is_gone_is_unloaded_and_an_empty_repository_is_not_ready(repository: Path, loads: Loads) -> None:
-    registry = Registry(repository, loads)
-    registry.reconcile()
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
+    reconciler.reconcile()
     shutil.rmtree(repository / "double")
-    registry.reconcile()
+    reconciler.reconcile()
     assert registry.models() == [] and registry.index() == []
-    assert "holds no models" in registry.not_ready_because()
+    assert "holds no models" in registry.unready_reason()
 
 
 def test_a_repository_that_cannot_be_read_changes_nothing(repository: Path, loads: Loads) -> None:
-    registry = Registry(repository, loads)
-    registry.reconcile()
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
+    reconciler.reconcile()
     repository.rename(repository.with_name("away"))
-    registry.reconcile()
-    assert served(registry) == [2] and registry.not_ready_because() == ""
+    reconciler.reconcile()
+    assert served(registry) == [2] and registry.unready_reason() == ""
 
 
 def test_a_configuration_that_becomes_unreadable_changes_nothing_but_is_shown(repository: Path, loads: Loads) -> None:
-    registry = Registry(repository, loads)
-    registry.reconcile()
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
+    reconciler.reconcile()
     (repository / "double" / "config.pbtxt").write_text("max_batch_size: oops")
-    registry.reconcile()
+    reconciler.reconcile()
     assert served(registry) == [2]
     assert any("config.pbtxt cannot be read" in status.reason for status in registry.index())
 
@@ -203,10 +216,11 @@ def test_a_configuration_that_becomes_unreadable_changes_nothing_but_is_shown(re
 def test_one_bad_model_does_not_keep_the_others_from_answering(repository: Path, loads: Loads) -> None:
     add_version(repository, "broken", b"not a graph")
     (repository / "empty").mkdir()
-    registry = Registry(repository, loads)
-    registry.reconcile()
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
+    reconciler.reconcile()
     assert served(registry) == [2]
-    reason = registry.not_ready_because()
+    reason = registry.unready_reason()
     assert "broken 1: model.onnx cannot be opened" in reason and "holds no version" in reason
 
 
@@ -216,13 +230,14 @@ def test_a_loader_that_crashes_refuses_its_version_alone(repository: Path) -> No
             raise ZeroDivisionError
         return load(folder, version, CPU)
 
-    registry = Registry(repository, crash)
-    registry.reconcile()
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, crash)
+    reconciler.reconcile()
     assert served(registry) == [1]
     assert "ZeroDivisionError" in registry.index()[1].reason
 
 
-def test_versions_are_swapped_under_load_without_a_failed_call(toys: Path, front: str) -> None:
+def test_versions_are_swapped_under_load_without_a_failed_call(toys: Path, grpc_server: str) -> None:
     failures: list[str] = []
     answered: list[str] = []
     stop = threading.Event()
@@ -238,13 +253,13 @@ def test_versions_are_swapped_under_load_without_a_failed_call(toys: Path, front
             except Exception as error:  # noqa: BLE001 # whatever it is, it is a failure
                 failures.append(repr(error))
 
-    with local_service(toys, front) as service:
+    with local_service(toys, grpc_server) as service:
         threads = [threading.Thread(target=call, args=(service, seed)) for seed in range(4)]
         for thread in threads:
             thread.start()
         for version in range(2, 7):
             add_version(toys, "double", doubling_model(), version=version)
-            service.server.registry.reconcile()
+            service.server.reconciler.reconcile()
         stop.set()
         for thread in threads:
             thread.join()
@@ -255,41 +270,43 @@ def test_versions_are_swapped_under_load_without_a_failed_call(toys: Path, front
 def test_changes_are_announced(repository: Path) -> None:
     announced: list[int] = []
     note: Callable[[], None] = lambda: announced.append(1)  # noqa: E731 # a function that counts
-    registry = Registry(repository, lambda folder, version: load(folder, version, CPU), on_change=note)
-    registry.reconcile()
+    registry = Registry(repository, on_change=note)
+    reconciler = Reconciler(repository, registry, lambda folder, version: load(folder, version, CPU))
+    reconciler.reconcile()
     assert announced
 
 
 def test_a_half_written_version_is_refused_and_taken_once_it_is_whole(repository: Path, loads: Loads) -> None:
-    registry = Registry(repository, loads)
-    registry.reconcile()
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
+    reconciler.reconcile()
     whole = (repository / "double" / "2" / "model.onnx").read_bytes()
     folder = repository / "double" / "3"
     folder.mkdir()
-    registry.reconcile()
+    reconciler.reconcile()
     assert "model.onnx cannot be read: No such file" in registry.index()[1].reason
     (folder / "model.onnx").write_bytes(whole[:-20])
-    registry.reconcile()
+    reconciler.reconcile()
     assert "model.onnx cannot be opened" in registry.index()[1].reason
     assert served(registry) == [2]
     (folder / "model.onnx").write_bytes(whole)
-    registry.reconcile()
+    reconciler.reconcile()
     assert states(registry) == [("double", 3, State.READY)]
 
 
 def test_a_version_that_is_deleted_while_it_serves_answers_what_it_has_accepted(
-    toys: Path, front: str, gate: Gate
+    toys: Path, grpc_server: str, gate: Gate
 ) -> None:
     add_version(toys, "double", doubling_model(), version=2)
     with (toys / "double" / "config.pbtxt").open("a") as config:
         config.write(" version_policy { all { } }")  # so that version 1 is loaded before the engines are held
-    with local_service(toys, front) as service:
+    with local_service(toys, grpc_server) as service:
         gate.hold()
         calls = [service.stub.ModelInfer.future(infer_request("double", str(index), x=X)) for index in range(5)]
         batcher = service.server.registry.get("double").batcher
         wait_until(lambda: batcher.pending == 5, "they are accepted")
         shutil.rmtree(toys / "double" / "2")
-        look = threading.Thread(target=service.server.registry.reconcile)
+        look = threading.Thread(target=service.server.reconciler.reconcile)
         look.start()
         wait_until(lambda: ("double", 2, State.UNLOADING) in states(service.server.registry), "it is being unloaded")
         new = service.stub.ModelInfer.future(infer_request("double", x=X))
@@ -301,9 +318,10 @@ def test_a_version_that_is_deleted_while_it_serves_answers_what_it_has_accepted(
 
 
 def test_two_loads_at_once_load_once(repository: Path, loads: Loads) -> None:
-    registry = Registry(repository, loads)
-    threads = [threading.Thread(target=registry.load, args=("double",)) for _ in range(4)]
-    threads += [threading.Thread(target=registry.reconcile) for _ in range(4)]
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loads)
+    threads = [threading.Thread(target=reconciler.load, args=("double",)) for _ in range(4)]
+    threads += [threading.Thread(target=reconciler.reconcile) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -314,9 +332,7 @@ def test_two_loads_at_once_load_once(repository: Path, loads: Loads) -> None:
 
 def test_a_refused_version_is_a_metric_with_its_reason(toys: Path) -> None:
     add_version(toys, "double", b"no graph", version=9)
-    with local_service(toys, "grpcio") as service, urllib.request.urlopen(service.server.metrics_url) as response:
+    with local_service(toys, "aio") as service, urllib.request.urlopen(service.server.metrics_url) as response:
         text = response.read().decode()
-    assert re.search(
-        r'inference_model_refused\{model="double",reason="model.onnx cannot be opened: .*",version="9"\} 1.0', text
-    )
+    assert re.search(r'inference_model_refused\{model="double",reason="graph",version="9"\} 1.0', text)
     assert 'inference_model_ready{model="double",version="9"} 0.0' in text

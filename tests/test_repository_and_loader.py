@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from service.engine import DeviceUnavailable, Engine, choose_devices
-from service.loader import LoadedModel, Runtime, load
-from service.proof import batch_sizes
-from service.repository import LoadError, scan
+from service.core.batch_sizes import batch_sizes
+from service.core.errors import DeviceUnavailable, LoadError
+from service.models.loader import EngineOptions, LoadedModel, load
+from service.models.repository import scan
+from service.runtime.devices import choose_devices
+from service.runtime.session import Engine
 from tests.support import add_version, adding_model, copy_repository, doubling_model, identity_model, lookup_model
 
-CPU = Runtime(["cpu"], 1)
+CPU = EngineOptions(["cpu"], 1)
 
 
 def load_only(repository: Path, version: int = 1) -> LoadedModel:
@@ -215,14 +217,14 @@ def test_every_size_is_a_power_of_two_or_the_limit() -> None:
 
 
 def test_cuda_that_is_not_to_be_had_is_refused_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("service.runtime.cuda.device_count", lambda: 0)
     assert choose_devices("auto") == choose_devices("cpu") == ["cpu"]
     with pytest.raises(DeviceUnavailable, match="--device cuda"):
         choose_devices("cuda")
 
 
 def test_each_cuda_device_is_taken_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("service.runtime.cuda.device_count", lambda: 2)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
     assert choose_devices("auto") == choose_devices("cuda:0,cuda:1") == ["cuda:0", "cuda:1"]
     assert choose_devices("cuda") == ["cuda:0"]
@@ -236,7 +238,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused() -> None:
     ]:
         pytest.skip("this machine has a CUDA device")
     with pytest.raises(Exception, match=r"cuda:0 was asked for|CUDA"):
-        Engine(doubling_model(), device="cuda:0", threads=1)
+        Engine(doubling_model(), device="cuda:0", intra_op_threads=1)
 
 
 def test_a_version_that_vanishes_while_it_is_read_is_refused(tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.errors import NotReady
-from service.loader import Runtime, load
+from service.core.errors import NotReady
+from service.models.loader import EngineOptions, load
+from service.models.reconciler import Reconciler
+from service.models.registry import Registry, State
+from service.models.routing import Routing
 from service.pb import inference_pb2 as pb
-from service.registry import Registry, State
-from service.routing import Routing
 from tests.support import add_version, doubling_model, infer_request, local_service
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
@@ -31,10 +32,16 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def reconcile(repository: Path, registry: Registry) -> None:
+    Reconciler(
+        repository, registry, lambda folder, version: load(folder, version, EngineOptions(["cpu"], 1))
+    ).reconcile()
+
+
 def route(repository: Path, **values: object) -> Registry:
     (repository / "double" / "config.pbtxt").write_text(parameters(**values))
-    registry = Registry(repository, lambda folder, version: load(folder, version, Runtime(["cpu"], 1)))
-    registry.reconcile()
+    registry = Registry(repository)
+    reconcile(repository, registry)
     return registry
 
 
@@ -65,11 +72,11 @@ def test_a_change_of_shares_and_policies_loads_nothing_anew(repository: Path) ->
     (repository / "double" / "config.pbtxt").write_text(
         parameters(stable=2, canary=1, canary_percent=20) + " version_policy { all { } }"
     )
-    registry.reconcile()
+    reconcile(repository, registry)
     assert (registry.get("double", "canary"), registry.get("double", "stable")) == before
     assert registry.get("double").spec.version == 2
     (repository / "double" / "config.pbtxt").write_text(CONFIG.replace("8", "4"))
-    registry.reconcile()
+    reconcile(repository, registry)
     assert registry.get("double").spec.max_batch_size == 4, "what engines are made from was changed and passed over"
 
 
@@ -104,9 +111,9 @@ def test_routing_that_makes_no_sense_is_refused(repository: Path, values: dict[s
     assert says in registry.index()[0].reason
 
 
-def test_requests_are_shared_out_on_the_wire(repository: Path, front: str) -> None:
+def test_requests_are_shared_out_on_the_wire(repository: Path, grpc_server: str) -> None:
     (repository / "double" / "config.pbtxt").write_text(parameters(stable=1, canary=2, canary_percent=30))
-    with local_service(repository, front) as service:
+    with local_service(repository, grpc_server) as service:
 
         def version(request: pb.ModelInferRequest) -> str:
             return str(service.stub.ModelInfer(request).model_version)

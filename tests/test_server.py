@@ -20,11 +20,11 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import MAX_CONNECTIONS
+from service.app.server import CannotStart, choose_grpc_server
 from service.pb import health_pb2, health_pb2_grpc
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
-from service.server import CannotStart, choose_front
+from service.transport.http.monitoring import MAX_CONNECTIONS
 from tests.support import (
     WAIT,
     LocalService,
@@ -57,8 +57,8 @@ def taken_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_sigterm_ends_with_status_0_and_every_accepted_call_answered(toys: Path, front: str) -> None:
-    with service_process(toys, "--front", front) as service:
+def test_sigterm_ends_with_status_0_and_every_accepted_call_answered(toys: Path, grpc_server: str) -> None:
+    with service_process(toys, "--grpc-server", grpc_server) as service:
         stop = threading.Event()
         answered: list[float] = []
         refused: list[str] = []
@@ -93,8 +93,8 @@ def test_sigterm_ends_with_status_0_and_every_accepted_call_answered(toys: Path,
     assert service.has("draining") and service.has("stopped")
 
 
-def test_after_sigterm_it_says_so_and_serves_on_for_drain_seconds(toys: Path, front: str) -> None:
-    with service_process(toys, "--front", front, "--drain-seconds", "1.5") as service:
+def test_after_sigterm_it_says_so_and_serves_on_for_drain_seconds(toys: Path, grpc_server: str) -> None:
+    with service_process(toys, "--grpc-server", grpc_server, "--lame-duck-seconds", "1.5") as service:
         with grpc.insecure_channel(service.address) as channel:
             stub, health = GRPCInferenceServiceStub(channel), health_pb2_grpc.HealthStub(channel)
             watch = health.Watch(health_pb2.HealthCheckRequest())
@@ -110,22 +110,22 @@ def test_after_sigterm_it_says_so_and_serves_on_for_drain_seconds(toys: Path, fr
 
 
 def test_a_second_signal_ends_at_once(toys: Path) -> None:
-    with service_process(toys, "--drain-seconds", "600") as service:
+    with service_process(toys, "--lame-duck-seconds", "600") as service:
         service.process.send_signal(signal.SIGTERM)
         wait_until(lambda: service.has("draining"), "it drains")
         assert service.stop(signal.SIGTERM) == 128 + signal.SIGTERM
 
 
 def test_ctrl_c_does_not_wait_for_balancers(toys: Path) -> None:
-    with service_process(toys, "--drain-seconds", "600") as service:
+    with service_process(toys, "--lame-duck-seconds", "600") as service:
         assert service.stop(signal.SIGINT) == 0
 
 
 @pytest.mark.parametrize("flag", ["--grpc-port", "--metrics-port"])
-def test_a_taken_port_is_one_line_and_status_2(toys: Path, front: str, flag: str, taken_port: int) -> None:
+def test_a_taken_port_is_one_line_and_status_2(toys: Path, grpc_server: str, flag: str, taken_port: int) -> None:
     ports = {"--grpc-port": "0", "--metrics-port": "0"} | {flag: str(taken_port)}
     flags = [part for pair in ports.items() for part in pair]
-    result = run_command("service", "--repository", str(toys), "--front", front, *flags)
+    result = run_command("service", "--model-repository", str(toys), "--grpc-server", grpc_server, *flags)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"error: {flag} {taken_port}:") and "Address already in use" in line
@@ -134,13 +134,13 @@ def test_a_taken_port_is_one_line_and_status_2(toys: Path, front: str, flag: str
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--repository", "/nowhere"], "--repository /nowhere: no such folder"),
+        (["--model-repository", "/nowhere"], "--model-repository /nowhere: no such folder"),
         (["--grpc-port", "70000"], "--grpc-port"),
         (["--grpc-port", "9001", "--metrics-port", "9001"], "must differ"),
-        (["--threads", "0"], "--threads"),
+        (["--intra-op-threads", "0"], "--threads"),
         (["--device", "tpu"], "--device"),
-        (["--front", "http"], "--front"),
-        (["--drain-seconds", "nan"], "--drain-seconds"),
+        (["--grpc-server", "http"], "--grpc-server"),
+        (["--lame-duck-seconds", "nan"], "--lame-duck-seconds"),
         (["--max-message-bytes", "-1"], "--max-message-bytes"),
         (["--bogus"], "--bogus"),
     ],
@@ -153,15 +153,19 @@ def test_a_setting_that_makes_no_sense_is_refused_with_status_2(flags: list[str]
 
 
 def test_the_native_front_asked_for_by_name_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_front("auto") == "native"
-    monkeypatch.setattr("service.server.find_spec", lambda _: None)
-    assert choose_front("auto") == choose_front("grpcio") == "grpcio"
+    assert choose_grpc_server("auto") == "native"
+    monkeypatch.setattr("service.app.server.find_spec", lambda _: None)
+    assert choose_grpc_server("auto") == choose_grpc_server("aio") == "aio"
     with pytest.raises(CannotStart, match="pygrpc-native is not installed"):
-        choose_front("native")
+        choose_grpc_server("native")
 
 
-def test_an_empty_repository_is_live_not_ready_and_takes_the_first_good_version(tmp_path: Path, front: str) -> None:
-    with service_process(tmp_path, "--front", front, "--poll-seconds", "0.1", ready=False) as service:
+def test_an_empty_repository_is_live_not_ready_and_takes_the_first_good_version(
+    tmp_path: Path, grpc_server: str
+) -> None:
+    with service_process(
+        tmp_path, "--grpc-server", grpc_server, "--repository-poll-seconds", "0.1", ready=False
+    ) as service:
         assert "holds no models" in service.event("not ready")["reason"]
         assert get(service.metrics.replace("metrics", "livez")) == (200, "live\n")
         status, body = get(service.metrics.replace("metrics", "readyz"))
@@ -191,8 +195,8 @@ def test_sighup_looks_for_new_versions_now(toys: Path) -> None:
         )
 
 
-def test_health_has_a_name_a_model_and_tells_who_watches(toys: Path, front: str) -> None:
-    with local_service(toys, front) as service:
+def test_health_has_a_name_a_model_and_tells_who_watches(toys: Path, grpc_server: str) -> None:
+    with local_service(toys, grpc_server) as service:
         health = health_pb2_grpc.HealthStub(service.channel)
         serving = health_pb2.HealthCheckResponse.SERVING
         statuses = health.List(health_pb2.HealthListRequest()).statuses
@@ -206,7 +210,7 @@ def test_health_has_a_name_a_model_and_tells_who_watches(toys: Path, front: str)
         assert [next(watch).status for watch in watches] == [serving] * 3
         watches[0].cancel()  # one that leaves must not take the others with it
         shutil.rmtree(toys / "double")
-        service.server.registry.reconcile()
+        service.server.reconciler.reconcile()
         for watch in watches[1:]:
             told = [next(watch).status]
             if told == [health_pb2.HealthCheckResponse.NOT_SERVING]:  # while it is being unloaded
@@ -231,7 +235,7 @@ def test_a_log_has_one_line_a_step_and_none_a_request(toys: Path) -> None:
 def test_a_log_is_text_where_it_is_asked_for_and_json_where_nobody_looks() -> None:
     def logged(form: str) -> str:
         code = (
-            "import logging, structlog; from service import logs; "
+            "import logging, structlog; from service.core import logs; "
             f"logs.configure({form!r}); structlog.get_logger().info('model ready', version=1); "
             "logging.getLogger('grpc').warning('from a library')"
         )
@@ -255,8 +259,8 @@ def metrics(service: LocalService) -> dict[tuple[str, str], float]:
     }
 
 
-def test_metrics_count_exactly_what_happened(toys: Path, front: str) -> None:
-    with local_service(toys, front) as service:
+def test_metrics_count_exactly_what_happened(toys: Path, grpc_server: str) -> None:
+    with local_service(toys, grpc_server) as service:
         for rows in (1, 3, 8):
             service.stub.ModelInfer(infer_request("double", x=np.ones((rows, 4), np.float32)))
         for bad in (infer_request("double", y=X), infer_request("nobody", x=X)):
@@ -270,7 +274,7 @@ def test_metrics_count_exactly_what_happened(toys: Path, front: str) -> None:
     assert seen["inference_requests_total", "code=NOT_FOUND|model=|version="] == 1
     assert seen["inference_rows_total", double] == 12
     assert seen["inference_batches_total", f"closed_by=full|{double}"] == 1
-    assert seen["inference_batches_total", f"closed_by=idle|{double}"] == 2
+    assert seen["inference_batches_total", f"closed_by=engine_free|{double}"] == 2
     assert seen["inference_batch_rows_count", double] == 3
     assert seen["inference_batch_rows_sum", double] == 12
     assert seen["inference_batch_rows_bucket", f"le=4|{double}"] == 2
@@ -284,13 +288,13 @@ def test_metrics_count_exactly_what_happened(toys: Path, front: str) -> None:
     assert 0 < seen["inference_model_load_seconds", double] < 10
     info = next(labels for name, labels in seen if name == "inference_model_info" and "model=double" in labels)
     assert "device=cpu" in info and "provider=CPUExecutionProvider" in info and "verified=false" in info
-    assert any(name == "service_info" and f"front={front}" in labels for name, labels in seen)
+    assert any(name == "inference_server_info" and f"grpc_server={grpc_server}" in labels for name, labels in seen)
     assert any(name == "process_resident_memory_bytes" for name, _ in seen)
     assert not any("nobody" in labels for _, labels in seen), "a label came from a request"
 
 
-def test_model_statistics_add_up(toys: Path, front: str) -> None:
-    with local_service(toys, front) as service, ThreadPoolExecutor(8) as pool:
+def test_model_statistics_add_up(toys: Path, grpc_server: str) -> None:
+    with local_service(toys, grpc_server) as service, ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: service.stub.ModelInfer(infer_request("double", x=X)), range(100)))
         wait_until(lambda: service.server.registry.get("double").statistics.codes["OK"] == 100, "all are counted")
         (stats,) = service.stub.ModelStatistics(pb.ModelStatisticsRequest(name="double")).model_stats
@@ -305,7 +309,7 @@ def test_model_statistics_add_up(toys: Path, front: str) -> None:
 
 
 def test_an_unknown_page_is_404(toys: Path) -> None:
-    with local_service(toys, "grpcio") as service:
+    with local_service(toys, "aio") as service:
         assert get(service.server.metrics_url.replace("metrics", "nothing"))[0] == 404
 
 
@@ -317,7 +321,7 @@ def answers(url: str) -> bool:
 
 
 def test_connections_to_the_metrics_are_bounded(toys: Path) -> None:
-    with local_service(toys, "grpcio") as service:
+    with local_service(toys, "aio") as service:
         host, port = service.server.metrics_url.split("/")[2].split(":")
         with ExitStack() as stack:
             for _ in range(MAX_CONNECTIONS):
@@ -327,25 +331,25 @@ def test_connections_to_the_metrics_are_bounded(toys: Path) -> None:
         wait_until(lambda: answers(service.server.metrics_url), "room was made again")
 
 
-def test_nothing_is_left_behind(toys: Path, front: str) -> None:
+def test_nothing_is_left_behind(toys: Path, grpc_server: str) -> None:
     """Threads, sockets and files of a service that was stopped are gone."""
     this = psutil.Process()
-    with local_service(toys, front) as service:  # once, so that what a library keeps for good is there
+    with local_service(toys, grpc_server) as service:  # once, so that what a library keeps for good is there
         service.stub.ModelInfer(infer_request("double", x=X))
     before = (threading.active_count(), this.num_fds())
     for _ in range(3):
-        with local_service(toys, front) as service:
+        with local_service(toys, grpc_server) as service:
             service.stub.ModelInfer(infer_request("double", x=X))
     wait_until(lambda: threading.active_count() <= before[0], "its threads end")
     wait_until(lambda: this.num_fds() <= before[1] + 3, "its files are closed")
 
 
 def test_environment_variables_are_settings_too(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from service.settings import Settings
+    from service.app.settings import Settings
 
     monkeypatch.setenv("SERVICE_GRPC_PORT", "9999")
-    monkeypatch.setenv("SERVICE_REPOSITORY", str(toys))
-    monkeypatch.setattr("sys.argv", ["service", "--threads", "3"])
+    monkeypatch.setenv("SERVICE_MODEL_REPOSITORY", str(toys))
+    monkeypatch.setattr("sys.argv", ["service", "--intra-op-threads", "3"])
     settings = Settings()
-    assert (settings.grpc_port, settings.repository, settings.threads) == (9999, toys, 3)
-    assert json.loads(settings.model_dump_json())["front"] == "auto"
+    assert (settings.grpc_port, settings.model_repository, settings.intra_op_threads) == (9999, toys, 3)
+    assert json.loads(settings.model_dump_json())["grpc_server"] == "auto"

@@ -1,4 +1,4 @@
-"""ModelStreamInfer, on both fronts: many in flight, answered as they finish, an error answers its own message."""
+"""ModelStreamInfer, on both grpc_servers: many in flight, answered as they finish, an error answers its own message."""
 
 import queue
 import threading
@@ -9,16 +9,16 @@ import grpc
 import numpy as np
 import pytest
 
-from service.fronts import stream as module
 from service.pb import inference_pb2 as pb
+from service.transport.grpc import streaming as module
 from tests.support import Gate, LocalService, infer_request, local_service, outputs_of, wait_until
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
 
 
 @pytest.fixture
-def service(toys: Path, front: str) -> Iterator[LocalService]:
-    with local_service(toys, front) as service:
+def service(toys: Path, grpc_server: str) -> Iterator[LocalService]:
+    with local_service(toys, grpc_server) as service:
         yield service
 
 
@@ -61,8 +61,8 @@ def test_an_error_answers_its_own_message_and_the_stream_goes_on(service: LocalS
     assert not answers["4"].error_message
 
 
-def test_answers_come_as_they_finish(toys: Path, front: str, gate: Gate) -> None:
-    with local_service(toys, front) as service:
+def test_answers_come_as_they_finish(toys: Path, grpc_server: str, gate: Gate) -> None:
+    with local_service(toys, grpc_server) as service:
         gate.hold()
         stream = Stream(service)
         stream.send("lookup", "slow", index=np.array([[1]]))
@@ -75,8 +75,8 @@ def test_answers_come_as_they_finish(toys: Path, front: str, gate: Gate) -> None
         assert list(stream.answers) == []
 
 
-def test_many_of_one_stream_ride_in_one_batch(toys: Path, front: str, gate: Gate) -> None:
-    with local_service(toys, front) as service:
+def test_many_of_one_stream_ride_in_one_batch(toys: Path, grpc_server: str, gate: Gate) -> None:
+    with local_service(toys, grpc_server) as service:
         batcher = service.server.registry.get("double").batcher
         gate.hold()
         stream = Stream(service)
@@ -84,15 +84,15 @@ def test_many_of_one_stream_ride_in_one_batch(toys: Path, front: str, gate: Gate
         gate.wait_for(1)
         for index in range(5):
             stream.send("double", str(index), x=X)
-        wait_until(lambda: batcher.rows_waiting == 5, "five wait")
+        wait_until(lambda: batcher.queued_rows == 5, "five wait")
         gate.open()
         stream.close()
         assert len(list(stream.answers)) == 6
         assert gate.sizes == [1, 5]
 
 
-def test_a_stream_that_its_client_leaves_costs_no_more_compute(toys: Path, front: str, gate: Gate) -> None:
-    with local_service(toys, front) as service:
+def test_a_stream_that_its_client_leaves_costs_no_more_compute(toys: Path, grpc_server: str, gate: Gate) -> None:
+    with local_service(toys, grpc_server) as service:
         model = service.server.registry.get("double")
         gate.hold()
         stream = Stream(service)
@@ -101,7 +101,7 @@ def test_a_stream_that_its_client_leaves_costs_no_more_compute(toys: Path, front
         wait_until(lambda: model.batcher.pending == 4, "all are queued")
         running = sum(gate.sizes)
         stream.answers.cancel()
-        wait_until(lambda: model.batcher.rows_waiting == 0, "those that wait are gone")
+        wait_until(lambda: model.batcher.queued_rows == 0, "those that wait are gone")
         gate.open()
         wait_until(lambda: model.batcher.pending == 0, "the engine is free")
         assert sum(gate.sizes) == running
@@ -109,10 +109,10 @@ def test_a_stream_that_its_client_leaves_costs_no_more_compute(toys: Path, front
 
 
 def test_a_client_that_does_not_read_is_not_read_from(
-    toys: Path, front: str, monkeypatch: pytest.MonkeyPatch, gate: Gate
+    toys: Path, grpc_server: str, monkeypatch: pytest.MonkeyPatch, gate: Gate
 ) -> None:
-    monkeypatch.setattr(module, "IN_FLIGHT", 8)
-    with local_service(toys, front) as service:
+    monkeypatch.setattr(module, "MAX_STREAM_REQUESTS", 8)
+    with local_service(toys, grpc_server) as service:
         model = service.server.registry.get("double")
         gate.hold()
         stream = Stream(service)
@@ -143,8 +143,8 @@ def test_a_deadline_holds_for_the_whole_stream(service: LocalService) -> None:
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_a_server_that_stops_ends_open_streams_and_waits_for_none(toys: Path, front: str) -> None:
-    service = LocalService(toys, front).ready()
+def test_a_server_that_stops_ends_open_streams_and_waits_for_none(toys: Path, grpc_server: str) -> None:
+    service = LocalService(toys, grpc_server).ready()
     stream = Stream(service)
     stream.send("double", "1", x=X)
     assert next(stream.answers).infer_response.id == "1"

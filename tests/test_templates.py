@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.codec import NO_PARAMETERS, parse, read_inputs, read_outputs, read_parameters
-from service.errors import InvalidArgument
+from service.core.errors import InvalidArgument
+from service.inference.decode import NO_PARAMETERS, decode_inputs, decode_requested_outputs, parse
+from service.inference.decode_cache import MAX_CACHED_LAYOUTS, DecodeCache
+from service.inference.encode import encoder_for
 from service.pb.inference_pb2 import ModelInferRequest
-from service.response import writer_of
-from service.templates import MOST, Templates
 from tests.support import infer_request
 from tests.test_codec import spec_of
 
@@ -19,7 +19,7 @@ SPEC = spec_of("FP32")
 
 
 class Model:
-    """A plain stand-in: templates only ever compare a model with another."""
+    """A plain stand-in: cache only ever compare a model with another."""
 
 
 MODEL: Any = Model()
@@ -32,13 +32,12 @@ def request_of(rows: int = 1, *, request_id: str = "", version: str = "", fill: 
     return request
 
 
-def learn(templates: Templates, payload: bytes, spec: Any = SPEC, model: Any = MODEL) -> None:
-    """What accepting that request does."""
-    message = parse(payload)
-    parameters = read_parameters(message)
-    inputs, rows = read_inputs(message, spec)
-    wanted = read_outputs(message, spec)
-    templates.learn(payload, message, parameters, model, inputs, rows, writer_of(spec, wanted))
+def add(cache: DecodeCache, payload: bytes, spec: Any = SPEC, model: Any = MODEL) -> None:
+    """What handling that request does."""
+    request = parse(payload)
+    inputs, rows = decode_inputs(request.message, spec)
+    requested = decode_requested_outputs(request.message, spec)
+    cache.add(payload, request, model, inputs, rows, encoder_for(spec, requested))
 
 
 @given(
@@ -50,11 +49,11 @@ def learn(templates: Templates, payload: bytes, spec: Any = SPEC, model: Any = M
 def test_a_request_that_follows_another_is_read_as_protobuf_reads_it(
     rows: int, first: str, second: str, version: str
 ) -> None:
-    templates = Templates()
-    learn(templates, request_of(rows, request_id=first, version=version).SerializeToString())
+    cache = DecodeCache()
+    add(cache, request_of(rows, request_id=first, version=version).SerializeToString())
     request = request_of(rows, request_id=second, version=version, fill=7.0)
     payload = request.SerializeToString()
-    found = templates.find(payload)
+    found = cache.find(payload)
     if found is None:
         assert any(len(text.encode()) > 127 for text in (first, second))  # not told by their bytes
         return
@@ -67,50 +66,49 @@ def test_a_request_that_follows_another_is_read_as_protobuf_reads_it(
 
 
 def test_what_differs_in_anything_else_follows_no_other() -> None:
-    templates = Templates()
+    cache = DecodeCache()
     known = request_of(2, request_id="a")
-    learn(templates, known.SerializeToString())
+    add(cache, known.SerializeToString())
     others = [request_of(1), request_of(2, version="1"), request_of(2, request_id="b"), request_of(2), request_of(2)]
     others[2].inputs[0].datatype = "FP16"
     others[3].inputs[0].shape[1] = 4
     others[4].parameters["priority"].int64_param = 1
     for other in others:
-        assert templates.find(other.SerializeToString()) is None
-    assert templates.find(known.SerializeToString()) is not None
+        assert cache.find(other.SerializeToString()) is None
+    assert cache.find(known.SerializeToString()) is not None
 
 
 @given(st.data())
 def test_a_request_with_any_bytes_changed_is_read_as_protobuf_reads_it_or_not_at_all(data: st.DataObject) -> None:
-    templates = Templates()
+    cache = DecodeCache()
     payload = request_of(2, request_id="abc", version="1").SerializeToString()
-    learn(templates, payload)
+    add(cache, payload)
     changed = bytearray(payload)
     for _ in range(data.draw(st.integers(1, 3))):
         changed[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
-    found = templates.find(bytes(changed))
+    found = cache.find(bytes(changed))
     if found is None:
         return
-    template, request_id, start = found
-    message = parse(bytes(changed))
-    (expected,), rows = read_inputs(message, SPEC)
-    assert (template.name, template.version, request_id) == (message.model_name, message.model_version, message.id)
-    assert template.rows == rows
-    assert template.inputs(bytes(changed), start)[0].tobytes() == expected.tobytes()
+    request = parse(bytes(changed))
+    (expected,), rows = decode_inputs(request.message, SPEC)
+    assert (found.name, found.version, found.id) == (request.name, request.version, request.id)
+    assert found.layout.rows == rows
+    assert found.layout.inputs(bytes(changed), found.start)[0].tobytes() == expected.tobytes()
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_follow_nothing(payload: bytes) -> None:
-    templates = Templates()
-    learn(templates, request_of().SerializeToString())
-    assert templates.find(payload) is None
+    cache = DecodeCache()
+    add(cache, request_of().SerializeToString())
+    assert cache.find(payload) is None
 
 
 def test_an_id_that_is_no_text_is_left_to_protobuf_to_refuse() -> None:
-    templates = Templates()
+    cache = DecodeCache()
     payload = request_of(request_id="ab").SerializeToString()
-    learn(templates, payload)
+    add(cache, payload)
     broken = payload.replace(b"\x1a\x02ab", b"\x1a\x02\xff\xfe")
-    assert templates.find(broken) is None
+    assert cache.find(broken) is None
     with pytest.raises(InvalidArgument):
         parse(broken)
 
@@ -120,12 +118,12 @@ def test_an_id_that_is_no_text_is_left_to_protobuf_to_refuse() -> None:
 )
 def test_a_field_that_comes_again_later_is_not_overlooked(again: dict[str, Any]) -> None:
     """Protobuf takes the last; a client that writes so is not learned from."""
-    templates = Templates()
+    cache = DecodeCache()
     payload = request_of(request_id="first").SerializeToString()
     at = payload.index(b"\x1a\x05first") + 7
     twice = payload[:at] + ModelInferRequest(**again).SerializeToString() + payload[at:]
-    learn(templates, twice)
-    assert templates.find(twice) is None
+    add(cache, twice)
+    assert cache.find(twice) is None
 
 
 @pytest.mark.parametrize("datatype", ["BYTES", "BOOL"])
@@ -133,33 +131,33 @@ def test_types_that_are_converted_are_not_learned(datatype: str) -> None:
     spec = spec_of(datatype)
     values = np.array([["a", "b", "c"]], np.object_) if datatype == "BYTES" else np.array([[True, False, True]])
     payload = infer_request("m", x0=values).SerializeToString()
-    templates = Templates()
-    learn(templates, payload, spec)
-    assert templates.find(payload) is None
+    cache = DecodeCache()
+    add(cache, payload, spec)
+    assert cache.find(payload) is None
 
 
 def test_a_sticky_key_is_not_learned_for_it_differs_from_call_to_call() -> None:
     request = request_of()
     request.parameters["sticky_key"].string_param = "ann"
-    templates = Templates()
-    learn(templates, request.SerializeToString())
-    assert templates.find(request.SerializeToString()) is None
+    cache = DecodeCache()
+    add(cache, request.SerializeToString())
+    assert cache.find(request.SerializeToString()) is None
 
 
 def test_no_more_are_kept_than_there_is_room_for() -> None:
-    templates = Templates()
-    for number in range(MOST + 1):
-        learn(templates, request_of(version=str(number)).SerializeToString())
-    assert templates.find(request_of(version="0").SerializeToString()) is None
-    assert templates.find(request_of(version=str(MOST)).SerializeToString()) is not None
+    cache = DecodeCache()
+    for number in range(MAX_CACHED_LAYOUTS + 1):
+        add(cache, request_of(version=str(number)).SerializeToString())
+    assert cache.find(request_of(version="0").SerializeToString()) is None
+    assert cache.find(request_of(version=str(MAX_CACHED_LAYOUTS)).SerializeToString()) is not None
 
 
 def test_a_version_that_is_gone_is_not_kept_alive() -> None:
-    templates = Templates()
+    cache = DecodeCache()
     model: Any = Model()
     payload = request_of().SerializeToString()
-    learn(templates, payload, model=model)
-    found = templates.find(payload)
+    add(cache, payload, model=model)
+    found = cache.find(payload)
     assert found and found[0].model() is model
     del model
     assert found[0].model() is None

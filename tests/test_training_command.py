@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from service.loader import Runtime, load
-from service.repository import scan
+from service.models.loader import EngineOptions, load
+from service.models.repository import scan
 from tests.support import run_command
 from tests.test_training_data import MNIST, full
 from training import finish, networks
@@ -176,7 +176,7 @@ def test_a_users_own_pictures_become_a_model_of_their_own(tmp_path: Path) -> Non
     (folder,) = scan(tmp_path / "models")
     assert folder.name == "cifar10-lenet-sky"
     assert (folder.path / "labels.txt").read_text() == "day\nnight\n"
-    model = load(folder, 1, Runtime(["cpu"], 1))
+    model = load(folder, 1, EngineOptions(["cpu"], 1))
     assert model.verified and model.spec.outputs[0].labels == ("day", "night")
     model.batcher.close()
 

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from service.loader import Runtime, load
-from service.repository import scan
+from service.models.loader import EngineOptions, load
+from service.models.repository import scan
 from tests.support import run_command
 from training import export, quantize, sources
 from training.networks import NETWORKS, Classifier
@@ -69,6 +69,6 @@ def test_the_command_publishes_it_beside_the_other_or_says_why_not(tmp_path: Pat
     manifest = json.loads((tmp_path / "mnist-simplecnn-int8" / "1" / "manifest.json").read_text())
     assert manifest["model"] == "mnist-simplecnn-int8" and manifest["quantization"]["speed"] > 1
     assert manifest["quantization"]["float_accuracy"] - manifest["metrics"]["test_accuracy"] <= 0.002
-    model = load(folders["mnist-simplecnn-int8"], 1, Runtime(["cpu"], 1))
+    model = load(folders["mnist-simplecnn-int8"], 1, EngineOptions(["cpu"], 1))
     assert model.verified
     model.batcher.close()

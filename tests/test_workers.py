@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
-from service.workers import Family, merged
+from service.telemetry.merge import Family, merged
 from tests.support import (
     ROOT,
     WAIT,
@@ -67,9 +67,9 @@ def workers_of(service: ServiceProcess) -> list[int]:
 
 
 @pytest.fixture
-def team(toys: Path, front: str) -> Any:
+def team(toys: Path, grpc_server: str) -> Any:
     """Two workers, both listening."""
-    with service_process(toys, "--workers", "2", "--front", front) as service:
+    with service_process(toys, "--workers", "2", "--grpc-server", grpc_server) as service:
         wait_until(lambda: len(workers_of(service)) == 2, "both listen")
         yield service
 
@@ -91,7 +91,7 @@ def test_a_worker_that_dies_is_started_again_and_nothing_it_counted_is_lost(team
     assert count(team) == 20
     first = workers_of(team)
     os.kill(first[0], signal.SIGKILL)
-    wait_until(lambda: team.has("a worker ended; it is started again"), "it is missed")
+    wait_until(lambda: team.has("worker exited, restarting"), "it is missed")
     assert page(team, "/readyz") == "ready\n", "the other answers"
     wait_until(lambda: workers_of(team)[0] != first[0], "another took its place")
     assert workers_of(team)[1] == first[1]
@@ -116,8 +116,18 @@ def test_workers_end_when_the_supervisor_is_killed(team: ServiceProcess) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_that_comes_while_workers_are_started_ends_them_all(toys: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "service", "--repository", str(toys), "--workers", "3", "--log-format", "json"]
-    command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-seconds", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "service",
+        "--model-repository",
+        str(toys),
+        "--workers",
+        "3",
+        "--log-format",
+        "json",
+    ]
+    command += ["--grpc-port", "0", "--metrics-port", "0", "--lame-duck-seconds", "0"]
     for delay in (0.0, 0.05, 0.2, 0.4):
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=clean_environment()) as process:
             assert process.stderr is not None
@@ -141,22 +151,22 @@ def test_a_port_that_is_taken_is_refused_though_workers_could_share_it(toys: Pat
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        result = run_command("service", "--repository", str(toys), "--workers", "2", "--grpc-port", port)
+        result = run_command("service", "--model-repository", str(toys), "--workers", "2", "--grpc-port", port)
     assert result.returncode == 2
     assert f"--grpc-port {port}" in result.stderr
 
 
 def test_what_no_worker_can_have_ends_them_all_and_is_said(tmp_path: Path) -> None:
     started = time.monotonic()
-    result = run_command("service", "--repository", str(tmp_path / "none"), "--workers", "2", "--grpc-port", "0")
+    result = run_command("service", "--model-repository", str(tmp_path / "none"), "--workers", "2", "--grpc-port", "0")
     assert result.returncode == 2
     assert "no such folder" in result.stderr
     assert time.monotonic() - started < WAIT
 
 
 def test_control_that_would_reach_one_worker_of_several_is_refused() -> None:
-    result = run_command("service", "--workers", "2", "--allow-control")
-    assert result.returncode == 2 and "one worker of several" in result.stderr
+    result = run_command("service", "--workers", "2", "--enable-model-control")
+    assert result.returncode == 2 and "reaches one worker only" in result.stderr
 
 
 def family(name: str, kind: str, *samples: tuple[str, dict[str, str], float]) -> Family:
@@ -168,7 +178,7 @@ def test_counts_add_up_and_gauges_follow_their_meaning() -> None:
         family("inference_rows", "counter", ("inference_rows_total", {"model": "m"}, 3.0)),
         family("inference_queue_rows", "gauge", ("inference_queue_rows", {"model": "m"}, 1.0)),
         family("inference_model_ready", "gauge", ("inference_model_ready", {"model": "m"}, 1.0)),
-        family("inference_batch_invariance", "gauge", ("inference_batch_invariance", {"model": "m"}, 1e-7)),
+        family("inference_batch_max_abs_diff", "gauge", ("inference_batch_max_abs_diff", {"model": "m"}, 1e-7)),
     ]
     other = [
         family(
@@ -179,7 +189,7 @@ def test_counts_add_up_and_gauges_follow_their_meaning() -> None:
         ),
         family("inference_queue_rows", "gauge", ("inference_queue_rows", {"model": "m"}, 2.0)),
         family("inference_model_ready", "gauge", ("inference_model_ready", {"model": "m"}, 0.0)),
-        family("inference_batch_invariance", "gauge", ("inference_batch_invariance", {"model": "m"}, 3e-7)),
+        family("inference_batch_max_abs_diff", "gauge", ("inference_batch_max_abs_diff", {"model": "m"}, 3e-7)),
     ]
     values = {
         (sample.name, sample.labels["model"]): sample.value
@@ -191,5 +201,5 @@ def test_counts_add_up_and_gauges_follow_their_meaning() -> None:
         ("inference_rows_total", "n"): 5.0,
         ("inference_queue_rows", "m"): 3.0,
         ("inference_model_ready", "m"): 0.0,
-        ("inference_batch_invariance", "m"): 3e-7,
+        ("inference_batch_max_abs_diff", "m"): 3e-7,
     }

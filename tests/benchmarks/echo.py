@@ -1,4 +1,4 @@
-"""A bare echo on the native front, for what the front alone costs: `python -m tests.benchmarks.echo ADDRESS MODEL`.
+"""A bare echo on the native grpc_server, for what the grpc_server alone costs: `python -m tests.benchmarks.echo ADDRESS MODEL`.
 
 Everything that load generators ask of a server is answered as the service at ADDRESS answered it once; only the count
 of inferences moves. Prints its address, and runs until it is killed.
@@ -10,9 +10,9 @@ import grpc
 import numpy as np
 from pygrpc_native import NativeGrpcFront
 
+from service.inference.decode_cache import split_id
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
-from service.templates import id_of
 from tests.benchmarks.models import SHAPES
 from tests.support import infer_request
 
@@ -37,20 +37,20 @@ def main() -> None:
         }
     payloads = [answer.SerializeToString() for answer in answers.values()]
     statistics = answers["ModelStatistics"]
-    front = NativeGrpcFront(
+    grpc_server = NativeGrpcFront(
         "127.0.0.1:0", [(f"{SERVICE}/{name}", False) for name in answers], call_details=True, io_threads=1
     )
-    front.start()
-    print(f"127.0.0.1:{front.bound_port}", flush=True)
+    grpc_server.start()
+    print(f"127.0.0.1:{grpc_server.bound_port}", flush=True)
     count = 0
-    while (events := front.recv_batch_details(256)) is not None:
+    while (events := grpc_server.recv_batch_details(256)) is not None:
         for _, call_id, method, payload, _, _ in events:
             if payload is None:
                 continue
             reply = payloads[method]
             if method == INFER:
                 count += 1
-                start, _, end = id_of(payload)
+                start, _, end = split_id(payload)
                 reply = payload[start:end] + reply  # callers tell answers by the id, whose field has one number in both
             elif method == STATISTICS:
                 inference = statistics.model_stats[0]
@@ -60,7 +60,7 @@ def main() -> None:
                     getattr(durations, field).count = count
                     getattr(durations, field).ns = count
                 reply = statistics.SerializeToString()
-            front.respond(call_id, reply)
+            grpc_server.respond(call_id, reply)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from service import cuda
-from service.buffers import Buffers
-from service.cuda import CudaBinding, GpuOptions
-from service.loader import Runtime, load
-from service.model import ModelSpec
-from service.repository import scan
+from service.core.spec import ModelSpec
+from service.models.loader import EngineOptions, load
+from service.models.repository import scan
+from service.runtime import cuda
+from service.runtime.cuda import CudaBinding, GpuOptions
+from service.runtime.io_binding import BatchBindings
 from tests.benchmarks.load import HAS_PERF_ANALYZER, Load, generate
 from tests.benchmarks.models import MAX_BATCH_SIZE, SHAPES, graph_of, repository_with
 from tests.support import ROOT, SHARED, service_process
@@ -44,8 +44,8 @@ def raw(graph: Path, spec: ModelSpec, rows: int, options: GpuOptions) -> tuple[f
     session = onnxruntime.InferenceSession(graph, providers=cuda.providers("cuda:0", options))
     binding = CudaBinding(session, spec.inputs, spec.outputs, rows, device="cuda:0", graph=options.graphs)
     on_device = rate(lambda: session.run_with_iobinding(binding._binding, binding._options), rows)
-    buffers = Buffers([rows], lambda _: binding)
-    room = buffers.room(rows)
+    buffers = BatchBindings([rows], lambda _: binding)
+    room = buffers.input_buffers(rows)
     assert room is not None
     return on_device, rate(lambda: buffers.run(room), rows)
 
@@ -77,7 +77,7 @@ def main() -> None:
         repository = repository_with(model, arguments.repository, ROOT / "build/bench")
         (folder,) = scan(repository)
         for graphs in (False, True):
-            loaded = load(folder, max(folder.versions), Runtime(["cuda:0"], 1, GpuOptions(graphs=graphs)))
+            loaded = load(folder, max(folder.versions), EngineOptions(["cuda:0"], 1, GpuOptions(graphs=graphs)))
             loaded.batcher.close()
             served = _served(repository, model, graphs=graphs) if HAS_PERF_ANALYZER else float("nan")
             graph = graph_of(repository, model)

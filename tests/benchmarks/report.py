@@ -92,7 +92,7 @@ def bars(records: dict[str, Record]) -> list[Bar]:
         cpu = _of(native, lambda run: run.cpu / (1e6 * run.alone / run.rows))
         found.append(Bar("CPU a request 32 × 1 / ONNX Runtime's own", cpu, 1.6, at_least=False))
         for load in (EIGHT, THIRTY_TWO, Load(4, 8), Load(4, 32)):
-            measured = ratio(runs[load], "grpcio", "triton", throughput)
+            measured = ratio(runs[load], "aio", "triton", throughput)
             found.append(Bar(f"throughput {load}, grpcio / Triton", measured, 0.8, at_least=True))
         found.append(Bar("start to ready, s", record.facts["native: start to ready, s"], 1.0, at_least=False))
         memory = record.facts["native: resident memory after the load, MiB"] * 2**20 / 1e6

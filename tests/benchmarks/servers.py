@@ -1,4 +1,4 @@
-"""What is measured: our service, a real Triton, a bare echo on the same front, and ONNX Runtime alone."""
+"""What is measured: our service, a real Triton, a bare echo on the same grpc_server, and ONNX Runtime alone."""
 
 import subprocess
 import sys
@@ -66,16 +66,16 @@ class Server:
 
 
 @contextmanager
-def ours(repository: Path, model: str, front: str, facts: dict[str, float] | None = None) -> Iterator[Server]:
+def ours(repository: Path, model: str, grpc_server: str, facts: dict[str, float] | None = None) -> Iterator[Server]:
     """Our service with one inference thread. Notes start-up time and memory in `facts`."""
     started = time.perf_counter()
-    with service_process(repository, "--front", front, "--threads", "1", "--device", "cpu") as service:
+    with service_process(repository, "--grpc-server", grpc_server, "--threads", "1", "--device", "cpu") as service:
         if facts is not None:
-            facts[f"{front}: start to ready, s"] = time.perf_counter() - started
+            facts[f"{grpc_server}: start to ready, s"] = time.perf_counter() - started
         process = psutil.Process(service.process.pid)
         yield Server(service.address, model, process)
         if facts is not None:
-            facts[f"{front}: resident memory after the load, MiB"] = process.memory_info().rss / 2**20
+            facts[f"{grpc_server}: resident memory after the load, MiB"] = process.memory_info().rss / 2**20
             facts["client health, s"] = _health_seconds(service.address)
 
 
@@ -113,7 +113,7 @@ def triton(repository: Path, model: str) -> Iterator[Server]:
 
 @contextmanager
 def echo(model: str, like: Server) -> Iterator[Server]:
-    """The native front with nothing behind it: every ModelInfer gets the answer that `like` gave to one."""
+    """The native grpc_server with nothing behind it: every ModelInfer gets the answer that `like` gave to one."""
     command = [sys.executable, "-m", "tests.benchmarks.echo", like.address, model]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:

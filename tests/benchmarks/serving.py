@@ -39,7 +39,7 @@ def measure(model: str, repository: Path, rounds: int, seconds: float) -> Record
     with ExitStack() as stack:
         servers = {"native": stack.enter_context(ours(repository, model, "native", facts))}
         if model == MNIST:
-            servers["grpcio"] = stack.enter_context(ours(repository, model, "grpcio", facts))
+            servers["aio"] = stack.enter_context(ours(repository, model, "aio", facts))
             servers["echo"] = stack.enter_context(echo(model, servers["native"]))
         if HAS_TRITON and HAS_PERF_ANALYZER:
             servers["triton"] = stack.enter_context(triton(repository, model))
@@ -86,7 +86,7 @@ def machine() -> dict[str, object]:
         text=True,
         check=False,
     ).stdout.strip()
-    packages = ("simplecnn", "grpcio", "numpy", "protobuf", "pygrpc-native", runtime)
+    packages = ("simplecnn", "aio", "numpy", "protobuf", "pygrpc-native", runtime)
     return {
         "processor": named[1] if named else platform.processor(),
         "cores": os.cpu_count(),

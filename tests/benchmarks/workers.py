@@ -21,7 +21,7 @@ from tests.benchmarks.models import MNIST, SHAPES, repository_with
 from tests.support import ROOT, ServiceProcess, infer_request, service_process, wait_until
 
 CONNECTIONS = 256
-IN_FLIGHT = 128  # a worker: batches are as large then, however many workers there are
+MAX_STREAM_REQUESTS = 128  # a worker: batches are as large then, however many workers there are
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
             supervisor = psutil.Process(service.process.pid)
             team = [supervisor, *supervisor.children(recursive=True)]
             before = _cpu(team)
-            load = Load(IN_FLIGHT * workers, 1)
+            load = Load(MAX_STREAM_REQUESTS * workers, 1)
             rates = [
                 generate(service.address, MNIST, load, arguments.seconds).throughput for _ in range(arguments.rounds)
             ]
@@ -51,7 +51,7 @@ def main() -> None:
             service.stop()
             spread = _answered(service)
         print(f"{workers:7} {median(rates):7,.0f} {1e6 * spent / answered:18.1f} {answered / spent:26,.0f}   {spread}")
-    print(f"{os.cpu_count()} processors, {IN_FLIGHT} requests in flight a worker")
+    print(f"{os.cpu_count()} processors, {MAX_STREAM_REQUESTS} requests in flight a worker")
 
 
 @contextmanager

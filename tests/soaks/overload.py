@@ -31,20 +31,23 @@ CAPACITY_SECONDS = 8.0
 
 
 def main() -> int:
-    """Run on one front, or both."""
+    """Run on one grpc_server, or both."""
     parser = argparse.ArgumentParser(prog="python -m tests.soaks.overload", description=__doc__)
-    parser.add_argument("--front", choices=("native", "grpcio"), action="append")
+    parser.add_argument("--grpc-server", choices=("native", "aio"), action="append")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--deadline", type=float, help="of each call, in seconds; none unless given")
     options = parser.parse_args()
-    return max(overload(front, options.seconds, options.deadline) for front in options.front or ("native", "grpcio"))
+    return max(
+        overload(grpc_server, options.seconds, options.deadline)
+        for grpc_server in options.grpc_server or ("native", "aio")
+    )
 
 
-def overload(front: str, seconds: float, deadline: float | None) -> int:
+def overload(grpc_server: str, seconds: float, deadline: float | None) -> int:
     """The exit status."""
     with tempfile.TemporaryDirectory() as folder:
         add_version(Path(folder), "slow", slow_model(), config=CONFIG)
-        service = ServiceProcess(Path(folder), "--front", front, "--device", "cpu")
+        service = ServiceProcess(Path(folder), "--grpc-server", grpc_server, "--device", "cpu")
         process = psutil.Process(service.process.pid)
         capacity = closed_loop(service.address, QUEUE, CAPACITY_SECONDS)
         rate = FACTOR * capacity
@@ -59,9 +62,9 @@ def overload(front: str, seconds: float, deadline: float | None) -> int:
     growth = memory[-1] - memory[len(memory) // 6]
     for text, count in outcome.texts.most_common(3):
         print(f"  {count} × {text}")
-    print(f"\n{front}: capacity {capacity:.0f} requests a second; {rate:.0f} a second for {seconds:.0f} s")
+    print(f"\n{grpc_server}: capacity {capacity:.0f} requests a second; {rate:.0f} a second for {seconds:.0f} s")
     return report(
-        front,
+        grpc_server,
         {
             "calls": (f"{outcome.count() + outcome.failed:,}", True),
             "of the load, really sent": (f"{(outcome.count() + outcome.failed) / (rate * seconds):.2f}", late < 0.05),

@@ -23,20 +23,20 @@ STRETCHES = 5
 
 
 def main() -> int:
-    """Run on one front, or both."""
+    """Run on one grpc_server, or both."""
     parser = argparse.ArgumentParser(prog="python -m tests.soaks.reload", description=__doc__)
     parser.add_argument("--repository", type=Path, default=Path("models"))
-    parser.add_argument("--front", choices=("native", "grpcio"), action="append")
+    parser.add_argument("--grpc-server", choices=("native", "aio"), action="append")
     parser.add_argument("--reloads", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=2.0, help="between two reloads (%(default)s)")
     options = parser.parse_args()
     return max(
-        reload(options.repository, front, options.reloads, options.seconds)
-        for front in options.front or ("native", "grpcio")
+        reload(options.repository, grpc_server, options.reloads, options.seconds)
+        for grpc_server in options.grpc_server or ("native", "aio")
     )
 
 
-def reload(source: Path, front: str, reloads: int, pause: float) -> int:
+def reload(source: Path, grpc_server: str, reloads: int, pause: float) -> int:
     """The exit status."""
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "models"
@@ -47,7 +47,7 @@ def reload(source: Path, front: str, reloads: int, pause: float) -> int:
                 shutil.copy(path, repository / MODEL)
         for version in range(2, reloads + 2):  # all before, so that the load generator has nothing else to do
             shutil.copytree(repository / MODEL / "1", repository / MODEL / f".{version}")
-        service = ServiceProcess(repository, "--front", front, "--device", "cpu")
+        service = ServiceProcess(repository, "--grpc-server", grpc_server, "--device", "cpu")
         quiet, busy, loads = [], [], []
         with ConstantLoad(service.address, CLIENTS, rate=RATE) as load, Client(service.address) as client:
             time.sleep(1)
@@ -71,11 +71,11 @@ def reload(source: Path, front: str, reloads: int, pause: float) -> int:
     ratio = median(b.percentile(99) / q.percentile(99) for b, q in zip(busy, quiet, strict=True))
     for text, count in sum((outcome.texts for outcome in both), start=Outcome().texts).most_common(5):
         print(f"  {count} × {text}")
-    print(f"\n{front}: {version - 1} reloads, {CLIENTS} clients that call {RATE:g} times a second each")
+    print(f"\n{grpc_server}: {version - 1} reloads, {CLIENTS} clients that call {RATE:g} times a second each")
     calls = sum(outcome.count() for outcome in both)
     failed = sum(outcome.failed for outcome in both)
     return report(
-        front,
+        grpc_server,
         {
             "calls": (f"{calls:,}", calls > 1000),
             "failed": (str(failed), failed == 0),

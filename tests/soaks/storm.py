@@ -21,28 +21,30 @@ MANY, FEW = 1024, 32
 
 
 def main() -> int:
-    """Run on one front, or both."""
+    """Run on one grpc_server, or both."""
     parser = argparse.ArgumentParser(prog="python -m tests.soaks.storm", description=__doc__)
     parser.add_argument("--repository", type=Path, default=Path("models"))
-    parser.add_argument("--front", choices=("native", "grpcio"), action="append")
+    parser.add_argument("--grpc-server", choices=("native", "aio"), action="append")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each part (%(default)s)")
     parser.add_argument("--deadline", type=float, default=0.1, help="of each call, in seconds (%(default)s)")
     options = parser.parse_args()
-    fronts = options.front or ("native", "grpcio")
-    return max(storm(options.repository, front, options.seconds, options.deadline) for front in fronts)
+    grpc_servers = options.grpc_server or ("native", "aio")
+    return max(
+        storm(options.repository, grpc_server, options.seconds, options.deadline) for grpc_server in grpc_servers
+    )
 
 
-def storm(repository: Path, front: str, seconds: float, deadline: float) -> int:
+def storm(repository: Path, grpc_server: str, seconds: float, deadline: float) -> int:
     """The exit status: 0 if the service recovers; how it fares meanwhile is a figure."""
-    service = ServiceProcess(repository, "--front", front, "--device", "cpu")
+    service = ServiceProcess(repository, "--grpc-server", grpc_server, "--device", "cpu")
     capacity, _ = asyncio.run(call(service.address, MANY, seconds, None))
     during, codes = asyncio.run(call(service.address, MANY, seconds, deadline))
     after, rest = asyncio.run(call(service.address, FEW, seconds, deadline))
     status = service.stop()
-    print(f"\n{front}: {MANY} callers, deadlines of {1e3 * deadline:.0f} ms")
+    print(f"\n{grpc_server}: {MANY} callers, deadlines of {1e3 * deadline:.0f} ms")
     others = set(codes) - {"OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
     return report(
-        front,
+        grpc_server,
         {
             "answered a second, without deadlines": (f"{capacity:,.0f}", True),
             "answered a second, in time": (f"{during:,.0f}", True),

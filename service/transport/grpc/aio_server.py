@@ -1,0 +1,286 @@
+"""The front that serves every method: grpc.aio.
+
+Owns: registering the methods, turning ServiceErrors into statuses, deadlines and cancellation, streams, and the reply
+that crosses from an engine's thread to the event loop. Knows nothing of tensors.
+"""
+
+from __future__ import annotations  # types-grpcio's generics exist for mypy only
+
+import asyncio
+import contextlib
+import functools
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha import reflection
+
+from service.core.auth import CONTROL, INFER
+from service.core.errors import Draining, EngineFailed, InvalidArgument, ServiceError
+from service.inference.encode import stream_error, stream_response
+from service.inference.handler import InferenceHandler, PendingInfer
+from service.pb import classifier_pb2, health_pb2, inference_pb2
+from service.transport.grpc.classifier_servicer import ClassifierServicer
+from service.transport.grpc.health_servicer import HealthServicer
+from service.transport.grpc.inference_servicer import InferenceServicer
+from service.transport.grpc.streaming import InferenceStream
+
+INFERENCE: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+CLASSIFIER: ServiceDescriptor = classifier_pb2.DESCRIPTOR.services_by_name["ImageClassifier"]
+HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
+
+MAX_PENDING_CALLS = 2**13
+NO_MAX_AGE_MS = 2**31 - 1  # as gRPC writes it, in milliseconds
+# What takes the right to control.
+CONTROL_METHODS = ("RepositoryModelLoad", "RepositoryModelUnload", "LogSettings")
+# A stream of a client that sends this has an error as its status instead of in a message, and ends with it.
+STATUS_KEY = "triton_grpc_error"
+
+M = TypeVar("M", bound=Message)
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+    MethodHandler = grpc.RpcMethodHandler[Any, Any]
+
+log = structlog.get_logger(__name__)
+
+
+class AioServer:
+    """A grpc.aio server of all methods on one address, on the running event loop.
+
+    Raises:
+        OSError: the address is taken or cannot be bound.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        handler: InferenceHandler,
+        servicer: InferenceServicer,
+        classifier: ClassifierServicer,
+        health: HealthServicer,
+        *,
+        max_message_bytes: int,
+        reuse_port: bool = False,
+        max_connection_age_seconds: float = 0.0,
+    ) -> None:
+        self._handler = handler
+        self._sink = LoopResponseSink(asyncio.get_running_loop())
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", int(reuse_port)),  # else a taken port must be an error
+                ("grpc.max_connection_age_ms", int(max_connection_age_seconds * 1e3) or NO_MAX_AGE_MS),
+                # Calls that gRPC holds before we take them. Past 1,000 it would cancel some at random, with a status
+                # that no client retries; the batcher's bound comes after, with a better answer.
+                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+            ]
+        )
+        infer: MethodHandler = grpc.unary_unary_rpc_method_handler(self._infer)
+        stream: MethodHandler = grpc.stream_stream_rpc_method_handler(self._infer_stream)
+        classify: MethodHandler = grpc.unary_unary_rpc_method_handler(functools.partial(self._classify, classifier))
+        watch: MethodHandler = grpc.unary_stream_rpc_method_handler(functools.partial(self._watch, health))
+        self._server.add_generic_rpc_handlers(
+            (
+                self._handlers(INFERENCE, servicer, {"ModelInfer": infer, "ModelStreamInfer": stream}),
+                self._handlers(CLASSIFIER, classifier, {"Classify": classify}),
+                self._handlers(HEALTH, health, {"Watch": watch}),
+            )
+        )
+        reflection.enable_server_reflection(
+            (INFERENCE.full_name, CLASSIFIER.full_name, HEALTH.full_name, reflection.SERVICE_NAME), self._server
+        )
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"{address} cannot be bound") from error
+
+    async def start(self) -> None:
+        """Take calls."""
+        await self._server.start()
+
+    async def stop(self, grace: float) -> None:
+        """End the streams, refuse new calls, send GOAWAY, and end those in flight after `grace` seconds."""
+        self._stopping = True
+        for stream in self._streams:
+            stream.cancel()
+        await self._server.stop(grace)
+
+    def _submit(self, payload: bytes, deadline: float | None) -> tuple[asyncio.Future[bytes], PendingInfer | None]:
+        """Queue a request; the future gets its serialised answer, or a ServiceError."""
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        try:
+            arrived = time.monotonic()
+            return future, self._handler.submit(payload, self._sink, future, arrived=arrived, deadline=deadline)
+        except Exception:  # noqa: BLE001 # _unexpected logs it
+            future.set_exception(_unexpected("ModelInfer"))
+            return future, None
+
+    async def _answer(self, payload: bytes, deadline: float | None) -> bytes:
+        future, request = self._submit(payload, deadline)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if request is not None:
+                request.cancel()
+            raise
+
+    async def _infer(self, payload: bytes, context: Context) -> bytes:
+        try:
+            self._authorize(context)
+            return await self._answer(payload, _deadline(context))
+        except ServiceError as error:
+            await _abort(context, error)
+
+    async def _classify(self, classifier: ClassifierServicer, payload: bytes, context: Context) -> bytes:
+        deadline = _deadline(context)
+        try:
+            self._authorize(context)
+            request = _parse(classifier_pb2.ClassifyRequest, payload)
+            response = await classifier.Classify(request, lambda payload: self._answer(payload, deadline))
+            return response.SerializeToString()
+        except ServiceError as error:
+            await _abort(context, error)
+        except Exception:  # noqa: BLE001 # _unexpected logs it
+            await _abort(context, _unexpected("Classify"))
+
+    async def _infer_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        try:
+            self._authorize(context)
+        except ServiceError as error:
+            await _abort(context, error)
+        deadline = _deadline(context)
+        as_status = (STATUS_KEY, "true") in tuple(context.invocation_metadata() or ())
+        stream = InferenceStream(requests, lambda payload: self._submit(payload, deadline))
+        async with contextlib.aclosing(stream.responses()) as answers, self._ended_by_stop(context):
+            async for payload, answer in answers:
+                if isinstance(answer, bytes):
+                    yield stream_response(answer)
+                elif as_status:
+                    await _abort(context, answer)
+                else:
+                    yield stream_error(payload, answer)
+
+    async def _watch(self, health: HealthServicer, payload: bytes, context: Context) -> AsyncIterator[bytes]:
+        try:
+            request = _parse(health_pb2.HealthCheckRequest, payload)
+        except ServiceError as error:
+            await _abort(context, error)
+        async with contextlib.aclosing(health.Watch(request)) as statuses, self._ended_by_stop(context):
+            async for status in statuses:
+                yield status.SerializeToString()
+
+    def _handlers(
+        self, service: ServiceDescriptor, servicer: object, special: dict[str, MethodHandler]
+    ) -> grpc.GenericRpcHandler:
+        """A handler for every method of the service: a special one, or the servicer's."""
+        handlers = {}
+        for method in service.methods:
+            right = None if service is HEALTH else CONTROL if method.name in CONTROL_METHODS else INFER
+            handlers[method.name] = special.get(method.name) or self._unary_handler(
+                getattr(servicer, method.name), GetMessageClass(method.input_type), right
+            )
+        return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+    def _unary_handler(
+        self, function: Callable[[Any], Message | Awaitable[Message]], request: type[Message], right: str | None
+    ) -> MethodHandler:
+        async def handle(payload: bytes, context: Context) -> bytes:
+            try:
+                if right is not None:
+                    self._authorize(context, right)
+                response = function(_parse(request, payload))
+                return (response if isinstance(response, Message) else await response).SerializeToString()
+            except ServiceError as error:
+                await _abort(context, error)
+            except Exception:  # noqa: BLE001 # _unexpected logs it
+                await _abort(context, _unexpected(function.__name__))
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _authorize(self, context: Context, right: str = INFER) -> None:
+        if self._handler.auth_required:
+            self._handler.authorize(context.invocation_metadata() or (), right)
+
+    @contextlib.asynccontextmanager
+    async def _ended_by_stop(self, context: Context) -> AsyncIterator[None]:
+        """Ends a stream, which might never end by itself, when the server stops; its client may go elsewhere."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            await _abort(context, Draining())
+        finally:
+            self._streams.discard(task)
+
+
+class LoopResponseSink:
+    """Results on their way from the engines' threads to the event loop, one wake-up for many."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._results: deque[tuple[asyncio.Future[bytes], bytes | ServiceError]] = deque()
+        self._woken = False
+
+    def respond(self, call: asyncio.Future[bytes], payload: bytes) -> None:
+        """Give the coroutine that waits for `call` its serialised response."""
+        self._put(call, payload)
+
+    def fail(self, call: asyncio.Future[bytes], error: ServiceError) -> None:
+        """Raise the error in the coroutine that waits for `call`."""
+        self._put(call, error)
+
+    def _put(self, future: asyncio.Future[bytes], result: bytes | ServiceError) -> None:
+        self._results.append((future, result))
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the call
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._woken = False  # first, so that what is put from here on wakes the loop again
+        while self._results:
+            future, result = self._results.popleft()
+            if future.done():  # cancelled meanwhile
+                continue
+            if isinstance(result, ServiceError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
+def _deadline(context: Context) -> float | None:
+    left = context.time_remaining()
+    return None if left is None else time.monotonic() + left
+
+
+def _parse(message: type[M], payload: bytes) -> M:
+    try:
+        return message.FromString(payload)
+    except DecodeError as error:
+        raise InvalidArgument("", f"the bytes are no {message.DESCRIPTOR.full_name}") from error
+
+
+def _unexpected(method: str) -> EngineFailed:
+    """The answer to an exception that nobody foresaw; it is being handled now."""
+    error = EngineFailed()
+    log.exception("call failed", method=method, error_id=error.error_id)
+    return error
+
+
+async def _abort(context: Context, error: ServiceError) -> NoReturn:
+    await context.abort(error.code, error.message, tuple(error.trailing_metadata()))
