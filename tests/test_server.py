@@ -137,7 +137,7 @@ def test_a_taken_port_is_one_line_and_status_2(toys: Path, grpc_server: str, fla
         (["--model-repository", "/nowhere"], "--model-repository /nowhere: no such folder"),
         (["--grpc-port", "70000"], "--grpc-port"),
         (["--grpc-port", "9001", "--metrics-port", "9001"], "must differ"),
-        (["--intra-op-threads", "0"], "--threads"),
+        (["--intra-op-threads", "0"], "--intra-op-threads"),
         (["--device", "tpu"], "--device"),
         (["--grpc-server", "http"], "--grpc-server"),
         (["--lame-duck-seconds", "nan"], "--lame-duck-seconds"),

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.app.settings import Device, Threads
 from service.core import logs
-from service.core.errors import DeviceUnavailable, LoadError
+from service.core.errors import LoadError
 from service.core.spec import TensorSpec
 from service.core.version import VERSION
 from service.models.loader import EngineOptions, OpenedVersion, open_version
@@ -24,7 +24,7 @@ from service.models.verification import CannotRun
 from service.runtime.devices import choose_devices
 
 
-def check(path: Path, version: int | None, runtime: EngineOptions) -> None:
+def check(path: Path, version: int | None, options: EngineOptions) -> None:
     """Print all there is to say of the model in that folder.
 
     Raises:
@@ -36,7 +36,7 @@ def check(path: Path, version: int | None, runtime: EngineOptions) -> None:
     number = max(folder.versions) if version is None else version
     if number not in folder.versions:
         raise LoadError(f"{path} has no version {number}; there are {sorted(folder.versions)}")
-    opened = open_version(folder, number, runtime)
+    opened = open_version(folder, number, options)
     _print_facts(opened)
     gap = opened.verify()
     sizes = ", ".join(map(str, opened.verifier.sizes))
@@ -97,19 +97,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--device", default="auto", help="as of the service (%(default)s)")
     parser.add_argument("--intra-op-threads", type=int, default=1, help="as of the service (%(default)s)")
     options = parser.parse_args(arguments)
-    try:  # both mean what they mean there
+    try:  # the same checks as the service's settings
         TypeAdapter(Device).validate_python(options.device)
         TypeAdapter(Threads).validate_python(options.intra_op_threads)
     except ValidationError as error:
         parser.error(f"{error.errors()[0]['input']!r}: {error.errors()[0]['msg']}")
     logs.configure("text")
     try:
-        check(
-            options.folder,
-            options.model_version,
-            EngineOptions(choose_devices(options.device), options.intra_op_threads),
-        )
-    except (LoadError, DeviceUnavailable) as error:
+        engine_options = EngineOptions(choose_devices(options.device), options.intra_op_threads)
+        check(options.folder, options.model_version, engine_options)
+    except LoadError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

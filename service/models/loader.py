@@ -41,7 +41,7 @@ class EngineOptions:
     """How engines are made: the devices, one engine each unless a model says otherwise, and the threads of each."""
 
     devices: Sequence[str]
-    threads: int
+    intra_op_threads: int
     gpu: GpuOptions = DEFAULT_GPU_OPTIONS
 
 
@@ -85,7 +85,7 @@ class OpenedVersion:
 
 
 def load(
-    folder: ModelFolder, version: int, runtime: EngineOptions, *, on_broken: Callable[[], None] = lambda: None
+    folder: ModelFolder, version: int, options: EngineOptions, *, on_broken: Callable[[], None] = lambda: None
 ) -> LoadedModel:
     """Load a version and prove it. `on_broken` is called should one of its engines break later.
 
@@ -94,7 +94,7 @@ def load(
         engine.DeviceUnavailable: the device could not be had.
     """
     started = time.perf_counter()
-    opened = open_version(folder, version, runtime)
+    opened = open_version(folder, version, options)
     # On a thread of its own, behind all that answer: what it starts, such as a batcher's threads, would be as patient.
     with ThreadPoolExecutor(1, thread_name_prefix="proof", initializer=_yield_to_others) as patient:
         batch_max_abs_diff = patient.submit(opened.verify).result()
@@ -125,7 +125,7 @@ def load(
     )
 
 
-def open_version(folder: ModelFolder, version: int, runtime: EngineOptions) -> OpenedVersion:
+def open_version(folder: ModelFolder, version: int, options: EngineOptions) -> OpenedVersion:
     """Read a version, open its graph and hold them against each other.
 
     Raises:
@@ -133,8 +133,8 @@ def open_version(folder: ModelFolder, version: int, runtime: EngineOptions) -> O
     """
     config = read_config(folder)
     files = read_version(folder, version, config.default_model_filename or GRAPH)
-    devices = _places(config.instance_group, runtime)
-    engines = [_open(files, device, runtime) for device in devices]
+    devices = _places(config.instance_group, options)
+    engines = [_open(files, device, options) for device in devices]
     spec = complete_spec(folder, version, config, engines[0])
     for engine in engines:
         engine.select([tensor.name for tensor in spec.outputs])
@@ -149,7 +149,7 @@ def open_version(folder: ModelFolder, version: int, runtime: EngineOptions) -> O
         verifier=Verifier(
             spec,
             files.golden,
-            max(files.golden_tolerance, FP16_TOLERANCE) if runtime.gpu.fp16 else files.golden_tolerance,
+            max(files.golden_tolerance, FP16_TOLERANCE) if options.gpu.fp16 else files.golden_tolerance,
             sizes=sizes,
             strict=strict,
         ),
@@ -167,10 +167,10 @@ def _yield_to_others() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
-def _open(files: VersionFiles, device: str, runtime: EngineOptions) -> Engine:
+def _open(files: VersionFiles, device: str, options: EngineOptions) -> Engine:
     try:
         return Engine(
-            files.model, device=device, intra_op_threads=runtime.threads, folder=files.folder, gpu=runtime.gpu
+            files.model, device=device, intra_op_threads=options.intra_op_threads, folder=files.folder, gpu=options.gpu
         )
     except Exception as error:  # ONNX Runtime's errors share no narrower base
         if type(error).__module__.startswith("onnxruntime"):
@@ -178,9 +178,9 @@ def _open(files: VersionFiles, device: str, runtime: EngineOptions) -> Engine:
         raise
 
 
-def _places(groups: Sequence[ModelInstanceGroup], runtime: EngineOptions) -> list[str]:
+def _places(groups: Sequence[ModelInstanceGroup], options: EngineOptions) -> list[str]:
     """The device of each engine: the runtime's, or what the configuration's instance groups ask for."""
-    gpus = [device for device in runtime.devices if device != "cpu"]
+    gpus = [device for device in options.devices if device != "cpu"]
     places: list[str] = []
     for group in groups:
         match group.kind:
@@ -193,15 +193,15 @@ def _places(groups: Sequence[ModelInstanceGroup], runtime: EngineOptions) -> lis
                     "instance_group KIND_MODEL is not offered; use KIND_AUTO, KIND_CPU or KIND_GPU"
                 )
             case _:
-                devices = [f"cuda:{gpu}" for gpu in group.gpus] if gpus and group.gpus else list(runtime.devices)
-        if set(devices) - {"cpu", *runtime.devices}:
+                devices = [f"cuda:{gpu}" for gpu in group.gpus] if gpus and group.gpus else list(options.devices)
+        if set(devices) - {"cpu", *options.devices}:
             raise ConfigurationError(
-                f"instance_group asks for {devices}, the service has {list(runtime.devices)} (--device)"
+                f"instance_group asks for {devices}, the service has {list(options.devices)} (--device)"
             )
         places += devices * max(group.count, 1)
     if len(places) > MAX_INSTANCES:
         raise ConfigurationError(f"instance_group asks for {len(places)} instances, at most {MAX_INSTANCES} are made")
-    return places or list(runtime.devices)
+    return places or list(options.devices)
 
 
 def _is_strict(spec: ModelSpec) -> bool:

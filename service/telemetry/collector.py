@@ -157,7 +157,7 @@ def _gauges(models: Iterable[LoadedModel]) -> Iterator[Metric]:
     )
     batch_max_abs_diff = GaugeMetricFamily(
         "inference_batch_max_abs_diff",
-        "Largest difference between a golden answer computed alone and in a batch, measured when the version was loaded.",
+        "Largest difference between a golden answer computed alone and in a batch, measured at load.",
         labels=["model", "version"],
     )
     info = GaugeMetricFamily(
