@@ -86,7 +86,7 @@ def machine() -> dict[str, object]:
         text=True,
         check=False,
     ).stdout.strip()
-    packages = ("simplecnn", "aio", "numpy", "protobuf", "pygrpc-native", runtime)
+    packages = ("simplecnn", "grpcio", "numpy", "protobuf", "pygrpc-native", runtime)
     return {
         "processor": named[1] if named else platform.processor(),
         "cores": os.cpu_count(),

@@ -1,1 +1,4 @@
-"""TODO."""
+"""HTTP.
+
+    monitoring.py   /metrics, /livez and /readyz
+"""
