@@ -13,18 +13,11 @@ import pytest
 from numpy.typing import NDArray
 
 from service.runtime.session import Engine
-from tests.gpu import FakeNvml
-from tests.support import (
-    GRPC_SERVERS,
-    ROOT,
-    RUNS,
-    Gate,
-    add_version,
-    clean_environment,
-    doubling_model,
-    lookup_model,
-    run_command,
-)
+from tests.support.gpu import FakeNvml
+from tests.support.local_service import Gate
+from tests.support.models import add_version, doubling_model, lookup_model
+from tests.support.paths import GRPC_SERVERS, ROOT
+from tests.support.processes import RUNS, clean_environment, run_command
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -27,7 +27,10 @@ from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.conftest import outside
 from tests.soaks.load import ConstantLoad, channel, once_ready
-from tests.support import ROOT, SHARED, copy_repository, free_port, infer_request, outputs_of
+from tests.support.models import copy_repository
+from tests.support.paths import ROOT, SHARED
+from tests.support.processes import free_port
+from tests.support.requests import infer_request, outputs_of
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from service.app.settings import Settings
-from tests.support import ROOT
+from tests.support.paths import ROOT
 from training.settings import Settings as TrainingSettings
 
 DEPLOY = ROOT / "deploy"

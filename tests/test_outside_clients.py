@@ -11,7 +11,9 @@ import pytest
 from onnx import TensorProto
 
 from tests.conftest import outside
-from tests.support import SHARED, add_version, adding_model, identity_model, service_process
+from tests.support.models import add_version, adding_model, identity_model
+from tests.support.paths import SHARED
+from tests.support.processes import service_process
 
 PERF_ANALYZER = SHARED / "bench" / "perf_analyzer"
 INSTALLED = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "serving-bench"

@@ -7,7 +7,7 @@ from pathlib import Path
 from service.pb import inference_pb2, model_config_pb2
 from tests.conftest import outside
 from tests.outside.fields_of import describe
-from tests.support import ROOT
+from tests.support.paths import ROOT
 
 
 def test_every_field_has_the_number_and_type_that_tritonclient_has() -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from service.models.loader import EngineOptions, load
 from service.models.repository import scan
-from tests.support import run_command
+from tests.support.processes import run_command
 from tests.test_training_data import MNIST, full
 from training import finish, networks
 

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from tests.support import ROOT, SHARED
+from tests.support.paths import ROOT, SHARED
 from training import data, sources
 from training.errors import DataError
 

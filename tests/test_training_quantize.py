@@ -13,7 +13,7 @@ import pytest
 
 from service.models.loader import EngineOptions, load
 from service.models.repository import scan
-from tests.support import run_command
+from tests.support.processes import run_command
 from training import export, quantize, sources
 from training.networks import NETWORKS, Classifier
 from training.quantize import Comparison

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tests.support import clean_environment, run_command
+from tests.support.processes import clean_environment, run_command
 from training import evaluate
 from training.data import Part
 from training.evaluate import BINS, Bin, Evaluation

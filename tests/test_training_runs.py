@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support import ROOT, clean_environment, run_command
+from tests.support.paths import ROOT
+from tests.support.processes import clean_environment, run_command
 from training import runs
 from training.errors import TrainingError
 from training.recipe import Step

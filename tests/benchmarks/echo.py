@@ -1,4 +1,4 @@
-"""A bare echo on the native grpc_server, for what the grpc_server alone costs: `python -m tests.benchmarks.echo ADDRESS MODEL`.
+"""A bare echo on the native server, for what that server alone costs: `python -m tests.benchmarks.echo ADDRESS MODEL`.
 
 Everything that load generators ask of a server is answered as the service at ADDRESS answered it once; only the count
 of inferences moves. Prints its address, and runs until it is killed.
@@ -14,7 +14,7 @@ from service.inference.decode_cache import split_id
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.benchmarks.models import SHAPES
-from tests.support import infer_request
+from tests.support.requests import infer_request
 
 SERVICE = "/inference.GRPCInferenceService"
 INFER, STATISTICS = 0, 1

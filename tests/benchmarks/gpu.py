@@ -21,7 +21,8 @@ from service.runtime.cuda import CudaBinding, GpuOptions
 from service.runtime.io_binding import BatchBindings
 from tests.benchmarks.load import HAS_PERF_ANALYZER, Load, generate
 from tests.benchmarks.models import MAX_BATCH_SIZE, SHAPES, graph_of, repository_with
-from tests.support import ROOT, SHARED, service_process
+from tests.support.paths import ROOT, SHARED
+from tests.support.processes import service_process
 
 LOADS = (Load(8, 1), Load(32, 1), Load(128, 1), Load(8, 32), Load(8, 64))
 SECONDS = 1.0

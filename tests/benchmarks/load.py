@@ -14,7 +14,8 @@ import grpc
 import numpy as np
 
 from tests.benchmarks.models import SHAPES
-from tests.support import SHARED, infer_request
+from tests.support.paths import SHARED
+from tests.support.requests import infer_request
 
 PERF_ANALYZER = SHARED / "bench" / "perf_analyzer"
 INSTALLED = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "serving-bench"

@@ -28,7 +28,9 @@ import numpy as np
 from tests.benchmarks.load import EIGHT, THIRTY_TWO, Load, Result, own_client
 from tests.benchmarks.models import MNIST, SHAPES, graph_of, repository_with
 from tests.benchmarks.servers import ours
-from tests.support import ROOT, clean_environment, wait_until
+from tests.support.paths import ROOT
+from tests.support.processes import clean_environment
+from tests.support.waiting import wait_until
 
 LOADS = (Load(1, 1), EIGHT, THIRTY_TWO)
 FOLDER = ROOT / "build/peers"

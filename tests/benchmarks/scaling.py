@@ -26,7 +26,7 @@ from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.benchmarks.load import HAS_PERF_ANALYZER, Load, generate
 from tests.benchmarks.models import MNIST, repository_with
 from tests.benchmarks.servers import Server, echo, ours
-from tests.support import ROOT
+from tests.support.paths import ROOT
 
 LOADS = (Load(1, 1), Load(8, 1), Load(32, 1))
 SATURATED = Load(128, 1)

@@ -19,7 +19,9 @@ import psutil
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.benchmarks.load import INSTALLED
-from tests.support import ROOT, SHARED, service_process, wait_until
+from tests.support.paths import ROOT, SHARED
+from tests.support.processes import service_process
+from tests.support.waiting import wait_until
 
 TRITON = SHARED / "bench" / "triton-server"
 HAS_TRITON = TRITON.exists() and (INSTALLED / "triton").is_dir()

@@ -23,7 +23,7 @@ from tests.benchmarks.load import EIGHT, HAS_PERF_ANALYZER, THIRTY_TWO, Load, ge
 from tests.benchmarks.models import CIFAR, MNIST, RESNET, SHAPES, graph_of, repository_with
 from tests.benchmarks.report import Record, Run, Runs, bars, show
 from tests.benchmarks.servers import HAS_TRITON, InProcess, Server, echo, ours, triton
-from tests.support import ROOT, SHARED
+from tests.support.paths import ROOT, SHARED
 
 ALL = (Load(1, 1), Load(8, 1), Load(32, 1), Load(128, 1), Load(4, 8), Load(4, 32))
 LOADS = {MNIST: ALL, CIFAR: ALL, RESNET: (Load(1, 1), EIGHT, THIRTY_TWO)}

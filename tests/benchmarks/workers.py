@@ -18,7 +18,10 @@ import psutil
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.benchmarks.load import Load, generate
 from tests.benchmarks.models import MNIST, SHAPES, repository_with
-from tests.support import ROOT, ServiceProcess, infer_request, service_process, wait_until
+from tests.support.paths import ROOT
+from tests.support.processes import ServiceProcess, service_process
+from tests.support.requests import infer_request
+from tests.support.waiting import wait_until
 
 CONNECTIONS = 256
 MAX_STREAM_REQUESTS = 128  # a worker: batches are as large then, however many workers there are

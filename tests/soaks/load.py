@@ -17,7 +17,7 @@ import numpy as np
 from service.client import SERVICE_CONFIG
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.support import infer_request
+from tests.support.requests import infer_request
 
 ROOT = Path(__file__).parents[2]
 MODEL = "mnist-simplecnn"

@@ -21,7 +21,9 @@ from onnx import TensorProto, helper, numpy_helper
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.soaks.load import Outcome, channel, report
-from tests.support import ServiceProcess, add_version, infer_request
+from tests.support.models import add_version
+from tests.support.processes import ServiceProcess
+from tests.support.requests import infer_request
 
 FACTOR = 10
 WIDTH, LAYERS = 1024, 500

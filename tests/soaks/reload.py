@@ -16,7 +16,7 @@ from statistics import median
 
 from service.client import Client
 from tests.soaks.load import MODEL, ConstantLoad, Outcome, once_ready, report
-from tests.support import ServiceProcess
+from tests.support.processes import ServiceProcess
 
 CLIENTS, RATE = 8, 50.0
 STRETCHES = 5

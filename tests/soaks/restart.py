@@ -1,6 +1,6 @@
 """Rolling restarts of two replicas on one port, under load.
 
-On the grpcio grpc_server clients do not retry, on the native grpc_server they have the standard retry policy of service/client.py.
+Clients of the aio server do not retry; clients of the native server have the standard retry policy of service/client.
 Either way no call may fail, and every answer that a server gave must have arrived.
 """
 
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.soaks.load import ConstantLoad, report
-from tests.support import ServiceProcess
+from tests.support.processes import ServiceProcess
 
 REPLICAS, CLIENTS = 2, 16
 

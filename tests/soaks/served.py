@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from service.client import Client
-from tests.support import ServiceProcess
+from tests.support.processes import ServiceProcess
 from training import sources
 from training.networks import NETWORKS
 

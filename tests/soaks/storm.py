@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from tests.soaks.load import mixed_requests, report
-from tests.support import ServiceProcess
+from tests.support.processes import ServiceProcess
 
 MANY, FEW = 1024, 32
 

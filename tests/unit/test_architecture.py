@@ -1,0 +1,108 @@
+"""The layout of the code is what its documents say."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+TOP = {
+    "pyproject.toml", "README.md", "service", "training", "proto", "deploy", "tests", "docker-compose.yml",
+    "Makefile", "LICENSE", "CHANGELOG.md", ".ci", ".gitignore", ".pre-commit-config.yaml", ".dockerignore",
+    ".env.example",
+}  # fmt: skip
+
+
+def tracked() -> list[Path]:
+    """Every file that git tracks."""
+    listed = subprocess.run(
+        ["/usr/bin/env", "git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    return [Path(line) for line in listed.splitlines()]
+
+
+def test_nothing_else_is_at_the_top() -> None:
+    assert {path.parts[0] for path in tracked()} <= TOP
+
+
+def test_imports_point_one_way() -> None:
+    result = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-logo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "never"),
+    [
+        ("service.app.server", ["torch", "torchvision", "onnx", "training", "matplotlib"]),
+        ("service.client", ["torch", "onnxruntime", "numpy", "PIL", "training"]),
+        ("training.publish", ["grpc", "google.protobuf", "service", "structlog"]),
+        ("training.settings", ["torch", "grpc"]),
+    ],
+)
+def test_a_module_does_not_load_what_it_must_live_without(module: str, never: list[str]) -> None:
+    code = f"import sys, {module}; print(sorted(set({never!r}) & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+PACKAGES = sorted(
+    str(path.parent.relative_to(ROOT))
+    for half in ("service", "training")
+    for path in (ROOT / half).rglob("__init__.py")
+    if path.parent.name != "pb"
+)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_docstring_of_a_package_lists_what_is_in_it(package: str) -> None:
+    folder = ROOT / package
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    modules = {path.name for path in folder.glob("*.py")} - {"__init__.py", "__main__.py"}
+    packages = {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")}
+    listed = set(re.findall(r"^ +(\w+(?:\.py|/))", text, re.MULTILINE)) - {"__main__.py"}
+    assert (modules | packages) - {"errors.py"} <= set(re.findall(r"\w+(?:\.py|/)", text))
+    assert listed <= modules | packages
+
+
+def test_the_error_tree_in_the_docstring_is_the_tree() -> None:
+    from service.core import errors
+
+    text = errors.__doc__ or ""
+    drawn = dict(re.findall(r"[├└]── (\w+) +([A-Z_]+)", text))
+    real = {
+        name: kind.code.name
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.ServiceError) and hasattr(kind, "code")
+    }
+    assert drawn == real
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """A fresh install of one half alone must run: nothing is there by chance."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {"grpc": "grpcio", "grpc_reflection": "grpcio-reflection", "google": "protobuf", "PIL": "pillow",
+             "prometheus_client": "prometheus-client", "pydantic_settings": "pydantic-settings",
+             "pygrpc_native": "pygrpc-native", "pynvml": "nvidia-ml-py"}  # fmt: skip
+    for half in ("service", "training"):
+        declared = " ".join(project["dependencies"] + project["optional-dependencies"][half])
+        imported = {
+            (node.module or "").split(".")[0] if isinstance(node, ast.ImportFrom) else node.names[0].name.split(".")[0]
+            for path in (ROOT / half).rglob("*.py")
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module)
+        }
+        outside = imported - set(sys.stdlib_module_names) - {half}
+        missing = {name for name in outside if not re.search(rf"\b{names.get(name, name)}\b", declared)}
+        assert not missing, half
