@@ -16,7 +16,7 @@ help: ## list the targets
 demo: .venv/installed ## train on bundled digits, serve, and classify held-out images over gRPC
 	@test -e $(REPOSITORY)/mnist-simplecnn/1 || \
 	  $(BIN)/python -m training --dataset mnist-sample --repository $(REPOSITORY)
-	@$(BIN)/python deploy/demo.py $(REPOSITORY)
+	@$(BIN)/python -m tests.demo $(REPOSITORY)
 	@echo
 	@echo "next: make serve    then, elsewhere: $(BIN)/python -m service.client classify PICTURE.png"
 
@@ -36,7 +36,7 @@ lint: .venv/installed ## check style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/hadolint deploy/*.Dockerfile
+	$(BIN)/hadolint deploy/docker/*.Dockerfile
 
 train: .venv/installed ## train on the full MNIST, downloaded into data/ if it is not there, and publish
 	$(BIN)/python -m training --repository $(REPOSITORY) $(TRAINING_FLAGS)
@@ -92,7 +92,7 @@ soak-storm: .venv/installed ## 1,024 callers with deadlines of 100 ms
 stubs: .venv/installed ## make service/pb anew from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iservice/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/*.proto
 
-dashboards: .venv/installed ## make deploy/grafana/dashboards anew from deploy/dashboards.py
+dashboards: .venv/installed ## make deploy/monitoring/grafana/dashboards anew from deploy/dashboards.py
 	$(BIN)/python deploy/dashboards.py
 
 LOCK := $(BIN)/uv pip compile --universal --generate-hashes --no-annotate --quiet --custom-compile-command "make lock"

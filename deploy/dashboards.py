@@ -1,4 +1,4 @@
-"""The two Grafana dashboards, written to deploy/grafana/dashboards: `make dashboards`.
+"""The two Grafana dashboards, written to deploy/monitoring/grafana/dashboards: `make dashboards`.
 
 Serving is for whoever is on call: is it well, where does the time go, what waits. Models is for whoever trained them:
 what is served, how good it was, and whether what it says now is what it said of its test set.
@@ -33,7 +33,7 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-FOLDER = Path(__file__).parent / "grafana" / "dashboards"
+FOLDER = Path(__file__).parent / "monitoring" / "grafana" / "dashboards"
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")  # as provisioned
 MODEL = 'model=~"$model"'
 RATE = "[$__rate_interval]"

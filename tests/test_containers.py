@@ -37,7 +37,7 @@ STAND_INS = {
     "PROMETHEUS_IMAGE": "local/prometheus:2.53",
     "HAPROXY_IMAGE": "local/haproxy:3.0",
 }
-SCALE = ("-f", "docker-compose.yml", "-f", "deploy/compose.scale.yml")
+SCALE = ("-f", "docker-compose.yml", "-f", "deploy/compose/scale.yml")
 MB = 1_000_000
 REQUEST = infer_request(MODEL, images=np.zeros((1, 28, 28, 1), np.uint8))
 
@@ -261,7 +261,9 @@ def test_prometheus_sees_the_service_and_has_the_alerts(stack: Stack) -> None:
     assert load.outcome.failed == 0
     groups = ask_prometheus(stack, "rules")["groups"]
     loaded = {rule["name"] for group in groups for rule in group["rules"]}
-    files = [yaml.safe_load((ROOT / f"deploy/prometheus/{name}.yml").read_text()) for name in ("rules", "alerts")]
+    files = [
+        yaml.safe_load((ROOT / f"deploy/monitoring/prometheus/{name}.yml").read_text()) for name in ("rules", "alerts")
+    ]
     ours = {
         rule.get("alert", rule.get("record")) for file in files for group in file["groups"] for rule in group["rules"]
     }
@@ -405,7 +407,7 @@ def fleet(stack: Stack, certificate: Path) -> Stack:
 def test_haproxy_takes_its_configuration_with_and_without_a_certificate(images: dict[str, str]) -> None:
     haproxy = images.get("HAPROXY_IMAGE", "haproxy:3.0.27")
     place = "/usr/local/etc/haproxy/haproxy.cfg"
-    mounted = ["-v", f"{ROOT}/deploy/haproxy.cfg:{place}:ro"]
+    mounted = ["-v", f"{ROOT}/deploy/compose/haproxy.cfg:{place}:ro"]
     for variable in ([], ["-e", "TLS_CERTIFICATE="]):  # as it is if .env has the name and no value
         docker("run", "--rm", *variable, *mounted, haproxy, "-c", "-f", place)
 

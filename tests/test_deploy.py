@@ -16,8 +16,8 @@ from tests.support import ROOT
 from training.settings import Settings as TrainingSettings
 
 DEPLOY = ROOT / "deploy"
-DOCKERFILES = sorted(DEPLOY.glob("*.Dockerfile"))
-COMPOSE = [ROOT / "docker-compose.yml", *sorted(DEPLOY.glob("compose.*.yml"))]
+DOCKERFILES = sorted(DEPLOY.glob("docker/*.Dockerfile"))
+COMPOSE = [ROOT / "docker-compose.yml", *sorted(DEPLOY.glob("compose/*.yml"))]
 OVERLAYS = ("overlays/cpu", "overlays/gpu", "torchrun")
 KUBERNETES = ("1.33", "1.37")
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -87,7 +87,7 @@ def test_every_service_is_hardened_bounded_and_pinned() -> None:
         name: service
         for path in COMPOSE
         for name, service in compose(path)["services"].items()
-        if "image" in service and path.name != "compose.gpu.yml"  # which only adds to them
+        if "image" in service and path.name != "gpu.yml"  # which only adds to them
     }
     assert services.keys() == {"training", "service", "prometheus", "grafana", "haproxy"}
     for name, service in services.items():
@@ -134,7 +134,7 @@ def test_the_example_explains_every_variable_with_its_default() -> None:
 
 
 def test_only_settings_that_exist_are_set() -> None:
-    texts = [path.read_text() for path in (*COMPOSE, *DOCKERFILES, *DEPLOY.glob("k*/**/*.yaml"))]
+    texts = [path.read_text() for path in (*COMPOSE, *DOCKERFILES, *DEPLOY.glob("kubernetes/**/*.yaml"))]
     for prefix, kind in (("SERVICE_", Settings), ("TRAINING_", TrainingSettings)):
         environment = {
             name
@@ -155,19 +155,19 @@ def test_only_settings_that_exist_are_set() -> None:
     assert {flag[2:].replace("-", "_") for flag in flags} <= TrainingSettings.model_fields.keys()
 
 
-@pytest.mark.parametrize("added", [None, "compose.gpu.yml", "compose.scale.yml"])
+@pytest.mark.parametrize("added", [None, "gpu.yml", "scale.yml"])
 def test_compose_takes_it(added: str | None) -> None:
     if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:  # noqa: S607
         pytest.skip("Docker Compose is not installed")
-    files = ["-f", "docker-compose.yml", *(["-f", f"deploy/{added}"] if added else [])]
+    files = ["-f", "docker-compose.yml", *(["-f", f"deploy/compose/{added}"] if added else [])]
     command = ["docker", "compose", *files, "--env-file", ".env.example", "config"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     service = yaml.safe_load(done.stdout)["services"]["service"]
     match added:
-        case "compose.scale.yml":
+        case "scale.yml":
             assert not service.get("ports"), "HAProxy has them"
-        case "compose.gpu.yml":
+        case "gpu.yml":
             assert service["build"]["args"]["RUNTIME"] == "gpu" and service["environment"]["SERVICE_DEVICE"] == "cuda"
             limits = service["deploy"]["resources"]
             assert limits["reservations"]["devices"][0]["capabilities"] == ["gpu"] and limits["limits"]["pids"]
@@ -255,7 +255,7 @@ def test_everything_that_is_named_in_the_manifests_is_there(manifests: list[dict
 
 
 def test_probes_and_ports_are_the_services(manifests: list[dict[str, Any]]) -> None:
-    runtime = yaml.safe_load((DEPLOY / "kserve/runtime.yaml").read_text())
+    runtime = yaml.safe_load((DEPLOY / "kubernetes/kserve/runtime.yaml").read_text())
     service = [pod["containers"][0] for pod in pods(manifests) if pod["containers"][0]["name"] == "service"]
     for container in (*service, runtime["spec"]["containers"][0]):
         assert container["ports"][0]["containerPort"] == Settings.model_fields["grpc_port"].default
@@ -265,8 +265,8 @@ def test_probes_and_ports_are_the_services(manifests: list[dict[str, Any]]) -> N
 
 
 def test_kserves_two_manifests_fit_each_other() -> None:
-    runtime = yaml.safe_load((DEPLOY / "kserve/runtime.yaml").read_text())
-    service = yaml.safe_load((DEPLOY / "kserve/inference-service.yaml").read_text())
+    runtime = yaml.safe_load((DEPLOY / "kubernetes/kserve/runtime.yaml").read_text())
+    service = yaml.safe_load((DEPLOY / "kubernetes/kserve/inference-service.yaml").read_text())
     model = service["spec"]["predictor"]["model"]
     assert model["runtime"] == runtime["metadata"]["name"]
     assert model["protocolVersion"] in runtime["spec"]["protocolVersions"] == ["grpc-v2"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy.fleet import BALANCES, Costs, closed_loop, open_loop
+from tests.benchmarks.fleet import BALANCES, Costs, closed_loop, open_loop
 
 COSTS = Costs([(0, 100e-6), (64, 100e-6 + 64 * 50e-6)])
 

@@ -27,9 +27,10 @@ from tests.gpu import FakeNvml
 from tests.support import ROOT, copy_repository, free_port, infer_request, local_service, service_process, wait_until
 
 DEPLOY = ROOT / "deploy"
-RULES = DEPLOY / "prometheus" / "rules.yml"
-ALERTS = DEPLOY / "prometheus" / "alerts.yml"
-BOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
+MONITORING = DEPLOY / "monitoring"
+RULES = MONITORING / "prometheus" / "rules.yml"
+ALERTS = MONITORING / "prometheus" / "alerts.yml"
+BOARDS = sorted((MONITORING / "grafana" / "dashboards").glob("*.json"))
 MODEL = "mnist-simplecnn"
 # What Prometheus itself and the client library call theirs.
 FOREIGN = {"up", "ALERTS"}
@@ -54,7 +55,7 @@ def queries(board: Path) -> list[tuple[str, str]]:
 
 
 def test_prometheus_takes_its_configuration() -> None:
-    promtool("check", "config", str(DEPLOY / "prometheus" / "prometheus.yml"))
+    promtool("check", "config", str(MONITORING / "prometheus" / "prometheus.yml"))
 
 
 def test_every_alert_fires_when_it_should_and_only_then() -> None:
@@ -128,9 +129,9 @@ def test_a_dashboard_is_what_grafana_takes(board: Path) -> None:
     for panel in content["panels"]:
         if panel["type"] != "row":
             assert panel["description"] and panel["targets"], panel["title"]
-            source = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text())
+            source = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/prometheus.yml").read_text())
             assert panel["datasource"]["uid"] == source["datasources"][0]["uid"]
-    mounted = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/simplecnn.yml").read_text())
+    mounted = yaml.safe_load((MONITORING / "grafana/provisioning/dashboards/simplecnn.yml").read_text())
     assert mounted["providers"][0]["options"]["path"] == "/etc/grafana/dashboards"
 
 

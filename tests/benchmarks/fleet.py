@@ -1,7 +1,8 @@
 """A fleet of replicas, simulated: what batching, balancing and overload come to before any machine is rented.
 
-`python deploy/fleet.py --help`; deploy/SCALING.md says what to learn from it. A replica is a bounded queue and an
-engine that takes all that waits, up to a batch, for a time that grows with its rows: what service/batcher.py does.
+`python -m tests.benchmarks.fleet --help`; SCALING.md beside it says what to learn from it. A replica is a bounded
+queue and an engine that takes all that waits, up to a batch, for a time that grows with its rows: what the service's
+batcher does.
 `make bench-scaling` measures the costs on a real service and holds the one-replica case against it.
 """
 
