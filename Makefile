@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-containers check-deploy lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs dashboards lock clean
+.PHONY: help demo test test-containers check-deploy lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,9 +91,6 @@ soak-storm: .venv/installed ## 1,024 callers with deadlines of 100 ms
 
 stubs: .venv/installed ## make service/pb anew from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iservice/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/*.proto
-
-dashboards: .venv/installed ## make deploy/monitoring/grafana/dashboards anew from deploy/dashboards.py
-	$(BIN)/python deploy/dashboards.py
 
 LOCK := $(BIN)/uv pip compile --universal --generate-hashes --no-annotate --quiet --custom-compile-command "make lock"
 # An image has the versions that were tested.
