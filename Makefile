@@ -18,16 +18,16 @@ demo: .venv/installed ## train on bundled digits, serve, and classify held-out i
 	  $(BIN)/python -m training --dataset mnist-sample --repository $(REPOSITORY)
 	@$(BIN)/python -m tests.demo $(REPOSITORY)
 	@echo
-	@echo "next: make serve    then, elsewhere: $(BIN)/python -m service.client classify PICTURE.png"
+	@echo "next: make serve, then in another terminal: $(BIN)/python -m service.client classify PICTURE.png"
 
 test: .venv/installed ## run the whole test suite
 	$(BIN)/pytest
 
-test-containers: .venv/installed ## build the image, and run the stack and what can befall it in real containers; 2 minutes
+test-containers: .venv/installed ## build the image and test the Compose stack in real containers; 2 minutes
 	$(BIN)/pytest -m containers tests/test_containers.py
 
-# Not asked for: digests and pulling always (the overlays name versions in your registry), and a fixed base (an argument).
-check-deploy: .venv/installed ## hold Dockerfiles and Kubernetes manifests against checkov's rules, which it installs
+# Skipped: image digests and imagePullPolicy Always (the overlays name tags in your registry); a fixed base (an argument).
+check-deploy: .venv/installed ## check Dockerfiles and manifests with checkov, which it installs
 	$(BIN)/uv tool run --from checkov==3.3.30 checkov --quiet --compact --skip-download --framework dockerfile kustomize \
 	  --skip-check CKV_K8S_43,CKV_K8S_15,CKV_DOCKER_7 --directory deploy
 
