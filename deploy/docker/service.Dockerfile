@@ -12,7 +12,7 @@ RUN python -m venv tools \
  && python -m venv --without-pip /opt/venv \
  && tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --no-deps -r service-${RUNTIME}.txt
 # The project's code is a layer of its own (1 MB), so that a change rebuilds only that. The training package is removed.
-COPY pyproject.toml README.md LICENSE NOTICE* ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY service service
 COPY training training
 RUN tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheels . \

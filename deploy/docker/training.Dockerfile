@@ -11,7 +11,7 @@ RUN python -m venv tools \
  && python -m venv --without-pip /opt/venv \
  && tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --no-deps -r training.txt
 # The project's code is a layer of its own (3 MB), so that a change rebuilds only that. The service package is removed.
-COPY pyproject.toml README.md LICENSE NOTICE* ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY service service
 COPY training training
 RUN tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheels . \
