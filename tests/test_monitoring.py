@@ -112,12 +112,10 @@ def test_every_metric_that_is_asked_for_exists(published: Path, nvml: FakeNvml) 
 
 def test_the_dashboards_are_mounted_where_the_provider_looks() -> None:
     assert [path.name for path in BOARDS] == ["models.json", "serving.json"]
-    provider = yaml.safe_load((MONITORING / "grafana/provisioning/dashboards/simplecnn.yml").read_text())["providers"][
-        0
-    ]
+    provisioned = yaml.safe_load((MONITORING / "grafana/provisioning/dashboards/simplecnn.yml").read_text())
     volumes = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]["volumes"]
     mounted = dict(volume.split(":")[:2] for volume in volumes)
-    assert mounted["./deploy/monitoring/grafana/dashboards"] == provider["options"]["path"]
+    assert mounted["./deploy/monitoring/grafana/dashboards"] == provisioned["providers"][0]["options"]["path"]
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.stem)
@@ -126,27 +124,24 @@ def test_every_panel_has_a_place_a_description_and_the_provisioned_data_source(b
     source = {key: provisioned["datasources"][0][key] for key in ("type", "uid")}
     content = json.loads(board.read_text())
     assert content["uid"] == f"simplecnn-{board.stem}"
-    assert [(variable["name"], variable["datasource"]) for variable in content["templating"]["list"]] == [
-        ("model", source)
-    ]
+    variables = {variable["name"]: variable["datasource"] for variable in content["templating"]["list"]}
+    assert variables == {"model": source}
     panels = content["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels) and all(panel["id"] > 0 for panel in panels)
     taken: set[tuple[int, int]] = set()
     for panel in panels:
+        title = panel["title"]
         x, y, width, height = (panel["gridPos"][key] for key in "xywh")
         cells = {(x + column, y + row) for column in range(width) for row in range(height)}
-        assert x + width <= 24 and not cells & taken, f"{panel['title']} lies over another panel or outside the grid"
+        assert x + width <= 24 and not cells & taken, f"{title} overlaps another panel or leaves the grid"
         taken |= cells
-        if panel["type"] != "row":
-            assert panel["type"] in GRAFANA_PANELS and panel["description"] and panel["datasource"] == source, panel[
-                "title"
-            ]
-            assert [target["refId"] for target in panel["targets"]] == list("ABCD"[: len(panel["targets"])]), panel[
-                "title"
-            ]
-            for target in panel["targets"]:
-                assert target["datasource"] == source
-                assert set(re.findall(r"\$(\w+)", target["expr"])) <= {"model", "__rate_interval"}, target["expr"]
+        if panel["type"] == "row":
+            continue
+        assert panel["type"] in GRAFANA_PANELS and panel["description"] and panel["targets"], title
+        assert [target["refId"] for target in panel["targets"]] == list("ABCD"[: len(panel["targets"])]), title
+        assert all(part["datasource"] == source for part in (panel, *panel["targets"])), title
+        named = {name for target in panel["targets"] for name in re.findall(r"\$(\w+)", target["expr"])}
+        assert named <= {"model", "__rate_interval"}, title
 
 
 # --- against a real Prometheus -----------------------------------------------------------------------------------
