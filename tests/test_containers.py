@@ -1,7 +1,7 @@
-"""The image and the stack in real containers, seen from outside: `make test-containers`.
+"""The image and the Compose stack in real containers, tested from outside: `make test-containers`.
 
-Images come from a registry, or where none is reached, from ../shared/containers/setup. Each test uses the stack as an
-operator would, through `docker compose`; the repository is a folder of this machine, which a job has published into.
+Base images come from a registry or, if no registry can be reached, from ../shared/containers/setup. Each test uses the
+stack as an operator does, through `docker compose`. The model repository is a folder on the host.
 """
 
 import json
@@ -40,13 +40,13 @@ STAND_INS = {
     "PROMETHEUS_IMAGE": "local/prometheus:2.53",
     "HAPROXY_IMAGE": "local/haproxy:3.0",
 }
-SCALE = ("-f", "docker-compose.yml", "-f", "deploy/compose.scale.yml")
+SCALE = ("-f", "docker-compose.yml", "-f", "deploy/compose/scale.yml")
 MB = 1_000_000
 REQUEST = infer_request(MODEL, images=np.zeros((1, 28, 28, 1), np.uint8))
 
 
 def docker(*arguments: str, **environment: str) -> str:
-    """What a docker command prints on standard output."""
+    """Standard output of a docker command that must succeed."""
     done = subprocess.run(
         ["docker", *arguments],  # noqa: S607
         cwd=ROOT,
@@ -56,13 +56,13 @@ def docker(*arguments: str, **environment: str) -> str:
         check=False,
         timeout=300,
     )
-    said = done.stdout[-3000:] + done.stderr[-3000:]
-    assert done.returncode == 0, f"docker {' '.join(arguments)}\n{said}"
+    output = done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == 0, f"docker {' '.join(arguments)}\n{output}"
     return done.stdout.strip()
 
 
 def call(address: str, *, retry: bool = False) -> pb.ModelInferResponse:
-    """One answer, on a connection of its own."""
+    """The answer to one request, on a new connection."""
     with channel(address, retry=retry) as connection:
         answer: pb.ModelInferResponse = GRPCInferenceServiceStub(connection).ModelInfer(REQUEST, timeout=10)
         return answer
@@ -70,7 +70,7 @@ def call(address: str, *, retry: bool = False) -> pb.ModelInferResponse:
 
 @pytest.fixture(scope="module")
 def images() -> dict[str, str]:
-    """The base images to use, as variables; Docker runs, and has them."""
+    """Compose variables that name the base images; the Docker engine is running and has the images."""
 
     def works(*command: str) -> bool:
         return subprocess.run(["docker", *command], capture_output=True, check=False).returncode == 0  # noqa: S607
@@ -79,20 +79,20 @@ def images() -> dict[str, str]:
     if works("info") and works("pull", "-q", "python:3.13-slim"):
         return {}
     if not setup.exists():
-        pytest.skip("Docker does not run, or reaches no registry")
+        pytest.skip("the Docker engine is not running, or reaches no registry")
     subprocess.run([setup], check=True)
     return STAND_INS
 
 
 @pytest.fixture(scope="module")
 def image(images: dict[str, str]) -> str:
-    """The service's image, built."""
+    """The service image, built from this checkout."""
     docker("compose", "build", "service", SERVICE_IMAGE="simplecnn-service:test", **images)
     return "simplecnn-service:test"
 
 
 class Stack:
-    """A project of Docker Compose's with ports of its own, over a repository that is a folder of this machine."""
+    """A Compose project with its own ports; its model repository is a folder on the host."""
 
     def __init__(self, repository: Path, image: str, images: dict[str, str]) -> None:
         self.repository = repository
@@ -103,7 +103,7 @@ class Stack:
             "COMPOSE_PROJECT_NAME": f"simplecnn-test-{os.getpid()}",
             "SERVICE_IMAGE": image,
             "MODELS": str(repository),
-            "SERVICE_POLL_SECONDS": "1",
+            "SERVICE_REPOSITORY_POLL_SECONDS": "1",
             **{name: str(port) for name, port in self.ports.items()},
             **images,
         }
@@ -113,15 +113,15 @@ class Stack:
         return docker("compose", *files, *arguments, **(self._environment | environment))
 
     def up(self, *services: str, files: tuple[str, ...] = (), **environment: str) -> None:
-        """Start services, without what they depend on, and wait until they are healthy."""
+        """Start services without their dependencies, and wait until they are healthy."""
         self.compose("up", "-d", "--no-deps", "--no-build", "--wait", *services, files=files, **environment)
 
     def containers(self, service: str = "service") -> list[str]:
-        """The ids of a service's containers, running or not."""
+        """Ids of the containers of a service, running or not."""
         return self.compose("ps", "-aq", service, files=SCALE).split()
 
     def down(self) -> None:
-        """Leave nothing."""
+        """Remove the project's containers, networks and volumes."""
         self.compose("down", "-v", "--remove-orphans", "-t", "1", files=SCALE)
 
 
@@ -129,10 +129,10 @@ class Stack:
 def stack(
     image: str, images: dict[str, str], published: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """Service and Prometheus."""
+    """A running service and Prometheus."""
     folder = tmp_path_factory.mktemp("stack")
     repository = copy_repository(published, folder / "models")
-    for path in (*folder.parents, folder, *repository.rglob("*")):  # another user reads them
+    for path in (*folder.parents, folder, *repository.rglob("*")):  # readable for the container's user
         if path.is_relative_to(folder.parents[1]):
             path.chmod(0o755 if path.is_dir() else 0o644)
     stack = Stack(repository, image, images)
@@ -149,7 +149,7 @@ def inspect(container: str) -> dict[str, Any]:
 
 
 def ip_of(container: str) -> str:
-    """Where a container is reached without Docker's proxy, which takes connections for one that is gone."""
+    """Address of a container that bypasses Docker's proxy, which accepts connections even for a stopped container."""
     (network,) = inspect(container)["NetworkSettings"]["Networks"].values()
     return str(network["IPAddress"])
 
@@ -159,7 +159,7 @@ def healthy(container: str) -> bool:
 
 
 def metric(container: str, name: str) -> float:
-    """The sum of a metric's samples."""
+    """Sum of the samples of a metric."""
     with urllib.request.urlopen(f"http://{ip_of(container)}:8002/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
@@ -168,7 +168,9 @@ def metric(container: str, name: str) -> float:
 # --- the image ---------------------------------------------------------------------------------------------------
 
 
-def test_the_image_is_small_and_has_only_what_it_needs(image: str, images: dict[str, str]) -> None:
+def test_the_image_is_small_and_contains_no_build_tools_and_no_training_code(
+    image: str, images: dict[str, str]
+) -> None:
     size = int(docker("image", "inspect", "-f", "{{.Size}}", image))
     base = int(docker("image", "inspect", "-f", "{{.Size}}", images.get("PYTHON_IMAGE", "python:3.13-slim")))
     assert size - base <= 350 * MB, f"{(size - base) / MB:.0f} MB"
@@ -189,7 +191,7 @@ def test_the_image_is_small_and_has_only_what_it_needs(image: str, images: dict[
     ]
 
 
-def test_a_container_that_cannot_start_says_why(image: str) -> None:
+def test_a_container_that_cannot_start_prints_one_error_line_and_exits_with_2(image: str) -> None:
     done = subprocess.run(
         ["docker", "run", "--rm", "--read-only", "--tmpfs", "/tmp", image, "--device", "cuda"],  # noqa: S607, S108
         capture_output=True,
@@ -204,7 +206,7 @@ def test_a_container_that_cannot_start_says_why(image: str) -> None:
 # --- one service and Prometheus ----------------------------------------------------------------------------------
 
 
-def test_the_container_is_healthy_and_may_do_next_to_nothing(stack: Stack) -> None:
+def test_the_container_is_healthy_and_runs_without_privileges(stack: Stack) -> None:
     (container,) = stack.containers()
     assert healthy(container)
     code = (
@@ -221,18 +223,20 @@ def test_the_container_is_healthy_and_may_do_next_to_nothing(stack: Stack) -> No
     assert {port["HostIp"] for ports in limits["PortBindings"].values() for port in ports} == {"127.0.0.1"}
 
 
-def test_an_unmodified_client_gets_the_accuracy_that_the_manifest_says(
+def test_tritonclient_measures_the_accuracy_in_the_manifest(
     stack: Stack, test_images: tuple[Any, Any], tmp_path: Path
 ) -> None:
     images, labels = test_images
     np.savez(tmp_path / "images.npz", images=images)
-    seen = outside("triton_sync.py", stack.address, str(tmp_path / "images.npz"))
+    answer = outside("triton_sync.py", stack.address, str(tmp_path / "images.npz"))
     manifest = json.loads((stack.repository / MODEL / "1" / "manifest.json").read_text())
-    right = np.array(seen["probabilities"]).argmax(1) == labels
-    assert right.mean() == pytest.approx(manifest["metrics"]["test_accuracy"])
+    correct = np.array(answer["probabilities"]).argmax(1) == labels
+    assert correct.mean() == pytest.approx(manifest["metrics"]["test_accuracy"])
 
 
-def test_the_client_in_the_container_answers(stack: Stack, test_images: tuple[Any, Any], tmp_path: Path) -> None:
+def test_the_client_in_the_container_classifies_a_picture(
+    stack: Stack, test_images: tuple[Any, Any], tmp_path: Path
+) -> None:
     images, labels = test_images
     Image.fromarray(images[0][..., 0]).save(tmp_path / "digit.png")
     with (tmp_path / "digit.png").open("rb") as picture:
@@ -252,7 +256,7 @@ def ask_prometheus(stack: Stack, path: str, **parameters: str) -> Any:
         return json.load(response)["data"]
 
 
-def test_prometheus_sees_the_service_and_has_the_alerts(stack: Stack) -> None:
+def test_prometheus_scrapes_the_service_and_loads_every_rule(stack: Stack) -> None:
     def targets() -> dict[str, str]:
         active = ask_prometheus(stack, "targets", state="active")["activeTargets"]
         return {target["labels"]["job"]: target["health"] for target in active}
@@ -260,11 +264,13 @@ def test_prometheus_sees_the_service_and_has_the_alerts(stack: Stack) -> None:
     once_ready(lambda: targets() == {"service": "up", "prometheus": "up"}, "both targets are up")
     with ConstantLoad(stack.address, 2, rate=50) as load:
         rate = "rate(inference_requests_total[1m]) > 0"
-        once_ready(lambda: bool(ask_prometheus(stack, "query", query=rate)["result"]), "a rate is not 0")
+        once_ready(lambda: bool(ask_prometheus(stack, "query", query=rate)["result"]), "the request rate is above 0")
     assert load.outcome.failed == 0
     groups = ask_prometheus(stack, "rules")["groups"]
     loaded = {rule["name"] for group in groups for rule in group["rules"]}
-    files = [yaml.safe_load((ROOT / f"deploy/prometheus/{name}.yml").read_text()) for name in ("rules", "alerts")]
+    files = [
+        yaml.safe_load((ROOT / f"deploy/monitoring/prometheus/{name}.yml").read_text()) for name in ("rules", "alerts")
+    ]
     ours = {
         rule.get("alert", rule.get("record")) for file in files for group in file["groups"] for rule in group["rules"]
     }
@@ -274,7 +280,7 @@ def test_prometheus_sees_the_service_and_has_the_alerts(stack: Stack) -> None:
     assert firing == []
 
 
-def test_a_version_that_is_published_under_load_is_served_and_no_call_fails(stack: Stack) -> None:
+def test_a_version_published_under_load_is_served_without_a_failed_request(stack: Stack) -> None:
     model = stack.repository / MODEL
     started = inspect(stack.containers()[0])["State"]["StartedAt"]
     with ConstantLoad(stack.address, 4, rate=50) as load:
@@ -286,11 +292,11 @@ def test_a_version_that_is_published_under_load_is_served_and_no_call_fails(stac
         time.sleep(1)
     assert load.outcome.failed == 0, load.outcome.texts
     assert load.outcome.count() > 300
-    assert inspect(stack.containers()[0])["State"]["StartedAt"] == started, "without a restart"
+    assert inspect(stack.containers()[0])["State"]["StartedAt"] == started, "the service restarted"
 
 
 class Caller(threading.Thread):
-    """Calls until a call fails, on a connection of its own, without a policy of retries."""
+    """Sends requests on its own connection, without retries, until one fails."""
 
     def __init__(self, address: str) -> None:
         super().__init__()
@@ -309,9 +315,9 @@ class Caller(threading.Thread):
         self._channel.close()
 
 
-def test_a_stop_under_load_loses_nothing(stack: Stack) -> None:
-    """Every call is answered but those for which there is no server any more: these could not even connect."""
-    stack.up("service", SERVICE_FRONT="grpcio", SERVICE_DRAIN_SECONDS="2")
+def test_docker_stop_under_load_answers_every_accepted_request(stack: Stack) -> None:
+    """The only requests that fail are those that can no longer connect."""
+    stack.up("service", SERVICE_GRPC_SERVER="aio", SERVICE_LAME_DUCK_SECONDS="2")
     (container,) = stack.containers()
     address = f"{ip_of(container)}:8001"
     callers = [Caller(address) for _ in range(8)]
@@ -326,7 +332,7 @@ def test_a_stop_under_load_loses_nothing(stack: Stack) -> None:
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         answered = sum(caller.answered for caller in callers)
         time.sleep(1)
-        assert sum(caller.answered for caller in callers) > answered + 50, "it serves on while it says so"
+        assert sum(caller.answered for caller in callers) > answered + 50, "the server keeps serving as a lame duck"
         watch.cancel()
     stop.join()
     for caller in callers:
@@ -334,7 +340,7 @@ def test_a_stop_under_load_loses_nothing(stack: Stack) -> None:
     state = inspect(container)["State"]
     assert state["ExitCode"] == 0 and not state["OOMKilled"]
     command = ["docker", "logs", container]
-    log = subprocess.run(command, capture_output=True, text=True, check=True).stderr  # where it logs
+    log = subprocess.run(command, capture_output=True, text=True, check=True).stderr  # the log
     (stopped,) = [json.loads(line) for line in log.splitlines() if '"event": "stopped"' in line]
     assert stopped["answered"] == sum(caller.answered for caller in callers) > 1000
     for caller in callers:
@@ -343,8 +349,8 @@ def test_a_stop_under_load_loses_nothing(stack: Stack) -> None:
         assert "connect" in str(caller.failure.details()).lower(), caller.failure.details()
 
 
-def test_the_service_recovers_after_its_memory_limit_is_hit(stack: Stack) -> None:
-    stack.up("service", SERVICE_MEMORY="256m", SERVICE_FRONT="native")
+def test_docker_restarts_a_service_that_reached_its_memory_limit(stack: Stack) -> None:
+    stack.up("service", SERVICE_MEMORY="256m", SERVICE_GRPC_SERVER="native")
     (container,) = stack.containers()
     began = int(time.time())
 
@@ -359,13 +365,13 @@ def test_the_service_recovers_after_its_memory_limit_is_hit(stack: Stack) -> Non
         thread.start()
     for thread in floods:
         thread.join()
-    once_ready(lambda: inspect(container)["RestartCount"] >= 1, "Docker started it anew")
+    once_ready(lambda: inspect(container)["RestartCount"] >= 1, "Docker restarted the container")
     happened = docker(
         "events", "--since", str(began), "--until", str(int(time.time()) + 1), "-f", f"container={container}",
         "--format", "{{.Action}} {{.Actor.Attributes.exitCode}}",
     )  # fmt: skip
     assert "oom " in happened and "die 137" in happened, happened
-    once_ready(lambda: healthy(container), "it is healthy again")
+    once_ready(lambda: healthy(container), "the container is healthy again")
     answer = call(f"{ip_of(container)}:8001")
     assert outputs_of(answer)["probabilities"].shape == (1, 10)
 
@@ -375,7 +381,7 @@ def test_the_service_recovers_after_its_memory_limit_is_hit(stack: Stack) -> Non
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Certificate and key of "localhost" in one file, signed by themselves."""
+    """A self-signed certificate for "localhost" and its key, in one file."""
     folder = tmp_path_factory.mktemp("tls")
     key, path, both = folder / "key.pem", folder / "certificate.pem", folder / "both.pem"
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
@@ -384,38 +390,38 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     both.write_bytes(path.read_bytes() + key.read_bytes())
     for parent in (folder.parent.parent, folder.parent, folder):
         parent.chmod(0o755)
-    both.chmod(0o644)  # HAProxy is another user
+    both.chmod(0o644)  # readable for HAProxy's user
     return both
 
 
 @pytest.fixture(scope="module")
 def fleet(stack: Stack, certificate: Path) -> Stack:
-    """Three replicas behind HAProxy, with TLS beside plain text."""
+    """Three replicas behind HAProxy, which serves plain text and TLS."""
     stack.compose("rm", "-sf", "service")
-    variables = {"TLS_CERTIFICATE": str(certificate), "SERVICE_DRAIN_SECONDS": "3"}
+    variables = {"TLS_CERTIFICATE": str(certificate), "SERVICE_LAME_DUCK_SECONDS": "3"}
     stack.up("--scale", "service=3", "service", files=SCALE, **variables)
     stack.up("haproxy", files=SCALE, **variables)
 
-    def all_answer() -> bool:
+    def every_replica_answers() -> bool:
         for _ in range(9):
             call(stack.address, retry=True)
         return all(metric(container, "inference_rows_total") > 0 for container in stack.containers())
 
-    once_ready(all_answer, "HAProxy has found all replicas")
+    once_ready(every_replica_answers, "HAProxy has discovered all replicas")
     return stack
 
 
-def test_haproxy_takes_its_configuration_with_and_without_a_certificate(images: dict[str, str]) -> None:
+def test_haproxy_accepts_its_configuration_with_and_without_a_certificate(images: dict[str, str]) -> None:
     haproxy = images.get("HAPROXY_IMAGE", "haproxy:3.0.27")
     place = "/usr/local/etc/haproxy/haproxy.cfg"
-    mounted = ["-v", f"{ROOT}/deploy/haproxy.cfg:{place}:ro"]
-    for variable in ([], ["-e", "TLS_CERTIFICATE="]):  # as it is if .env has the name and no value
+    mounted = ["-v", f"{ROOT}/deploy/compose/haproxy.cfg:{place}:ro"]
+    for variable in ([], ["-e", "TLS_CERTIFICATE="]):  # unset, or set to nothing as by a line NAME= in .env
         docker("run", "--rm", *variable, *mounted, haproxy, "-c", "-f", place)
 
 
-def test_calls_are_spread_over_all_replicas(fleet: Stack) -> None:
+def test_haproxy_balances_the_requests_of_one_connection_over_all_replicas(fleet: Stack) -> None:
     before = [metric(container, "inference_requests_total") for container in fleet.containers()]
-    with ConstantLoad(fleet.address, 1, rate=100) as load:  # one connection, and yet each call goes to the next
+    with ConstantLoad(fleet.address, 1, rate=100) as load:  # one connection
         time.sleep(3)
     after = [metric(container, "inference_requests_total") for container in fleet.containers()]
     shares = [(now - then) / load.outcome.count() for now, then in zip(after, before, strict=True)]
@@ -423,7 +429,7 @@ def test_calls_are_spread_over_all_replicas(fleet: Stack) -> None:
     assert shares == pytest.approx([1 / 3] * 3, abs=0.02)
 
 
-def test_a_client_in_the_network_spreads_its_calls_by_dns(fleet: Stack) -> None:
+def test_our_client_balances_over_the_addresses_of_a_name(fleet: Stack) -> None:
     before = [metric(container, "inference_rows_total") for container in fleet.containers()]
     code = (
         "import numpy as np; from service.client import Client\n"
@@ -435,22 +441,22 @@ def test_a_client_in_the_network_spreads_its_calls_by_dns(fleet: Stack) -> None:
     assert [now - then for now, then in zip(after, before, strict=True)] == pytest.approx([100] * 3, abs=30)
 
 
-def test_prometheus_scrapes_each(fleet: Stack) -> None:
+def test_prometheus_discovers_every_replica(fleet: Stack) -> None:
     query = 'sum(up{job="service"})'
     once_ready(
         lambda: [found["value"][1] for found in ask_prometheus(fleet, "query", query=query)["result"]] == ["3"],
-        "Prometheus has found all replicas",
+        "Prometheus scrapes all replicas",
     )
 
 
-def test_the_edge_speaks_tls(fleet: Stack, certificate: Path) -> None:
+def test_haproxy_serves_grpc_over_tls(fleet: Stack, certificate: Path) -> None:
     credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
     with grpc.secure_channel(f"localhost:{fleet.ports['GRPCS_PORT']}", credentials) as connection:
         answer = GRPCInferenceServiceStub(connection).ModelInfer(REQUEST, timeout=10)
     assert outputs_of(answer)["probabilities"].shape == (1, 10)
 
 
-def test_a_replica_that_is_stopped_costs_no_call_without_retries(fleet: Stack) -> None:
+def test_stopping_a_replica_fails_no_request_of_clients_without_retries(fleet: Stack) -> None:
     leaving = fleet.containers()[0]
     with ConstantLoad(fleet.address, 4, rate=50) as load:
         time.sleep(1)
@@ -459,13 +465,14 @@ def test_a_replica_that_is_stopped_costs_no_call_without_retries(fleet: Stack) -
     assert load.outcome.failed == 0, load.outcome.texts
     assert load.outcome.count() > 500 and inspect(leaving)["State"]["ExitCode"] == 0
     docker("start", leaving)
-    once_ready(lambda: healthy(leaving), "it is back")
+    once_ready(lambda: healthy(leaving), "the replica is healthy again")
     once_ready(
-        lambda: bool(call(fleet.address).outputs) and metric(leaving, "inference_rows_total") > 0, "it gets calls again"
+        lambda: bool(call(fleet.address).outputs) and metric(leaving, "inference_rows_total") > 0,
+        "the replica receives requests again",
     )
 
 
-def test_a_replica_that_is_killed_costs_no_call_with_the_standard_retries(fleet: Stack) -> None:
+def test_killing_a_replica_fails_no_request_of_clients_with_the_retry_policy(fleet: Stack) -> None:
     killed = fleet.containers()[1]
     with ConstantLoad(fleet.address, 8, retry=True) as load:
         time.sleep(1)

@@ -1,4 +1,4 @@
-"""What deploys it is consistent with itself and with the code, as far as that shows without running a container."""
+"""Static checks of deploy/: Dockerfiles, Compose files and manifests agree with each other and with the settings."""
 
 import re
 import shutil
@@ -16,8 +16,8 @@ from tests.support.paths import ROOT
 from training.settings import Settings as TrainingSettings
 
 DEPLOY = ROOT / "deploy"
-DOCKERFILES = sorted(DEPLOY.glob("*.Dockerfile"))
-COMPOSE = [ROOT / "docker-compose.yml", *sorted(DEPLOY.glob("compose.*.yml"))]
+DOCKERFILES = sorted(DEPLOY.glob("docker/*.Dockerfile"))
+COMPOSE = [ROOT / "docker-compose.yml", *sorted(DEPLOY.glob("compose/*.yml"))]
 OVERLAYS = ("overlays/cpu", "overlays/gpu", "torchrun")
 KUBERNETES = ("1.33", "1.37")
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -31,20 +31,20 @@ Loader.add_constructor("!reset", lambda *_: None)
 
 
 def compose(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.load(path.read_text(), Loader)  # noqa: S506 # a safe one
-    return found
+    content: dict[str, Any] = yaml.load(path.read_text(), Loader)  # noqa: S506 # a SafeLoader
+    return content
 
 
 # --- images ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
-def test_an_image_keeps_the_rules(dockerfile: Path) -> None:
+def test_a_dockerfile_passes_hadolint_and_keeps_the_projects_rules(dockerfile: Path) -> None:
     text = dockerfile.read_text()
     hadolint = Path(sys.executable).parent / "hadolint"
     done = subprocess.run([hadolint, dockerfile], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert "# syntax" not in text, "it would have to be fetched"
+    assert "# syntax" not in text, "the build would download a frontend"
     assert text.count("ARG PYTHON_IMAGE=python:3.13-slim") == 1 and text.count("FROM ${PYTHON_IMAGE}") == 2
     last = text.rsplit("FROM ${PYTHON_IMAGE}", 1)[1]
     assert re.search(r"^USER \d+:\d+$", last, re.MULTILINE)
@@ -57,16 +57,16 @@ def test_an_image_keeps_the_rules(dockerfile: Path) -> None:
 
 
 def pinned(lock: Path) -> dict[str, str]:
-    """Versions by package; where there are several, the one for new Pythons, which stands last."""
+    """Version by package. A package with several versions has the one for the newest Python last."""
     return dict(re.findall(r"^([a-z0-9.-]+)==([^ ]+)", lock.read_text(), re.MULTILINE))
 
 
-def test_images_have_the_versions_that_were_tested_and_nothing_that_they_do_not_need() -> None:
+def test_images_pin_the_tested_versions_and_contain_no_package_of_the_other_half() -> None:
     tested = pinned(DEPLOY / "locks/dev.txt")
     for name in ("build", "service-cpu", "service-gpu", "training"):
         lock = DEPLOY / f"locks/{name}.txt"
         packages = pinned(lock)
-        # NVIDIA's libraries are not among what is tested here, but for those that come with PyTorch.
+        # The development environment has only those of NVIDIA's libraries that PyTorch requires.
         differing = {package for package, found in packages.items() if tested.get(package, found) != found} - {
             package for package in packages if package.startswith("nvidia-")
         }
@@ -87,7 +87,7 @@ def test_every_service_is_hardened_bounded_and_pinned() -> None:
         name: service
         for path in COMPOSE
         for name, service in compose(path)["services"].items()
-        if "image" in service and path.name != "compose.gpu.yml"  # which only adds to them
+        if "image" in service and path.name != "gpu.yml"  # an override of the service
     }
     assert services.keys() == {"training", "service", "prometheus", "grafana", "haproxy"}
     for name, service in services.items():
@@ -105,36 +105,36 @@ def test_every_service_is_hardened_bounded_and_pinned() -> None:
             assert service["restart"] == "unless-stopped"
 
 
-def test_a_stop_is_granted_more_time_than_it_can_take() -> None:
+def test_stop_grace_periods_exceed_the_longest_shutdown() -> None:
     fields = Settings.model_fields
-    longest = sum(float(fields[name].default) for name in ("drain_seconds", "grace_seconds"))
-    longest += 1.1 * float(fields["connection_seconds"].default)
+    longest = sum(float(fields[name].default) for name in ("lame_duck_seconds", "shutdown_timeout_seconds"))
+    longest += 1.1 * float(fields["max_connection_age_seconds"].default)
     grace = compose(ROOT / "docker-compose.yml")["services"]["service"]["stop_grace_period"]
     assert int(grace.removesuffix("s")) > longest + 5
     deployment = (DEPLOY / "kubernetes/base/service.yaml").read_text()
-    drain = re.search(r'SERVICE_DRAIN_SECONDS, value: "(\d+)"', deployment)
+    lame_duck = re.search(r'SERVICE_LAME_DUCK_SECONDS, value: "(\d+)"', deployment)
     allowed = re.search(r"terminationGracePeriodSeconds: (\d+)", deployment)
-    assert drain and allowed
-    assert int(allowed[1]) > longest - float(fields["drain_seconds"].default) + int(drain[1]) + 2
+    assert lame_duck and allowed
+    assert int(allowed[1]) > longest - float(fields["lame_duck_seconds"].default) + int(lame_duck[1]) + 2
 
 
-def test_the_example_explains_every_variable_with_its_default() -> None:
+def test_env_example_lists_every_variable_with_its_default() -> None:
     used: dict[str, set[str]] = {}
     for path in COMPOSE:
         code = re.sub(r"^ *#.*", "", path.read_text(), flags=re.MULTILINE)
         for name, default in VARIABLE.findall(code):
             used.setdefault(name, set()).add(default)
-        for name in re.findall(r"^ +([A-Z_]+):(?: #.*)?$", code, re.MULTILINE):  # passed on as it is
+        for name in re.findall(r"^ +([A-Z_]+):(?: #.*)?$", code, re.MULTILINE):  # without a value: passed on
             used.setdefault(name, set())
-    explained = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    assert explained.keys() - {"COMPOSE_FILE"} == used.keys()
-    for name, value in explained.items():
+    listed = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert listed.keys() - {"COMPOSE_FILE"} == used.keys()
+    for name, value in listed.items():
         if name not in ("COMPOSE_FILE", "TLS_CERTIFICATE"):
             assert value in used[name], name
 
 
 def test_only_settings_that_exist_are_set() -> None:
-    texts = [path.read_text() for path in (*COMPOSE, *DOCKERFILES, *DEPLOY.glob("k*/**/*.yaml"))]
+    texts = [path.read_text() for path in (*COMPOSE, *DOCKERFILES, *DEPLOY.glob("kubernetes/**/*.yaml"))]
     for prefix, kind in (("SERVICE_", Settings), ("TRAINING_", TrainingSettings)):
         environment = {
             name
@@ -151,23 +151,23 @@ def test_only_settings_that_exist_are_set() -> None:
     assert len(arguments) == 2
     ours = [words[words.index("training") + 1 :] if "training" in words else words for words in (command, *arguments)]
     flags = {word.split("=")[0] for words in ours for word in words if word.startswith("--")}
-    assert {"--unless-published", "--model", "--dataset"} == flags
+    assert {"--skip-if-published", "--model", "--dataset"} == flags
     assert {flag[2:].replace("-", "_") for flag in flags} <= TrainingSettings.model_fields.keys()
 
 
-@pytest.mark.parametrize("added", [None, "compose.gpu.yml", "compose.scale.yml"])
-def test_compose_takes_it(added: str | None) -> None:
+@pytest.mark.parametrize("added", [None, "gpu.yml", "scale.yml"])
+def test_docker_compose_accepts_the_files(added: str | None) -> None:
     if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:  # noqa: S607
         pytest.skip("Docker Compose is not installed")
-    files = ["-f", "docker-compose.yml", *(["-f", f"deploy/{added}"] if added else [])]
+    files = ["-f", "docker-compose.yml", *(["-f", f"deploy/compose/{added}"] if added else [])]
     command = ["docker", "compose", *files, "--env-file", ".env.example", "config"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     service = yaml.safe_load(done.stdout)["services"]["service"]
     match added:
-        case "compose.scale.yml":
-            assert not service.get("ports"), "HAProxy has them"
-        case "compose.gpu.yml":
+        case "scale.yml":
+            assert not service.get("ports"), "HAProxy publishes the port"
+        case "gpu.yml":
             assert service["build"]["args"]["RUNTIME"] == "gpu" and service["environment"]["SERVICE_DEVICE"] == "cuda"
             limits = service["deploy"]["resources"]
             assert limits["reservations"]["devices"][0]["capabilities"] == ["gpu"] and limits["limits"]["pids"]
@@ -180,7 +180,7 @@ def test_compose_takes_it(added: str | None) -> None:
 
 @pytest.fixture(scope="module", params=OVERLAYS)
 def manifests(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    """What `kubectl apply -k` would apply."""
+    """The manifests that `kubectl apply -k` would apply."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("kubectl is not installed (Debian: kubectl)")
@@ -191,13 +191,13 @@ def manifests(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_kubernetes_takes_the_manifests(manifests: list[dict[str, Any]], version: str) -> None:
+def test_manifests_match_the_kubernetes_schemas(manifests: list[dict[str, Any]], version: str) -> None:
     for manifest in manifests:
-        if manifest["kind"] != "ServiceMonitor":  # of the Prometheus operator, whose schema is not at hand
+        if manifest["kind"] != "ServiceMonitor":  # a custom resource of the Prometheus operator: no schema here
             kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_that_would_notice_a_mistake(manifests: list[dict[str, Any]]) -> None:
+def test_the_schema_check_detects_a_misspelt_field(manifests: list[dict[str, Any]]) -> None:
     wrong = next(manifest for manifest in manifests if manifest["kind"] == "Job")
     wrong = wrong | {"spec": wrong["spec"] | {"completionsMode": "Indexed"}}
     with pytest.raises(kubernetes_validate.ValidationError, match="completionsMode"):
@@ -222,12 +222,12 @@ def test_every_pod_is_hardened_and_bounded(manifests: list[dict[str, Any]]) -> N
             assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
             assert not container["image"].endswith(":latest") and ":" in container["image"]
         for volume in pod["volumes"]:
-            assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""}), "unbounded"
+            assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""}), volume["name"]
         mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]}
 
 
-def test_everything_that_is_named_in_the_manifests_is_there(manifests: list[dict[str, Any]]) -> None:
+def test_selectors_claims_and_metrics_refer_to_existing_objects(manifests: list[dict[str, Any]]) -> None:
     labels = [
         manifest["spec"]["template"]["metadata"]["labels"]
         for manifest in manifests
@@ -251,11 +251,11 @@ def test_everything_that_is_named_in_the_manifests_is_there(manifests: list[dict
         adapter = yaml.safe_load((DEPLOY / "kubernetes/prometheus-adapter.yaml").read_text())
         assert metric == adapter["rules"]["custom"][0]["name"]["as"]
         assert scaler["spec"]["scaleTargetRef"]["name"] == kinds["Deployment"]["metadata"]["name"]
-        assert "replicas" not in kinds["Deployment"]["spec"], "the scaler has the number"
+        assert "replicas" not in kinds["Deployment"]["spec"], "the autoscaler sets the number"
 
 
-def test_probes_and_ports_are_the_services(manifests: list[dict[str, Any]]) -> None:
-    runtime = yaml.safe_load((DEPLOY / "kserve/runtime.yaml").read_text())
+def test_probes_and_ports_match_the_service(manifests: list[dict[str, Any]]) -> None:
+    runtime = yaml.safe_load((DEPLOY / "kubernetes/kserve/runtime.yaml").read_text())
     service = [pod["containers"][0] for pod in pods(manifests) if pod["containers"][0]["name"] == "service"]
     for container in (*service, runtime["spec"]["containers"][0]):
         assert container["ports"][0]["containerPort"] == Settings.model_fields["grpc_port"].default
@@ -264,9 +264,9 @@ def test_probes_and_ports_are_the_services(manifests: list[dict[str, Any]]) -> N
         assert container["readinessProbe"]["grpc"] == {"port": 8001}
 
 
-def test_kserves_two_manifests_fit_each_other() -> None:
-    runtime = yaml.safe_load((DEPLOY / "kserve/runtime.yaml").read_text())
-    service = yaml.safe_load((DEPLOY / "kserve/inference-service.yaml").read_text())
+def test_the_kserve_runtime_and_inference_service_match() -> None:
+    runtime = yaml.safe_load((DEPLOY / "kubernetes/kserve/runtime.yaml").read_text())
+    service = yaml.safe_load((DEPLOY / "kubernetes/kserve/inference-service.yaml").read_text())
     model = service["spec"]["predictor"]["model"]
     assert model["runtime"] == runtime["metadata"]["name"]
     assert model["protocolVersion"] in runtime["spec"]["protocolVersions"] == ["grpc-v2"]
@@ -274,4 +274,4 @@ def test_kserves_two_manifests_fit_each_other() -> None:
     assert (model["modelFormat"]["name"], model["modelFormat"]["version"]) in known
     (container,) = runtime["spec"]["containers"]
     assert container["name"] == "kserve-container" and container["ports"][0]["name"] == "h2c"
-    assert container["args"] == ["--repository=/mnt/models"]
+    assert container["args"] == ["--model-repository=/mnt/models"]

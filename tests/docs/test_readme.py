@@ -51,7 +51,7 @@ def test_every_metric_stands_in_the_table_with_its_help(published: Path, nvml: F
 
 
 def test_every_alert_stands_in_the_table() -> None:
-    alerts = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
+    alerts = yaml.safe_load((ROOT / "deploy/monitoring/prometheus/alerts.yml").read_text())["groups"]
     assert [row[0].strip("`") for row in table("alert")] == [
         rule["alert"] for group in alerts for rule in group["rules"]
     ]

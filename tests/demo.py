@@ -1,7 +1,7 @@
-"""What `make demo` shows: the published model behind a running service, asked about digits that it never saw.
+"""The demonstration of `make demo`: serves the published model and classifies digits that it was not trained on.
 
 Starts the service on free ports, sends every held-out test image of mnist-sample over gRPC, prints some of the answers
-and the accuracy over all of them, and stops the service.
+and the accuracy over all images, and stops the service.
 """
 
 import json
@@ -25,9 +25,9 @@ METRICS = ("inference_requests_total", "inference_rows_total", "inference_batche
 
 @contextmanager
 def running_service(repository: Path) -> Iterator[tuple[str, str]]:
-    """A service on free ports, from ready to cleanly stopped: its gRPC address and the URL of its metrics."""
-    command = [sys.executable, "-m", "service", "--repository", str(repository), "--log-format", "json"]
-    command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-seconds", "0"]
+    """Run a service on free ports and stop it at the end; yields its gRPC address and the URL of its metrics."""
+    command = [sys.executable, "-m", "service", "--model-repository", str(repository), "--log-format", "json"]
+    command += ["--grpc-port", "0", "--metrics-port", "0", "--lame-duck-seconds", "0"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     facts: dict[str, str] = {}
@@ -39,10 +39,9 @@ def running_service(repository: Path) -> Iterator[tuple[str, str]]:
                 break
         if facts.get("event") != "ready":
             sys.exit(f"error: the service is not ready: {facts.get('reason', facts.get('event'))}")
-        print(
-            f"\nservice ready after {float(facts['seconds']):.2f} s: gRPC on {facts['grpc']} ({facts['front']} front)"
-        )
-        yield facts["grpc"], facts["url"]
+        seconds, address, server = float(facts["seconds"]), facts["grpc"], facts["grpc_server"]
+        print(f"\nservice ready after {seconds:.2f} s: gRPC on {address} ({server} server)")
+        yield address, facts["url"]
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
@@ -50,7 +49,7 @@ def running_service(repository: Path) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Run the demonstration against the repository named on the command line."""
+    """Demonstrate the model repository that the command line names."""
     repository = Path(sys.argv[1] if len(sys.argv) > 1 else "models")
     with np.load(ROOT / "training" / "samples" / "mnist-sample.npz") as arrays:
         images, labels = arrays["test_images"][..., None], arrays["test_labels"]

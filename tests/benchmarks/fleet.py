@@ -1,8 +1,9 @@
-"""A fleet of replicas, simulated: what batching, balancing and overload come to before any machine is rented.
+"""Simulates a fleet of replicas: throughput, latency and refusals under batching, load balancing and overload.
 
-`python deploy/fleet.py --help`; deploy/SCALING.md says what to learn from it. A replica is a bounded queue and an
-engine that takes all that waits, up to a batch, for a time that grows with its rows: what service/batcher.py does.
-`make bench-scaling` measures the costs on a real service and holds the one-replica case against it.
+`python -m tests.benchmarks.fleet --help`; SCALING.md beside this file has the conclusions. A replica is a bounded queue
+and an engine. The engine takes all queued requests, up to the largest batch, and computes them in a time that grows
+with the number of rows, as the service's batcher does.
+`make bench-scaling` measures the costs on a real service and compares the one-replica case with it.
 """
 
 import argparse
@@ -21,21 +22,21 @@ Process = Generator[Event, Any, None]
 
 @dataclass(frozen=True)
 class Costs:
-    """What a service takes, in seconds, as measured."""
+    """Measured costs of a service, in seconds."""
 
-    curve: Sequence[tuple[int, float]]  # the engine's thread, by rows of a batch, ascending; straight lines between
-    outside: float = 0.0  # client and wire, a request, one after the other
-    delay: float = 0.0  # client and wire, a request, all at once: waking up, above all
+    curve: Sequence[tuple[int, float]]  # engine thread time by rows per batch, ascending, interpolated linearly
+    outside: float = 0.0  # client and network per request, serialised
+    delay: float = 0.0  # client and network per request, in parallel: mostly thread wake-ups
     largest_batch: int = 64
     queue_rows: int = 1024
 
     @property
     def capacity(self) -> float:
-        """Rows a second of full batches."""
+        """Rows per second in full batches."""
         return self.largest_batch / self.service(self.largest_batch)
 
     def service(self, rows: int) -> float:
-        """How long a batch takes."""
+        """Engine time of a batch."""
         place = min(max(bisect_left(self.curve, (rows, 0.0)), 1), len(self.curve) - 1)
         (low, at_low), (high, at_high) = self.curve[place - 1], self.curve[place]
         return at_low + (at_high - at_low) * (rows - low) / (high - low)
@@ -43,7 +44,7 @@ class Costs:
 
 @dataclass
 class Outcome:
-    """What became of the requests that were sent in the measured time."""
+    """Results of the requests that were sent in the simulated time."""
 
     seconds: float
     latencies: list[float] = field(default_factory=list)
@@ -52,16 +53,16 @@ class Outcome:
 
     @property
     def throughput(self) -> float:
-        """Answers a second."""
+        """Answers per second."""
         return len(self.latencies) / self.seconds
 
     @property
     def mean_batch(self) -> float:
-        """Rows a batch."""
+        """Mean rows per batch."""
         return sum(self.batches) / len(self.batches) if self.batches else 0.0
 
     def percentile(self, percent: int) -> float:
-        """Of the latency, in seconds."""
+        """Percentile of the latency, in seconds."""
         return quantiles(self.latencies, n=100)[percent - 1] if len(self.latencies) > 1 else float("nan")
 
 
@@ -74,11 +75,11 @@ class Replica:
         self._outcome = outcome
         self._waiting: list[Event] = []
         self._arrival = env.event()
-        self.load = 0  # requests that wait or are computed
+        self.load = 0  # requests in flight
         env.process(self._work())
 
     def submit(self) -> Event | None:
-        """What happens when the request is answered; None if the queue is full."""
+        """The event of the answer, or None if the queue is full."""
         if len(self._waiting) >= self._costs.queue_rows:
             return None
         answered = self._env.event()
@@ -105,7 +106,7 @@ class Replica:
 
 
 def closed_loop(costs: Costs, in_flight: int, *, seconds: float = 2.0) -> Outcome:
-    """So many callers of one replica, each with one request at a time; they and the wire share one processor."""
+    """`in_flight` clients of one replica, each with one request at a time; clients and network share one CPU core."""
     env = simpy.Environment()
     outcome = Outcome(seconds)
     replica = Replica(env, costs, outcome)
@@ -119,7 +120,7 @@ def closed_loop(costs: Costs, in_flight: int, *, seconds: float = 2.0) -> Outcom
                 yield env.timeout(costs.outside)
             yield env.timeout(costs.delay)
             answered = replica.submit()
-            assert answered is not None, "callers that wait cannot fill the queue"
+            assert answered is not None, "clients with one request each cannot fill the queue"
             yield answered
             outcome.latencies.append(env.now - began)
 
@@ -129,7 +130,7 @@ def closed_loop(costs: Costs, in_flight: int, *, seconds: float = 2.0) -> Outcom
     return outcome
 
 
-# Each gives the replica for the next request.
+# Each policy picks the replica for the next request.
 Balance = Callable[[Sequence[Replica], random.Random, int], Replica]
 BALANCES: dict[str, Balance] = {
     "random": lambda replicas, chance, _: chance.choice(replicas),
@@ -144,11 +145,11 @@ BALANCES: dict[str, Balance] = {
 def open_loop(
     costs: Costs, replicas: int, rate: float, *, balance: str = "random", seconds: float = 2.0, seed: int = 0
 ) -> Outcome:
-    """Requests that come by chance, `rate` a second, whatever became of those before, to a fleet behind a balancer."""
+    """Poisson arrivals, `rate` per second, at a fleet behind a load balancer."""
     env = simpy.Environment()
     outcome = Outcome(seconds)
     fleet = [Replica(env, costs, outcome) for _ in range(replicas)]
-    chance = random.Random(seed)  # noqa: S311 # chance, not secrets
+    chance = random.Random(seed)  # noqa: S311 # a simulation, not cryptography
 
     def wait_for(answered: Event) -> Process:
         began = env.now
@@ -172,13 +173,15 @@ def open_loop(
 
 
 def main() -> None:
-    """Print what a fleet of that size does at several loads, by way of balancing."""
+    """Print throughput, refusals and latency of fleets, by load and balancing policy."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
-    parser.add_argument("--batch-us", type=float, default=86.0, help="engine time of a batch, however small")
-    parser.add_argument("--row-us", type=float, default=74.0, help="engine time of each row")
+    parser.add_argument("--batch-us", type=float, default=86.0, help="engine time per batch")
+    parser.add_argument("--row-us", type=float, default=74.0, help="engine time per row")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.7, 0.9, 1.5], help="of the fleet's capacity")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of simulated time")
+    parser.add_argument(
+        "--loads", type=float, nargs="+", default=[0.5, 0.7, 0.9, 1.5], help="shares of the fleet's capacity"
+    )
+    parser.add_argument("--seconds", type=float, default=1.0, help="simulated time")
     arguments: Any = parser.parse_args()
     batch, row = arguments.batch_us * 1e-6, arguments.row_us * 1e-6
     costs = Costs([(0, batch), (64, batch + 64 * row)])

@@ -1,6 +1,6 @@
 # The training job. From the repository's root:
-#   docker build -f deploy/training.Dockerfile -t simplecnn-training .
-# PyTorch as PyPI has it for Linux brings CUDA, and trains with or without a GPU.
+#   docker build -f deploy/docker/training.Dockerfile -t simplecnn-training .
+# PyPI's PyTorch for Linux includes CUDA and trains with or without a GPU.
 ARG PYTHON_IMAGE=python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS build
@@ -10,8 +10,8 @@ RUN python -m venv tools \
  && tools/bin/pip install --no-cache-dir --require-hashes --no-deps -r build.txt \
  && python -m venv --without-pip /opt/venv \
  && tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --no-deps -r training.txt
-# Our own code apart from that, so that a change of it is a layer of 3 MB; the service's stays out.
-COPY pyproject.toml README.md LICENSE ./
+# The project's code is a layer of its own (3 MB), so that a change rebuilds only that. The service package is removed.
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY service service
 COPY training training
 RUN tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheels . \
@@ -26,7 +26,7 @@ LABEL org.opencontainers.image.title="simplecnn-training" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${PYTHON_IMAGE}"
-# Mounted volumes take the owner of the folder that they cover, and a number is what Kubernetes can check.
+# A new volume takes the owner of the folder it is mounted over. Kubernetes' runAsNonRoot needs a numeric user.
 RUN groupadd --gid 10001 simplecnn \
  && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home --home-dir /tmp --shell /usr/sbin/nologin simplecnn \
  && install -d -o 10001 -g 10001 /models /data /runs
@@ -40,8 +40,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     SIMPLECNN_COMMIT=${REVISION} \
     TRAINING_DATA_DIR=/data \
     TRAINING_REPOSITORY=/models \
-    TRAINING_RUNS=/runs
+    TRAINING_RUNS_DIR=/runs
 USER 10001:10001
-# A job says by its exit status how it went; there is nothing to ask meanwhile.
+# The exit status of the job gives its result; a running job has nothing to probe.
 HEALTHCHECK NONE
 ENTRYPOINT ["cnn-train"]
