@@ -24,7 +24,7 @@ test: .venv/installed ## run the whole test suite
 	$(BIN)/pytest
 
 test-containers: .venv/installed ## build the image and test the Compose stack in real containers; 2 minutes
-	$(BIN)/pytest -m containers tests/test_containers.py
+	$(BIN)/pytest -m containers tests/deploy/test_containers.py
 
 # Skipped: image digests and imagePullPolicy Always (the overlays name tags in your registry); a fixed base (an argument).
 check-deploy: .venv/installed ## check Dockerfiles and manifests with checkov, which it installs

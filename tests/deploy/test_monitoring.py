@@ -64,13 +64,13 @@ def test_prometheus_takes_its_configuration() -> None:
 
 
 def test_every_alert_fires_when_it_should_and_only_then() -> None:
-    promtool("test", "rules", "tests/prometheus_rules.yml")
+    promtool("test", "rules", "tests/deploy/prometheus_rules.yml")
 
 
 def test_no_alert_is_left_out_of_that_and_each_says_what_to_do() -> None:
     cases = [
         (name, bool(found))
-        for test in yaml.safe_load((ROOT / "tests/prometheus_rules.yml").read_text())["tests"]
+        for test in yaml.safe_load((ROOT / "tests/deploy/prometheus_rules.yml").read_text())["tests"]
         for case in (*test.get("promql_expr_test", []), *test.get("alert_rule_test", []))
         for name in re.findall(r'alertname="(\w+)"', case.get("expr", "")) or [case.get("alertname")]
         for found in [case.get("exp_samples") or case.get("exp_alerts")]
