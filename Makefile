@@ -89,8 +89,8 @@ soak-overload: .venv/installed ## ten times the capacity for a minute
 soak-storm: .venv/installed ## 1,024 callers with deadlines of 100 ms
 	$(BIN)/python -m tests.soaks.storm --repository $(REPOSITORY) $(SOAK_FLAGS)
 
-stubs: .venv/installed ## make service/pb anew from proto/
-	$(BIN)/python -m grpc_tools.protoc -Iservice/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/*.proto
+stubs: .venv/installed ## generate service/pb from proto/
+	$(BIN)/python proto/generate.py
 
 dashboards: .venv/installed ## make deploy/grafana/dashboards anew from deploy/dashboards.py
 	$(BIN)/python deploy/dashboards.py
