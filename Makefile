@@ -89,20 +89,22 @@ soak-overload: .venv/installed ## ten times the capacity for a minute
 soak-storm: .venv/installed ## 1,024 callers with deadlines of 100 ms
 	$(BIN)/python -m tests.soaks.storm --repository $(REPOSITORY) $(SOAK_FLAGS)
 
-stubs: .venv/installed ## make service/pb anew from proto/
-	$(BIN)/python -m grpc_tools.protoc -Iservice/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/*.proto
+stubs: .venv/installed ## generate service/pb from proto/
+	$(BIN)/python proto/generate.py
 
-LOCK := $(BIN)/uv pip compile --universal --generate-hashes --no-annotate --quiet --custom-compile-command "make lock"
+LOCK := $(BIN)/uv pip compile --universal --generate-hashes --no-annotate --quiet --custom-compile-command "make lock" \
+  --constraints deploy/locks/constraints.txt
 # An image has the versions that were tested.
 LOCK_IMAGE := $(LOCK) --python-version 3.13 --constraints deploy/locks/dev.txt
-CPU := --overrides deploy/locks/cpu-overrides.txt --no-emit-package onnxruntime-gpu
+# `make lock UPGRADE=` keeps the versions that are locked and still allowed.
+UPGRADE ?= --upgrade
 
-lock: .venv/installed ## make the lock files anew from pyproject.toml
-	$(LOCK) --upgrade --extra dev pyproject.toml -o deploy/locks/dev.txt
+lock: .venv/installed ## resolve the lock files from pyproject.toml
+	$(LOCK) $(UPGRADE) --extra dev pyproject.toml -o deploy/locks/dev.txt
 	echo 'setuptools>=77' | $(LOCK_IMAGE) - -o deploy/locks/build.txt
-	$(LOCK_IMAGE) $(CPU) --extra service pyproject.toml -o deploy/locks/service-cpu.txt
-	$(LOCK_IMAGE) --extra service --extra cuda pyproject.toml -o deploy/locks/service-gpu.txt
-	$(LOCK_IMAGE) $(CPU) --extra training pyproject.toml -o deploy/locks/training.txt
+	$(LOCK_IMAGE) --extra service --extra cpu pyproject.toml -o deploy/locks/service-cpu.txt
+	$(LOCK_IMAGE) --extra service --extra gpu pyproject.toml -o deploy/locks/service-gpu.txt
+	$(LOCK_IMAGE) --extra training --extra cpu pyproject.toml -o deploy/locks/training.txt
 
 clean: ## remove all that was made here: the environment, published models, caches
 	rm -rf .venv build models runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
