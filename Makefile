@@ -1,4 +1,4 @@
-# `make` lists what can be made.
+# `make` lists the targets.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,10 +8,10 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-containers check-deploy lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
+.PHONY: help demo test test-unit coverage test-containers check-deploy lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/installed ## train on bundled digits, serve, and classify held-out images over gRPC
 	@test -e $(REPOSITORY)/mnist-simplecnn/1 || \
@@ -20,8 +20,15 @@ demo: .venv/installed ## train on bundled digits, serve, and classify held-out i
 	@echo
 	@echo "next: make serve, then in another terminal: $(BIN)/python -m service.client classify PICTURE.png"
 
-test: .venv/installed ## run the whole test suite
+test: .venv/installed ## run everything that CI runs, short of containers; 7 minutes
 	$(BIN)/pytest
+
+test-unit: .venv/installed ## run the tests that need no server and no process; half a minute
+	$(BIN)/pytest tests/unit
+
+coverage: .venv/installed ## measure what tests/unit and tests/integration execute of the service's core; 2 minutes
+	$(BIN)/pytest tests/unit/service tests/integration --cov=service/batching --cov=service/models --cov=service/inference \
+	  --cov-branch --cov-report=term
 
 test-containers: .venv/installed ## build the image and test the Compose stack in real containers; 2 minutes
 	$(BIN)/pytest -m containers tests/deploy/test_containers.py
@@ -31,11 +38,12 @@ check-deploy: .venv/installed ## check Dockerfiles and manifests with checkov, w
 	$(BIN)/uv tool run --from checkov==3.3.30 checkov --quiet --compact --skip-download --framework dockerfile kustomize \
 	  --skip-check CKV_K8S_43,CKV_K8S_15,CKV_DOCKER_7 --directory deploy
 
-lint: .venv/installed ## check style, types and the direction of imports
+lint: .venv/installed ## check style, types, the direction of imports and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/typos
 	$(BIN)/hadolint deploy/docker/*.Dockerfile
 
 train: .venv/installed ## train on the full MNIST, downloaded into data/ if it is not there, and publish
@@ -55,7 +63,7 @@ check-served: .venv/installed ## send whole test sets to every published model o
 	$(BIN)/python -m tests.soaks.served --repository $(REPOSITORY) $(SOAK_FLAGS)
 
 serve: .venv/installed ## serve the model repository until Ctrl-C
-	$(BIN)/python -m service --repository $(REPOSITORY) $(SERVICE_FLAGS)
+	$(BIN)/python -m service --model-repository $(REPOSITORY) $(SERVICE_FLAGS)
 
 bench: .venv/installed ## measure the service, side by side with Triton where it is installed; 17 minutes
 	$(BIN)/python -m tests.benchmarks.serving $(BENCH_FLAGS)

@@ -7,6 +7,7 @@ or not available here; 3 an engine broke: restart the service.
 import os
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
@@ -20,6 +21,7 @@ def main() -> None:
         print(f"simplecnn {version('simplecnn')}")
         sys.exit(0)
     if sys.argv[1:2] == ["check"]:
+        _require_onnx_runtime()
         from service.app import check
 
         sys.exit(check.main(sys.argv[2:]))
@@ -28,6 +30,7 @@ def main() -> None:
     except (ValidationError, SettingsError) as error:
         sys.exit(_report_invalid(error))
 
+    _require_onnx_runtime()
     # gRPC's own lines do not have the log's form; what matters in them arrives as errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported here: ONNX Runtime and gRPC take a moment, and --help and invalid settings need neither.
@@ -40,6 +43,13 @@ def main() -> None:
 
         sys.exit(supervisor.serve(settings))
     sys.exit(server.serve(settings))
+
+
+def _require_onnx_runtime() -> None:
+    """Exit with status 2 and a line that says what to install, if ONNX Runtime is missing."""
+    if find_spec("onnxruntime") is None:
+        print("error: ONNX Runtime is not installed: pip install 'simplecnn[cpu]' or 'simplecnn[gpu]'", file=sys.stderr)
+        sys.exit(2)
 
 
 def _report_invalid(error: ValidationError | SettingsError) -> int:

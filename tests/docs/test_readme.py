@@ -183,7 +183,9 @@ def test_the_clients_commands_run(published: Path, tmp_path: Path, test_images: 
 
 
 @pytest.mark.parametrize(
-    ("module", "kind", "least"), [("training", TrainingSettings, 5), ("service", Settings, 1)], ids=["training", "service"]
+    ("module", "kind", "least"),
+    [("training", TrainingSettings, 5), ("service", Settings, 1)],
+    ids=["training", "service"],
 )
 def test_a_documented_command_has_flags_and_values_that_exist(
     module: str, kind: type[BaseSettings], least: int
@@ -194,7 +196,7 @@ def test_a_documented_command_has_flags_and_values_that_exist(
             continue
         stand_ins = {"NAME": "mnist-cnn", "S": "1", "SEED": "1"}
         try:
-            kind(_cli_parse_args=[stand_ins.get(argument, argument) for argument in arguments])  # type: ignore[call-arg]
+            kind(_cli_parse_args=[stand_ins.get(argument, argument) for argument in arguments])
         except SystemExit as refused:
             raise AssertionError(f"python -m {module} {shlex.join(arguments)} is refused") from refused
         checked += len(arguments) > 0

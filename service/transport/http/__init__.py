@@ -1,4 +1,4 @@
 """HTTP.
 
-    monitoring.py   /metrics, /livez and /readyz
+monitoring.py   /metrics, /livez and /readyz
 """

@@ -85,9 +85,9 @@ def test_our_client_and_tritonclient_work_in_one_process(
     assert seen["classified"] == ["OK", "INVALID_ARGUMENT"]
 
 
-def test_reflection_describes_every_service_that_it_lists(toys: Path, front: str) -> None:
+def test_reflection_describes_every_service_that_it_lists(toys: Path, grpc_server: str) -> None:
     add_version(toys, "mnist-simplecnn", doubling_model())  # the script asks for its health
-    with service_process(toys, "--front", front) as service:
+    with service_process(toys, "--grpc-server", grpc_server) as service:
         seen: dict[str, Any] = outside("grpc_tools_clients.py", service.address)
     assert seen["services"] == [
         "grpc.health.v1.Health",
