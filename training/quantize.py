@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -77,13 +76,6 @@ def to_int8(model: bytes, images: NDArray[np.uint8]) -> bytes:
             op_types_to_quantize=["Conv", "Gemm", "MatMul", "Relu", "MaxPool", "Reshape"],
         )
         return result.read_bytes()
-
-
-def _before_second_convolution(model: onnx.ModelProto) -> list[str]:
-    """Nodes that stay float32: with an image's few channels 8 bits make the first convolution slower, not faster."""
-    names = [node.name for node in model.graph.node]
-    convolutions = [place for place, node in enumerate(model.graph.node) if node.op_type == "Conv"]
-    return names[: convolutions[1]] if len(convolutions) > 1 else []
 
 
 def compare(
