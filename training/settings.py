@@ -70,6 +70,6 @@ class Settings(BaseSettings):
     tensorboard: bool = False
     """Also write TensorBoard events; needs the package tensorboard."""
     list: bool = False
-    """List the networks, with the accuracies of their sources and of the versions in the repository, and exit."""
+    """List the networks, with the accuracies that their sources report and those published here, and exit."""
     summary: bool = False
     """Print the network's layers, with output shapes and numbers of parameters, and exit."""

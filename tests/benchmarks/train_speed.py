@@ -38,17 +38,8 @@ def run(*command: str) -> str:
 def ours(data_dir: Path, seed: int) -> dict[str, Any]:
     """Seconds, test accuracy and epochs of the training job, from the manifest that it publishes."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = [
-            "--data-dir",
-            str(data_dir),
-            "--repository",
-            folder,
-            "--runs-dir",
-            f"{folder}/runs",
-            "--seed",
-            str(seed),
-        ]
-        run("training", *flags, *OURS)
+        flags = ["--data-dir", str(data_dir), "--repository", folder, "--runs-dir", f"{folder}/runs"]
+        run("training", *flags, "--seed", str(seed), *OURS)
         manifest = json.loads((Path(folder) / "mnist-simplecnn" / "1" / "manifest.json").read_text())
     metrics = manifest["metrics"]
     return {
