@@ -1,4 +1,4 @@
-"""The graph answers as torch does, and what is published is whole."""
+"""The exported graph agrees with PyTorch, and a version is published whole or not at all."""
 
 import hashlib
 import json
@@ -14,9 +14,10 @@ from google.protobuf import text_format
 from onnx import TensorProto
 
 from service.pb.model_config_pb2 import ModelConfig
+from tests.support.paths import ROOT
 from training import export, networks, publish
+from training.atomic_files import write_and_sync
 from training.errors import ParityError
-from training.files import write
 
 NETWORK = networks.NETWORKS["mnist-simplecnn"]
 
@@ -44,53 +45,53 @@ def artifact(model: bytes = b"a graph") -> publish.Artifact:
         manifest={"seed": 1},
         golden={"images": np.zeros((2, 4, 4, 1), np.uint8), "probabilities": np.ones((2, 3), np.float32)},
         label_names=("a", "b", "c"),
-        image=(4, 4, 1),
+        image_shape=(4, 4, 1),
     )
 
 
-def test_the_graph_takes_raw_pixels_and_only_the_batch_is_free(graph: bytes) -> None:
+def test_the_graph_takes_raw_pixels_and_only_its_batch_axis_is_dynamic(graph: bytes) -> None:
     loaded = onnx.load_from_string(graph)
     onnx.checker.check_model(loaded, full_check=True)
 
     def shape(tensor: onnx.ValueInfoProto) -> list[Any]:
         return [axis.dim_value or axis.dim_param for axis in tensor.type.tensor_type.shape.dim]
 
-    (taken,), (given,) = loaded.graph.input, loaded.graph.output
-    assert (taken.name, taken.type.tensor_type.elem_type) == ("images", TensorProto.UINT8)
-    assert (given.name, given.type.tensor_type.elem_type) == ("probabilities", TensorProto.FLOAT)
-    assert shape(taken)[1:] == [28, 28, 1] and isinstance(shape(taken)[0], str)
-    assert shape(given)[1:] == [10] and shape(given)[0] == shape(taken)[0]
-    assert b"/work/" not in graph and b"site-packages" not in graph, "paths of this machine are in it"
+    (pixels,), (output,) = loaded.graph.input, loaded.graph.output
+    assert (pixels.name, pixels.type.tensor_type.elem_type) == ("images", TensorProto.UINT8)
+    assert (output.name, output.type.tensor_type.elem_type) == ("probabilities", TensorProto.FLOAT)
+    assert shape(pixels)[1:] == [28, 28, 1] and isinstance(shape(pixels)[0], str)
+    assert shape(output)[1:] == [10] and shape(output)[0] == shape(pixels)[0]
+    assert str(ROOT).encode() not in graph and b"site-packages" not in graph, "it contains paths of this machine"
 
 
-@pytest.mark.parametrize("spoil", ["opset", "fixed batch", "size", "other batch"])
-def test_a_graph_of_another_form_is_refused(graph: bytes, spoil: str) -> None:
+@pytest.mark.parametrize("change", ["opset", "fixed batch", "image shape", "other batch axis"])
+def test_a_graph_with_another_signature_is_refused(graph: bytes, change: str) -> None:
     loaded = onnx.load_from_string(graph)
-    taken, given = loaded.graph.input[0].type.tensor_type.shape, loaded.graph.output[0].type.tensor_type.shape
-    export.check_form(loaded, (28, 28, 1))
-    if spoil == "opset":
+    pixels, output = loaded.graph.input[0].type.tensor_type.shape, loaded.graph.output[0].type.tensor_type.shape
+    export.check_signature(loaded, (28, 28, 1))
+    if change == "opset":
         loaded.opset_import[0].version = 17
-    elif spoil == "fixed batch":
-        taken.dim[0].dim_value = given.dim[0].dim_value = 2
-    elif spoil == "size":
-        taken.dim[1].dim_value = 29
+    elif change == "fixed batch":
+        pixels.dim[0].dim_value = output.dim[0].dim_value = 2
+    elif change == "image shape":
+        pixels.dim[1].dim_value = 29
     else:
-        given.dim[0].dim_param = "M"
-    with pytest.raises(ParityError, match="a graph of another form"):
-        export.check_form(loaded, (28, 28, 1))
+        output.dim[0].dim_param = "M"
+    with pytest.raises(ParityError, match="the exported graph has another signature"):
+        export.check_signature(loaded, (28, 28, 1))
 
 
-def test_torch_and_onnx_runtime_agree_at_every_batch_size(
+def test_pytorch_and_onnx_runtime_agree_alone_and_in_batches(
     model: networks.Classifier, images: torch.Tensor, graph: bytes
 ) -> None:
     with torch.inference_mode():
         parity = export.check_parity(graph, images, model(images))
-    assert parity.max_difference <= 1e-5 and parity.max_batch_difference <= 1e-5
+    assert parity.max_abs_diff <= 1e-5 and parity.batch_max_abs_diff <= 1e-5
     assert parity.probabilities.shape == (130, 10)
 
 
 @pytest.mark.parametrize("change", [2e-5, float("nan")])
-def test_a_difference_over_the_tolerance_is_refused(
+def test_a_probability_that_differs_by_more_than_the_tolerance_is_refused(
     model: networks.Classifier, images: torch.Tensor, graph: bytes, change: float
 ) -> None:
     with torch.no_grad():
@@ -100,7 +101,7 @@ def test_a_difference_over_the_tolerance_is_refused(
         export.check_parity(graph, images, expected)
 
 
-def test_another_label_is_refused_however_small_the_difference(
+def test_a_different_label_is_refused_within_any_tolerance(
     model: networks.Classifier, images: torch.Tensor, graph: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "TOLERANCE", 10.0)
@@ -111,7 +112,7 @@ def test_another_label_is_refused_however_small_the_difference(
         export.check_parity(graph, images, expected)
 
 
-def test_a_version_is_published_whole_under_the_next_number(tmp_path: Path) -> None:
+def test_a_version_gets_the_next_number_and_all_its_files(tmp_path: Path) -> None:
     first, second = publish.publish(tmp_path, artifact()), publish.publish(tmp_path, artifact(b"another"))
     assert [first, second] == [tmp_path / "toy" / "1", tmp_path / "toy" / "2"]
     assert sorted(path.name for path in second.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
@@ -125,21 +126,21 @@ def test_a_version_is_published_whole_under_the_next_number(tmp_path: Path) -> N
     assert config.HasField("dynamic_batching")
 
 
-def test_an_operators_configuration_stays(tmp_path: Path) -> None:
+def test_publishing_keeps_an_operators_config(tmp_path: Path) -> None:
     publish.publish(tmp_path, artifact())
     (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: 3")
     publish.publish(tmp_path, artifact())
     assert (tmp_path / "toy" / "config.pbtxt").read_text() == "max_batch_size: 3"
 
 
-def test_numbers_go_on_after_gaps_and_other_names_do_not_count(tmp_path: Path) -> None:
+def test_the_next_version_number_follows_the_largest_and_ignores_other_names(tmp_path: Path) -> None:
     for name in ("2", "9", "10", "backup", "11.old"):
         (tmp_path / "toy" / name).mkdir(parents=True)
     assert publish.publish(tmp_path, artifact()).name == "11"
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_a_job_that_ends_half_way_leaves_nothing(
+def test_a_publication_that_fails_halfway_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     publish.publish(tmp_path, artifact())
@@ -147,15 +148,15 @@ def test_a_job_that_ends_half_way_leaves_nothing(
     def fail(path: Path, content: bytes) -> None:
         if path.name == "golden.npz":
             raise error
-        write(path, content)
+        write_and_sync(path, content)
 
-    monkeypatch.setattr("training.publish.write", fail)
+    monkeypatch.setattr("training.publish.write_and_sync", fail)
     with pytest.raises(type(error)):
         publish.publish(tmp_path, artifact())
     assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["1", "config.pbtxt", "labels.txt"]
 
 
-def test_what_a_killed_job_left_is_cleared_away(tmp_path: Path) -> None:
+def test_publishing_removes_what_a_killed_job_left(tmp_path: Path) -> None:
     (tmp_path / "toy" / ".1.tmp").mkdir(parents=True)
     (tmp_path / "toy" / ".1.tmp" / "model.onnx").write_bytes(b"half")
     version = publish.publish(tmp_path, artifact())
@@ -168,7 +169,7 @@ def _publish_five(repository: Path) -> None:
         publish.publish(repository, artifact())
 
 
-def test_jobs_that_publish_at_once_get_different_numbers(tmp_path: Path) -> None:
+def test_concurrent_jobs_publish_under_different_numbers(tmp_path: Path) -> None:
     jobs = [multiprocessing.get_context("spawn").Process(target=_publish_five, args=(tmp_path,)) for _ in range(3)]
     for job in jobs:
         job.start()

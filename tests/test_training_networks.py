@@ -1,4 +1,4 @@
-"""The networks are the table's, layer for layer, with any pooling."""
+"""The networks have the layers of their sources, with every kind of pooling, in PyTorch and in ONNX."""
 
 import numpy as np
 import onnxruntime
@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from training import export, layers, networks
+from training import export, networks, summary
 from training.networks import NETWORKS, Classifier
 from training.pooling import KINDS, AvgTopKPool, LpPool, MixedPool, Pooling
 
-# By name: what the layers are, and all shapes of parameters. Convolutions without padding are said by output sizes.
-TABLE = {
+# By network: its layers, their output shapes for max pooling (which show the padding), and its number of parameters.
+EXPECTED = {
     "mnist-simplecnn": (
         "Conv2d ReLU MaxPool2d Conv2d ReLU MaxPool2d Flatten Linear ReLU Dropout Linear",
         "32×28×28 32×28×28 32×14×14 64×14×14 64×14×14 64×7×7 3136 128 128 128 10",
@@ -36,28 +36,28 @@ TABLE = {
 }
 
 
-def raw(network: networks.Network, count: int) -> torch.Tensor:
+def random_images(network: networks.Network, count: int) -> torch.Tensor:
     random = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (count, *network.image), dtype=torch.uint8, generator=random)
+    return torch.randint(0, 256, (count, *network.image_shape), dtype=torch.uint8, generator=random)
 
 
-@pytest.mark.parametrize("name", list(TABLE))
-def test_a_network_is_the_tables_layer_for_layer(name: str) -> None:
-    kinds, sizes, parameters = TABLE[name]
+@pytest.mark.parametrize("name", list(EXPECTED))
+def test_a_network_has_the_layers_shapes_and_parameters_of_its_source(name: str) -> None:
+    kinds, shapes, parameters = EXPECTED[name]
     model = Classifier(NETWORKS[name])
-    found = layers.layers_of(model.body, model.prepare(raw(NETWORKS[name], 2)))
+    layers = summary.layer_summaries(model.body, model.normalize(random_images(NETWORKS[name], 2)))
     assert " ".join(type(layer).__name__ for layer in model.body) == kinds
-    assert " ".join(layer.size for layer in found) == sizes
-    assert sum(layer.parameters for layer in found) == parameters
+    assert " ".join(layer.output_shape for layer in layers) == shapes
+    assert sum(layer.parameters for layer in layers) == parameters
 
 
-def test_every_network_of_the_table_is_there_with_what_was_reported() -> None:
-    assert {name: network.reported for name, network in NETWORKS.items()} == {
+def test_there_are_four_networks_with_the_accuracies_of_their_sources() -> None:
+    assert {name: network.reference_accuracy for name, network in NETWORKS.items()} == {
         "mnist-simplecnn": 0.9923, "mnist-cnn": 0.9901, "cifar10-cnn": 0.7040, "cifar10-lenet": None,
     }  # fmt: skip
 
 
-def test_simplecnn_drops_half_and_cifar10_cnn_begins_as_keras_does() -> None:
+def test_simplecnn_has_a_dropout_of_one_half_and_cifar10_cnn_is_initialized_as_in_keras() -> None:
     assert [layer.p for layer in Classifier(NETWORKS["mnist-simplecnn"]).body if isinstance(layer, nn.Dropout)] == [0.5]
     for layer in Classifier(NETWORKS["cifar10-cnn"]).body:
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -71,13 +71,11 @@ def test_simplecnn_drops_half_and_cifar10_cnn_begins_as_keras_does() -> None:
     ("name", "mean", "std"),
     [("mnist-simplecnn", 0.5, 0.5), ("mnist-cnn", 0.1307, 0.3081), ("cifar10-cnn", 0, 1), ("cifar10-lenet", 0.5, 0.5)],
 )
-def test_raw_pixels_are_scaled_as_the_table_says_and_answers_are_probabilities(
-    name: str, mean: float, std: float
-) -> None:
+def test_the_classifier_normalizes_raw_pixels_and_returns_probabilities(name: str, mean: float, std: float) -> None:
     model = Classifier(NETWORKS[name]).eval()
-    images = raw(NETWORKS[name], 3)
+    images = random_images(NETWORKS[name], 3)
     expected = (images.permute(0, 3, 1, 2) / 255 - mean) / std
-    torch.testing.assert_close(model.prepare(images), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.normalize(images), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(model(images).sum(1), torch.ones(3))
 
 
@@ -94,32 +92,32 @@ WINDOWS = torch.tensor([[[[1.0, 2, 5, 0], [3, 4, 0, 0], [0, 0, 2, 2], [0, 0, 2, 
         ("avg-topk", [[3.5, 2.5], [0, 2]]),
     ],
 )
-def test_pooling_does_to_a_window_what_it_says(kind: str, expected: list[list[float]]) -> None:
-    pooled = Pooling(kind).between()(WINDOWS)[0, 0]
+def test_each_kind_of_pooling_computes_its_formula(kind: str, expected: list[list[float]]) -> None:
+    pooled = Pooling(kind).layer()(WINDOWS)[0, 0]
     torch.testing.assert_close(pooled, torch.tensor(expected, dtype=torch.float32), atol=2e-6, rtol=0)
 
 
-def test_global_pooling_is_one_value_a_feature_map() -> None:
-    pool = Pooling("global")
-    assert pool.last()(WINDOWS).flatten().tolist() == [WINDOWS.mean().item()]
-    torch.testing.assert_close(pool.between()(WINDOWS), F.max_pool2d(WINDOWS, 2))
-    assert pool.area(7) == 1 and Pooling("max").area(7) == 49
+def test_global_pooling_leaves_one_value_per_feature_map() -> None:
+    pooling = Pooling("global")
+    assert pooling.last_layer()(WINDOWS).flatten().tolist() == [WINDOWS.mean().item()]
+    torch.testing.assert_close(pooling.layer()(WINDOWS), F.max_pool2d(WINDOWS, 2))
+    assert pooling.output_area(7) == 1 and Pooling("max").output_area(7) == 49
 
 
 @pytest.mark.parametrize("size", range(2, 12))
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "global"])
-def test_pooled_sizes_follow_the_formula(kind: str, size: int) -> None:
-    assert Pooling(kind).between()(torch.rand(1, 2, size, size)).shape == (1, 2, *[(size - 2) // 2 + 1] * 2)
+def test_the_output_size_of_pooling_follows_its_formula(kind: str, size: int) -> None:
+    assert Pooling(kind).layer()(torch.rand(1, 2, size, size)).shape == (1, 2, *[(size - 2) // 2 + 1] * 2)
 
 
-def test_avg_topk_lies_between_average_and_maximum_and_is_them_at_its_ends() -> None:
+def test_avg_topk_is_max_pooling_for_k_1_and_average_pooling_for_k_4() -> None:
     x = torch.randn(3, 4, 9, 9)
     torch.testing.assert_close(AvgTopKPool(1)(x), F.max_pool2d(x, 2))
     torch.testing.assert_close(AvgTopKPool(4)(x), F.avg_pool2d(x, 2))
     assert (AvgTopKPool(2)(x) >= AvgTopKPool(3)(x)).all()
 
 
-def test_lp_pooling_has_a_gradient_where_all_is_zero_and_mixed_learns_its_weight() -> None:
+def test_lp_pooling_has_a_finite_gradient_at_zero_and_mixed_pooling_learns_its_weight() -> None:
     zeros = torch.zeros(1, 1, 2, 2, requires_grad=True)
     LpPool()(zeros).sum().backward()
     assert zeros.grad is not None and zeros.grad.isfinite().all()
@@ -129,28 +127,28 @@ def test_lp_pooling_has_a_gradient_where_all_is_zero_and_mixed_learns_its_weight
 
 
 @pytest.mark.parametrize(
-    ("name", "pool"), [(name, "max") for name in NETWORKS] + [("cifar10-cnn", kind) for kind in KINDS[1:]]
+    ("name", "pooling"), [(name, "max") for name in NETWORKS] + [("cifar10-cnn", kind) for kind in KINDS[1:]]
 )
-def test_every_network_and_every_pooling_answers_in_onnx_as_in_torch(name: str, pool: str) -> None:
+def test_every_network_and_every_pooling_agrees_in_onnx_and_pytorch(name: str, pooling: str) -> None:
     torch.manual_seed(0)
     network = NETWORKS[name]
-    model = Classifier(network, Pooling(pool), classes=7).eval()
-    images = raw(network, 9)
+    model = Classifier(network, Pooling(pooling), classes=7).eval()
+    images = random_images(network, 9)
     graph = export.to_onnx(model, images[:2])
     with torch.inference_mode():
         expected = model(images)
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     for rows in (1, 9):
-        (answer,) = session.run(["probabilities"], {"images": images[:rows].numpy()})
-        np.testing.assert_allclose(answer, expected[:rows].numpy(), atol=1e-5)
+        (probabilities,) = session.run(["probabilities"], {"images": images[:rows].numpy()})
+        np.testing.assert_allclose(probabilities, expected[:rows].numpy(), atol=1e-5)
 
 
-def test_the_layer_table_reads_well() -> None:
-    lines = layers.table(
-        layers.layers_of(Classifier(NETWORKS["cifar10-lenet"]).body, torch.zeros(1, 3, 32, 32))
-    ).splitlines()
+def test_the_layer_table_has_a_header_a_line_per_layer_and_the_total() -> None:
+    lines = summary.network_summary("cifar10-lenet", "max").splitlines()
     assert [line.split() for line in lines[:2]] == [
         ["layer", "output", "parameters"],
         ["Conv", "3→6,", "5×5", "6×28×28", "456"],
     ]
-    assert lines[-1].split() == ["all", "62,006"] and all(line == line.rstrip() for line in lines)
+    assert (
+        len(lines) == 14 and lines[-1].split() == ["total", "62,006"] and all(line == line.rstrip() for line in lines)
+    )

@@ -105,7 +105,7 @@ def run_command(*arguments: str, timeout: float = 120.0) -> subprocess.Completed
 def clean_environment() -> dict[str, str]:
     """This process's environment without settings of ours, but that training leaves its runs outside the checkout."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("SERVICE_", "TRAINING_"))}
-    return kept | {"TRAINING_RUNS": str(RUNS)}
+    return kept | {"TRAINING_RUNS_DIR": str(RUNS)}
 
 
 def free_port() -> int:

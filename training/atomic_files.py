@@ -1,11 +1,11 @@
-"""Files that are there whole or not at all, even if the power goes."""
+"""Files that appear whole or not at all, and survive a power failure."""
 
 import os
 from pathlib import Path
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write the file and see it on the disk."""
+def write_and_sync(path: Path, content: bytes) -> None:
+    """Write the file and flush it to the disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -13,10 +13,10 @@ def write(path: Path, content: bytes) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Put the content in the file's place by one rename."""
+    """Write the file or replace it, by one rename."""
     staging = path.with_name(f".{path.name}.tmp")
     try:
-        write(staging, content)
+        write_and_sync(staging, content)
         staging.rename(path)
     finally:
         staging.unlink(missing_ok=True)
@@ -24,7 +24,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in the folder outlast a power cut."""
+    """Flush the folder's entries to the disk, so that a rename survives a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
