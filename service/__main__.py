@@ -6,27 +6,25 @@ or not available here; 3 an engine broke: restart the service.
 
 import os
 import sys
+from argparse import ArgumentParser
 from importlib.metadata import version
 from importlib.util import find_spec
 
 from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsError
+from pydantic_settings import CliApp, CliSettingsSource, SettingsError
 
 from service.app.settings import Settings
 
 
 def main() -> None:
     """Run the command and exit."""
-    if sys.argv[1:] == ["--version"]:
-        print(f"simplecnn {version('simplecnn')}")
-        sys.exit(0)
     if sys.argv[1:2] == ["check"]:
         _require_onnx_runtime()
         from service.app import check
 
         sys.exit(check.main(sys.argv[2:]))
     try:
-        settings = CliApp.run(Settings)
+        settings = _read_settings()
     except (ValidationError, SettingsError) as error:
         sys.exit(_report_invalid(error))
 
@@ -43,6 +41,15 @@ def main() -> None:
 
         sys.exit(supervisor.serve(settings))
     sys.exit(server.serve(settings))
+
+
+def _read_settings() -> Settings:
+    """The settings of the command line and the environment; --help and --version end the process."""
+    command_line: CliSettingsSource[ArgumentParser] = CliSettingsSource(Settings)
+    command_line.root_parser.add_argument(
+        "--version", action="version", version=f"simplecnn {version('simplecnn')}", help="print the version and exit"
+    )
+    return CliApp.run(Settings, cli_settings_source=command_line)
 
 
 def _require_onnx_runtime() -> None:

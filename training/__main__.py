@@ -9,6 +9,7 @@ import signal
 import sys
 from argparse import ArgumentParser
 from importlib.metadata import version
+from importlib.util import find_spec
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp, CliSettingsSource, SettingsError
@@ -28,6 +29,9 @@ def main() -> None:
         sys.exit(2)
     except (SettingsError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if find_spec("onnxruntime") is None:
+        print("error: ONNX Runtime is not installed: pip install 'simplecnn[cpu]' or 'simplecnn[gpu]'", file=sys.stderr)
         sys.exit(2)
     signals = SignalHandler()
     try:

@@ -80,7 +80,7 @@ def test_the_service_answers_from_the_gpu_as_from_the_cpu(published: Path) -> No
 
 
 def test_training_on_a_gpu_publishes_what_the_service_takes_and_repeats_its_bits(tmp_path: Path) -> None:
-    flags = ["--dataset", "mnist-sample", "--epochs", "3", "--device", "cuda", "--runs", str(tmp_path / "runs")]
+    flags = ["--dataset", "mnist-sample", "--epochs", "3", "--device", "cuda", "--runs-dir", str(tmp_path / "runs")]
     for name in ("first", "second"):
         result = run_command("training", *flags, "--repository", str(tmp_path / name))
         assert result.returncode == 0, result.stderr
