@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from service.models.loader import EngineOptions, load
 from service.models.repository import scan
+from tests.support.data import MNIST, full
 from tests.support.paths import ROOT
 from tests.support.processes import clean_environment, run_command
-from tests.test_training_data import MNIST, full
-from training import export, manifest, networks
+from training import networks
 
 QUICK = ("--dataset", "mnist-sample", "--epochs", "1", "--device", "cpu")
 
@@ -56,15 +55,6 @@ def test_golden_samples_are_test_images_of_every_class(
     assert all((images[index] == sample).all() for index, sample in zip(indices, samples, strict=True))
     assert sorted(set(labels[indices].tolist())) == list(range(10))
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-
-
-def test_golden_samples_are_the_first_and_the_least_confident_correct_image_of_each_class() -> None:
-    labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    of_true_class = torch.tensor([0.9, 0.6, 0.8, 0.7, 0.9, 0.3])  # the last image is misclassified as 0
-    probabilities = torch.full((6, 3), 0.0)
-    probabilities[range(6), labels] = of_true_class
-    probabilities[range(6), (labels + 1) % 3] = 1 - of_true_class
-    assert export.golden_samples(probabilities, labels).tolist() == [0, 1, 3, 5]
 
 
 def test_an_accuracy_below_the_gate_publishes_nothing_and_exits_with_1(tmp_path: Path) -> None:
@@ -218,10 +208,3 @@ def test_skip_if_published_trains_nothing_if_the_repository_has_a_version(publis
         (published / "mnist-simplecnn-my-pictures" / "3").rmdir()
         (published / "mnist-simplecnn-my-pictures").rmdir()
     assert exists.returncode == 0 and "mnist-simplecnn-my-pictures/3 exists" in exists.stdout
-
-
-def test_the_manifest_records_the_commit_that_an_image_was_built_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SIMPLECNN_COMMIT", "c0ffee")
-    assert manifest.code_commit() == "c0ffee"
-    monkeypatch.setenv("SIMPLECNN_COMMIT", "")
-    assert manifest.code_commit() != ""

@@ -1,8 +1,6 @@
 """The 8-bit version is published only if it is as accurate and faster."""
 
 import dataclasses
-import json
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,6 @@ import numpy as np
 import onnx
 import pytest
 
-from service.models.loader import EngineOptions, load
-from service.models.repository import scan
-from tests.support.processes import run_command
 from training import datasets, export, quantize
 from training.networks import NETWORKS, Classifier
 from training.quantize import Comparison
@@ -55,23 +50,3 @@ def test_convolutions_and_matrix_products_have_7_bit_weights_and_the_input_is_un
         0.5 - compared.accuracy
     )
     np.testing.assert_allclose(compared.probabilities.sum(1), 1, atol=1e-5)
-
-
-def test_the_command_publishes_an_8_bit_model_beside_the_float32_one_or_prints_the_reason(tmp_path: Path) -> None:
-    flags = ["--dataset", "mnist-sample", "--epochs", "2", "--device", "cpu", "--min-accuracy", "0"]
-    result = run_command("training", *flags, "--quantize", "int8", "--repository", str(tmp_path))
-    assert result.returncode == 0, result.stderr
-    line = r"^int8: test accuracy [\d.]+%, ([\d.]+) times as fast on this machine; (.*)$"
-    outcome = re.search(line, result.stdout, re.MULTILINE)
-    assert outcome
-    folders = {folder.name: folder for folder in scan(tmp_path)}
-    if outcome[2].startswith("not published: "):
-        assert list(folders) == ["mnist-simplecnn"]
-        return
-    assert list(folders) == ["mnist-simplecnn", "mnist-simplecnn-int8"]
-    manifest = json.loads((tmp_path / "mnist-simplecnn-int8" / "1" / "manifest.json").read_text())
-    assert manifest["model"] == "mnist-simplecnn-int8" and manifest["quantization"]["speedup"] > 1
-    assert manifest["quantization"]["float32_accuracy"] - manifest["metrics"]["test_accuracy"] <= 0.002
-    model = load(folders["mnist-simplecnn-int8"], 1, EngineOptions(["cpu"], 1))
-    assert model.verified
-    model.batcher.close()

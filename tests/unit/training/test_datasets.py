@@ -11,12 +11,10 @@ import torch
 import torchvision
 from PIL import Image
 
-from tests.support.paths import ROOT, SHARED
+from tests.support.data import MNIST, full
+from tests.support.paths import ROOT
 from training import dataset, datasets
 from training.errors import DataError
-
-MNIST = next((p for p in (ROOT / "data" / "MNIST" / "raw", SHARED / "data" / "mnist") if p.is_dir()), None)
-full = pytest.mark.skipif(MNIST is None, reason="the full MNIST is neither in data/ nor in ../shared/data")
 
 
 @pytest.fixture
