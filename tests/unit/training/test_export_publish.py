@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -162,19 +161,3 @@ def test_publishing_removes_what_a_killed_job_left(tmp_path: Path) -> None:
     version = publish.publish(tmp_path, artifact())
     assert not (tmp_path / "toy" / ".1.tmp").exists()
     assert (version / "model.onnx").read_bytes() == b"a graph"
-
-
-def _publish_five(repository: Path) -> None:
-    for _ in range(5):
-        publish.publish(repository, artifact())
-
-
-def test_concurrent_jobs_publish_under_different_numbers(tmp_path: Path) -> None:
-    jobs = [multiprocessing.get_context("spawn").Process(target=_publish_five, args=(tmp_path,)) for _ in range(3)]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join(60)
-        assert job.exitcode == 0
-    versions = sorted(int(path.name) for path in (tmp_path / "toy").iterdir() if path.name.isdecimal())
-    assert versions == list(range(1, 16))

@@ -1,13 +1,11 @@
 """The networks have the layers of their sources, with every kind of pooling, in PyTorch and in ONNX."""
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from training import export, networks, summary
+from training import networks, summary
 from training.networks import NETWORKS, Classifier
 from training.pooling import KINDS, AvgTopKPool, LpPool, MixedPool, Pooling
 
@@ -124,23 +122,6 @@ def test_lp_pooling_has_a_finite_gradient_at_zero_and_mixed_pooling_learns_its_w
     mixed = MixedPool()
     mixed(WINDOWS).sum().backward()
     assert mixed.weight.grad is not None and mixed.weight.grad != 0
-
-
-@pytest.mark.parametrize(
-    ("name", "pooling"), [(name, "max") for name in NETWORKS] + [("cifar10-cnn", kind) for kind in KINDS[1:]]
-)
-def test_every_network_and_every_pooling_agrees_in_onnx_and_pytorch(name: str, pooling: str) -> None:
-    torch.manual_seed(0)
-    network = NETWORKS[name]
-    model = Classifier(network, Pooling(pooling), classes=7).eval()
-    images = random_images(network, 9)
-    graph = export.to_onnx(model, images[:2])
-    with torch.inference_mode():
-        expected = model(images)
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    for rows in (1, 9):
-        (probabilities,) = session.run(["probabilities"], {"images": images[:rows].numpy()})
-        np.testing.assert_allclose(probabilities, expected[:rows].numpy(), atol=1e-5)
 
 
 def test_the_layer_table_has_a_header_a_line_per_layer_and_the_total() -> None:
