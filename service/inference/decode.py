@@ -12,7 +12,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from service.core.datatypes import BYTES, CONTENTS_DTYPES, LENGTH
+from service.core.datatypes import BYTES, CONTENTS_DTYPES, ELEMENT_LENGTH
 from service.core.errors import InvalidArgument
 from service.core.spec import Arrays, ModelSpec, RequestedOutputs, TensorSpec
 from service.pb.inference_pb2 import InferTensorContents, ModelInferRequest
@@ -206,8 +206,8 @@ def _split_bytes(raw: bytes, count: int, shape: tuple[int, ...], expected: Tenso
     elements: list[bytes] = []
     position = 0
     while position < len(raw) and len(elements) <= count:
-        start = position + LENGTH.size
-        end = start + LENGTH.unpack_from(raw, position)[0] if start <= len(raw) else len(raw) + 1
+        start = position + ELEMENT_LENGTH.size
+        end = start + ELEMENT_LENGTH.unpack_from(raw, position)[0] if start <= len(raw) else len(raw) + 1
         if end > len(raw):
             raise _wrong(
                 expected, "bytes", "four bytes of length and then as many bytes, for each element",

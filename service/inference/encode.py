@@ -13,7 +13,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from service.core.datatypes import BYTES, LENGTH
+from service.core.datatypes import BYTES, ELEMENT_LENGTH
 from service.core.errors import ServiceError
 from service.core.spec import ModelSpec, Outputs, RequestedOutputs
 from service.inference.classification import classification_strings
@@ -108,7 +108,7 @@ def _join_bytes(texts: NDArray[np.generic]) -> bytes:
     pieces: list[bytes] = []
     for text in texts.ravel():
         encoded = str(text).encode()
-        pieces += (LENGTH.pack(len(encoded)), encoded)
+        pieces += (ELEMENT_LENGTH.pack(len(encoded)), encoded)
     return b"".join(pieces)
 
 

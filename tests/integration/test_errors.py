@@ -276,8 +276,8 @@ def test_a_request_that_makes_the_engine_fail_fails_alone(toys: Path, grpc_serve
         assert values == [10.0, 20.0, 40.0]
         error = Refusal(calls[2].exception())
         assert error.code is grpc.StatusCode.INTERNAL
-        own_text = r"the request could not be computed; error id [0-9a-f]{12} stands in the server's log"
-        assert re.fullmatch(own_text, error.text), "the engine's own text leaked"
+        fixed_text = r"the request could not be computed; the server's log has the cause under error id [0-9a-f]{12}"
+        assert re.fullmatch(fixed_text, error.text), "the engine's own text leaked"
 
 
 def test_a_draining_server_refuses_new_requests_and_answers_those_it_has(
