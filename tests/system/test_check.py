@@ -23,7 +23,7 @@ def test_a_good_model_is_described_proved_and_timed(published: Path) -> None:
     assert "manifest   matches the file" in out
     assert "input      images UINT8 [-1, 28, 28, 1]" in out
     assert "output     probabilities FP32 [-1, 10], 10 labels" in out
-    assert "golden     hold in batches of 1, 2, 4, 8, 16, 32, 64" in out
+    assert "golden     answers hold in batches of 1, 2, 4, 8, 16, 32, 64" in out
     timed = [line.split()[0] for line in out.split("rows a second")[1].split("config.pbtxt")[0].splitlines() if line]
     assert timed == ["1", "2", "4", "8", "16", "32", "64"]
     assert "max_batch_size: 64" in out and out.endswith("mnist-simplecnn version 1 would be served\n")
