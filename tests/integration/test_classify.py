@@ -140,7 +140,7 @@ def test_a_model_that_takes_no_images_is_named_with_what_it_takes(tmp_path: Path
     add_version(tmp_path, "double", doubling_model())
     with local_service(tmp_path, grpc_server) as service:
         error = refusal(service, pb.Image(encoded=b"x"), model_name="double")
-    assert error.code is grpc.StatusCode.INVALID_ARGUMENT and "but takes FP32 [4]" in error.text
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT and "but it takes FP32 [4]" in error.text
 
 
 def test_a_full_queue_is_the_calls_status_if_nothing_was_answered(

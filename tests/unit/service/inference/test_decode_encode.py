@@ -68,7 +68,7 @@ def test_half_precision_travels_raw_only() -> None:
     request = infer_request("m", x0=np.ones((1, 3), np.float16))
     del request.raw_input_contents[:]
     request.inputs[0].contents.fp32_contents.extend([1, 1, 1])
-    with pytest.raises(InvalidArgument, match="FP16 travels in raw_input_contents only"):
+    with pytest.raises(InvalidArgument, match="FP16 can only be sent in raw_input_contents"):
         decode_inputs(request, spec_of("FP16"))
 
 
@@ -92,7 +92,7 @@ def test_inputs_are_put_into_the_models_order_and_must_agree_in_rows() -> None:
     one, two = np.ones((2, 3), np.int32), np.full((2, 3), 2, np.int32)
     arrays, rows = decode_inputs(infer_request("m", x1=two, x0=one), spec_of("INT32", tensors=2))
     assert rows == 2 and [int(array[0, 0]) for array in arrays] == [1, 2]
-    with pytest.raises(InvalidArgument, match="all inputs must have as many rows"):
+    with pytest.raises(InvalidArgument, match="all inputs must have the same number of rows"):
         decode_inputs(infer_request("m", x0=one, x1=two[:1]), spec_of("INT32", tensors=2))
 
 
@@ -201,7 +201,7 @@ def test_parameters_are_read_in_seconds_and_unknown_ones_are_passed_over() -> No
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("timeout", {"int64_param": -1}, "timeout expected an int64_param from 0, got int64_param -1"),
+        ("timeout", {"int64_param": -1}, "timeout expected an int64_param of at least 0, got int64_param -1"),
         ("timeout", {"string_param": "1"}, "got string_param '1'"),
         ("priority", {"double_param": 1.0}, "got double_param 1.0"),
         ("triton_secret", {"int64_param": 1}, "'triton_secret' is reserved"),

@@ -60,7 +60,7 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(("width", "height"), [(100_000, 100_000), (MAX_PIXELS + 1, 1)])
 def test_a_bomb_is_refused_before_it_is_decoded(width: int, height: int) -> None:
-    with pytest.raises(BadImage, match=f"may have {MAX_PIXELS} pixels, this one has {width} × {height}"):
+    with pytest.raises(BadImage, match=f"may have at most {MAX_PIXELS} pixels, this one has {width} × {height}"):
         decode(png_that_claims(width, height))
     with pytest.raises(BadImage, match="pixels, this one has"):
         from_pixels(b"", width, height, 1)
@@ -118,7 +118,7 @@ def test_transparent_paper_is_white() -> None:
 
 
 def test_empty_paper_is_refused() -> None:
-    with pytest.raises(BadImage, match="the picture is empty"):
+    with pytest.raises(BadImage, match="the image is blank"):
         fit(Image.new("L", (50, 50), 255), GREY, Fit.AUTO)
 
 
