@@ -40,7 +40,7 @@ def test_a_token_grants_only_the_rights_on_its_line(tokens_file: Path) -> None:
     ("text", "message"),
     [
         ("", "holds no tokens"),
-        ("# nobody\n", "holds no tokens"),
+        ("# a comment\n", "holds no tokens"),
         (CALLER, ":1: expected a SHA-256"),
         (line(CALLER, "infer") + line(OPERATOR, "infer,everything"), ":2: expected rights from infer, control"),
         (line(CALLER, "infer", "2027-02-30"), "2027-02-30 is not a date"),
