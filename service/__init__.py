@@ -1,12 +1,12 @@
 """The inference service: ModelInferRequest bytes in, probabilities out, in batches.
 
-A request passes these packages from top to bottom and its answer returns; each imports only what stands below it:
+A request passes these packages from top to bottom and its answer returns; each imports only packages below it:
 
     __main__.py   the command
     app/          composition and process life: settings, start, stop, workers, `check`
     telemetry/    what operators read: metrics of models, GPUs and workers
     transport/    the wire: two gRPC servers and their servicers, and HTTP
-    inference/    one request, whatever the wire: decode, submit, encode; images to labels
+    inference/    one request, independent of the wire: decode, submit, encode; classify images
     models/       what is on disk, what is loaded, and which version answers
     batching/     requests to batches to answers
     runtime/      ONNX Runtime: sessions, devices, GPU memory

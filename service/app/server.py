@@ -97,7 +97,7 @@ class Server:
         self._reload = asyncio.Event()
 
     async def run(self) -> int:
-        """Serve until a signal says stop, or an engine breaks. Returns the exit status.
+        """Serve until a signal to stop, or until an engine breaks. Returns the exit status.
 
         Raises:
             CannotStart: an address cannot be bound.

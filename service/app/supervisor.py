@@ -53,7 +53,7 @@ class Supervisor:
         self._status = 0
 
     def run(self) -> int:
-        """Keep the workers running until a signal says stop."""
+        """Keep the workers running until a signal to stop."""
         registry = CollectorRegistry()
         registry.register(self._collector)
         metrics = server.open_metrics(self._settings, registry, self.unready_reason)

@@ -135,7 +135,7 @@ class Worker:
 def run_worker(
     settings: Settings, index: int, pipe: Connection, handles_signals: multiprocessing.synchronize.Event
 ) -> None:
-    """Serve until a signal says stop, and exit."""
+    """Serve until a signal to stop, and exit."""
     os.setsid()  # Ctrl-C in a terminal goes to the supervisor alone, which then stops the workers
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server handles it; a start loads everything anyway
     logs.configure(settings.log_format, worker=index)

@@ -12,7 +12,7 @@ from prometheus_client.core import Metric
 Sample = tuple[str, dict[str, str], float]  # name, labels, value
 Family = tuple[str, str, str, list[Sample]]  # name, documentation, type, samples
 
-# Gauges that are summed over the workers, and gauges of which the minimum is taken. Of all others it is the maximum.
+# Gauges that are summed over the workers, and gauges that take the minimum. All other gauges take the maximum.
 SUMMED_GAUGES = (
     "inference_queue_rows",
     "inference_max_queue_rows",
