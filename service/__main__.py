@@ -1,7 +1,7 @@
-"""`python -m service`: serve a model repository; `python -m service check MODEL_DIR`: try a model (app/check.py).
+"""`python -m service`: serve a model repository; `python -m service check MODEL_DIR`: verify a model (app/check.py).
 
 Exit status: 0 stopped by a signal with every pending call answered; 1 `check` refused the model; 2 a setting is invalid
-or not available here; 3 an engine broke: restart the service.
+or not available here; 3 an engine broke, restart the service.
 """
 
 import os
@@ -29,9 +29,9 @@ def main() -> None:
         sys.exit(_report_invalid(error))
 
     _require_onnx_runtime()
-    # gRPC's own lines do not have the log's form; what matters in them arrives as errors.
+    # gRPC logs in a format of its own; what matters in those lines also arrives as an error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # Imported here: ONNX Runtime and gRPC take a moment, and --help and invalid settings need neither.
+    # Imported here because ONNX Runtime and gRPC load slowly, and --help and invalid settings need neither.
     from service.app import server
     from service.core import logs
 
@@ -60,14 +60,14 @@ def _require_onnx_runtime() -> None:
 
 
 def _report_invalid(error: ValidationError | SettingsError) -> int:
-    """Print a line for each invalid setting; the exit status."""
+    """Print a line for each invalid setting and return the exit status."""
     if isinstance(error, SettingsError):
         print(f"error: {error}", file=sys.stderr)
         return 2
     for problem in error.errors():
-        where = "".join(f"--{part} ".replace("_", "-") for part in problem["loc"])
-        got = f"{problem['input']!r}: " if where else ""
-        print(f"error: {where}{got}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
+        flag = "".join(f"--{part} ".replace("_", "-") for part in problem["loc"])
+        value = f"{problem['input']!r}: " if flag else ""
+        print(f"error: {flag}{value}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
     return 2
 
 

@@ -4,7 +4,7 @@
     server.py       one service from start to exit
     supervisor.py   several workers on one port
     worker.py       one of them
-    check.py        `python -m service check`: try a model without serving it
+    check.py        `python -m service check`: verify a model without serving it
 
-Not here: everything that happens to a request.
+Not here: the handling of requests (transport/ and the layers below it).
 """

@@ -1,7 +1,8 @@
-"""`python -m service check MODEL_DIR`: try a model as the service would, and say what it thinks of it.
+"""`python -m service check MODEL_DIR`: verify a model as the service would, without serving it.
 
-Prints what was read and derived, runs the golden answers, times each batch size. Exit status: 0 it would be served;
-1 it would not, with the reason in one line; 2 wrong usage.
+Prints the model's files, tensors, batching and engines, compares its answers with the golden answers, and times each
+batch size. Exit status: 0 the version would be served; 1 it would be refused, with the reason in one line; 2 invalid
+usage. Not here: loading (models/loader.py) and verification (models/verification.py).
 """
 
 import argparse
@@ -25,26 +26,28 @@ from service.runtime.devices import choose_devices
 
 
 def check(path: Path, version: int | None, options: EngineOptions) -> None:
-    """Print all there is to say of the model in that folder.
+    """Verify a version of the model in the folder, the newest if `version` is None, and print a report on it.
 
     Raises:
-        LoadError, DeviceUnavailable: it would not be served.
+        LoadError: the version would be refused.
     """
     folder = read_model_folder(path)
     if version is None and not folder.versions:
-        raise LoadError(f"{path} holds no version, such as {path.name}/1/model.onnx; give the model's own folder")
+        raise LoadError(
+            f"{path} holds no version; expected a model's folder, with files such as {path.name}/1/model.onnx"
+        )
     number = max(folder.versions) if version is None else version
     if number not in folder.versions:
-        raise LoadError(f"{path} has no version {number}; there are {sorted(folder.versions)}")
+        raise LoadError(f"{path} has no version {number}; its versions are {sorted(folder.versions)}")
     opened = open_version(folder, number, options)
     _print_facts(opened)
-    gap = opened.verify()
+    max_abs_diff = opened.verify()
     sizes = ", ".join(map(str, opened.verifier.sizes))
-    if gap is None:
+    if max_abs_diff is None:
         print(f"golden     none: only warmed up, with zeros, in batches of {sizes}")
     else:
-        company = f"differ by {gap:.1e} at most" if gap else "have the same bits"
-        print(f"golden     hold in batches of {sizes}; alone and in company they {company}")
+        difference = f"differ by at most {max_abs_diff:.1e}" if max_abs_diff else "are bit-identical"
+        print(f"golden     answers hold in batches of {sizes}; computed alone and in a batch, they {difference}")
     try:
         times = {size: opened.verifier.seconds(opened.engines[0].run, size) for size in opened.verifier.sizes}
     except CannotRun as error:
@@ -53,7 +56,7 @@ def check(path: Path, version: int | None, options: EngineOptions) -> None:
         print("\n  rows      ms   µs a row   rows a second")
         for size, seconds in times.items():
             print(f"{size:6} {seconds * 1e3:7.2f} {seconds / size * 1e6:10.1f} {size / seconds:15,.0f}")
-    print("\nconfig.pbtxt, complete:\n")
+    print("\nconfig.pbtxt with every derived field:\n")
     print(text_format.MessageToString(opened.spec.config).rstrip())
     print(f"\n{folder.name} version {number} would be served")
 
@@ -69,14 +72,14 @@ def _print_facts(opened: OpenedVersion) -> None:
             print(f"{name:10} {_show(tensor, batches=spec.batches)}")
     if policy.max_batch_size > 1:
         print(
-            f"batches    up to {policy.max_batch_size} rows; the oldest request waits {policy.max_delay * 1e6:.0f} µs "
-            f"for company; {policy.levels[0].max_rows} rows may queue"
+            f"batches    up to {policy.max_batch_size} rows; the oldest request waits up to "
+            f"{policy.max_delay * 1e6:.0f} µs for the batch to fill; the queue holds {policy.levels[0].max_rows} rows"
         )
     else:
-        print("batches    none: every request is computed alone (max_batch_size and dynamic_batching ask for more)")
+        print("batches    none: every request is computed alone; max_batch_size and dynamic_batching turn batching on")
     if routing.labels:
         labels = ", ".join(f"{label} is version {version}" for label, version in routing.labels.items())
-        print(f"labels     {labels}; the canary gets {routing.percent:g} %")
+        print(f"labels     {labels}; the canary gets {routing.percent:g} % of the requests")
     print(f"engines    {', '.join(f'{engine.device} ({engine.provider})' for engine in opened.engines)}")
 
 
@@ -87,17 +90,19 @@ def _show(tensor: TensorSpec, *, batches: bool) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m service check", description="Try a model as the service would, without serving it."
+        prog="python -m service check", description="Verify a model as the service would, without serving it."
     )
-    parser.add_argument("folder", type=Path, metavar="MODEL_DIR", help="a model's folder: models/mnist-simplecnn")
-    parser.add_argument("--model-version", type=int, help="the version to try (the newest)")
+    parser.add_argument(
+        "folder", type=Path, metavar="MODEL_DIR", help="the model's folder, such as models/mnist-simplecnn"
+    )
+    parser.add_argument("--model-version", type=int, help="version to verify (default: the newest)")
     parser.add_argument("--version", action="version", version=f"simplecnn {VERSION}")
-    parser.add_argument("--device", default="auto", help="as of the service (%(default)s)")
-    parser.add_argument("--intra-op-threads", type=int, default=1, help="as of the service (%(default)s)")
+    parser.add_argument("--device", default="auto", help="as for the service (default: %(default)s)")
+    parser.add_argument("--intra-op-threads", type=int, default=1, help="as for the service (default: %(default)s)")
     options = parser.parse_args(arguments)
-    try:  # the same checks as the service's settings
+    try:  # as the service checks its settings
         TypeAdapter(Device).validate_python(options.device)
         TypeAdapter(Threads).validate_python(options.intra_op_threads)
     except ValidationError as error:

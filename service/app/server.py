@@ -1,8 +1,8 @@
 """The life of the service: start, serve, stop.
 
-Starting: open the metrics port first, so that the process is live and says why it is not ready; then the gRPC port;
-then load the models; then ready. A gRPC port that other processes share (`reuse_port`) is opened last, once models
-answer. Stopping, on SIGTERM or Ctrl-C:
+Starting: open the metrics port first, so that the process is live and reports why it is not ready; then open the gRPC
+port; then load the models; then be ready. A gRPC port that other processes share (`reuse_port`) is opened last, once
+models answer. Stopping, on SIGTERM or Ctrl-C:
 
 1. Lame duck: health says NOT_SERVING and /readyz 503 while calls are served for `lame_duck_seconds`. SIGTERM only.
 2. On the aio server: accept no more connections; open ones reach their maximum age, and the server sends GOAWAY and
@@ -11,8 +11,8 @@ answer. Stopping, on SIGTERM or Ctrl-C:
 4. Once no more calls arrive, or after MAX_REFUSAL_SECONDS, the gRPC servers close; exit status 0.
 
 A second signal ends the process at once. An engine that breaks makes the service unready and stops it in the same way
-with exit status 3, so that whoever supervises the process restarts it. SIGHUP looks for new versions now. Exit status
-2: an address, the repository or the device is not available.
+with exit status 3, so that the process's supervisor restarts it. SIGHUP scans the repository for new versions at once.
+Exit status 2: an address, the repository or the device is not available.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ Report = Callable[[CollectorRegistry, Callable[[], str]], None]
 
 
 class CannotStart(Exception):
-    """The settings ask for what is not available; the message names the flag and the reason."""
+    """A setting asks for what is not available here; the message names the flag and the reason."""
 
 
 class Server:
@@ -97,7 +97,7 @@ class Server:
         self._reload = asyncio.Event()
 
     async def run(self) -> int:
-        """Serve until a signal says stop, or an engine breaks. Returns the exit status.
+        """Serve until a signal to stop, or until an engine breaks. Returns the exit status.
 
         Raises:
             CannotStart: an address cannot be bound.
@@ -107,7 +107,7 @@ class Server:
             stop = asyncio.create_task(self._stop.wait())
             await asyncio.wait([stop, self._reconciling], return_when=asyncio.FIRST_COMPLETED)
             if self._reconciling.done():
-                self._reconciling.result()  # raises what ended it
+                self._reconciling.result()  # raises the exception that ended it
             lame_duck = self._settings.lame_duck_seconds if self._stop_signal == signal.SIGTERM else 0.0
             await self.shut_down(lame_duck=lame_duck)
         return self._status
@@ -115,7 +115,7 @@ class Server:
     # --- start ---
 
     async def start(self) -> None:
-        """Open the ports and begin to load: the server is live now, and ready once its models are."""
+        """Open the ports and start to load: the server is live now, and ready once its models are."""
         settings = self._settings
         self._loop = asyncio.get_running_loop()
         metrics = metrics_registry(
@@ -188,7 +188,7 @@ class Server:
         return "draining" if self.handler.lame_duck else self.registry.unready_reason()
 
     def _models_changed(self) -> None:
-        """From the reconciler's thread: update the health service."""
+        """Update the health service. Called on the reconciler's thread."""
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._publish_health)
 
@@ -198,7 +198,7 @@ class Server:
         self._health.set_all({"": not self.unready_reason(), **names})
 
     def _engine_broke(self) -> None:
-        """From an engine's thread: update the health service, and stop to be restarted."""
+        """Update the health service, and stop in order to be restarted. Called on an engine's thread."""
 
         def stop() -> None:
             self._publish_health()
@@ -210,6 +210,8 @@ class Server:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
+        """Handle SIGTERM, SIGINT and SIGHUP."""
+
         def stop(number: signal.Signals) -> None:
             if self._stop.is_set():
                 log.error("second signal, exiting at once")
@@ -226,17 +228,20 @@ class Server:
     # --- stop ---
 
     async def shut_down(self, *, lame_duck: float) -> None:
-        """Serve for `lame_duck` seconds more, let clients leave, answer pending calls, and end; 0 skips the waits."""
+        """Serve as a lame duck for `lame_duck` seconds, let clients leave, answer pending calls and close.
+
+        0 skips the lame duck and the wait for clients.
+        """
         settings = self._settings
         self._reconciling.cancel()
         log.info("draining", lame_duck_seconds=lame_duck)
         self.handler.lame_duck = True
         self._publish_health()
-        ages = self._opened and self.grpc_server == "aio" and lame_duck > 0
-        if ages and settings.reuse_port:
+        moves_clients = self._opened and self.grpc_server == "aio" and lame_duck > 0
+        if moves_clients and settings.reuse_port:
             close_listeners(self._port)  # the other processes accept new connections from now on
         await asyncio.sleep(lame_duck)
-        if ages and settings.max_connection_age_seconds:
+        if moves_clients and settings.max_connection_age_seconds:
             await self._await_connection_ages()
         limit = time.monotonic() + settings.shutdown_timeout_seconds
         self.handler.draining = True
@@ -253,14 +258,14 @@ class Server:
         log.info("stopped", answered=sum(model.statistics.codes["OK"] for model in self.registry.models()))
 
     async def _await_connection_ages(self) -> None:
-        """Serve until every connection has reached its maximum age; its client can only reconnect elsewhere."""
+        """Accept no more connections, and serve until every open one has reached its maximum age."""
         close_listeners(self._port)
         limit = time.monotonic() + AGE_SPREAD * self._settings.max_connection_age_seconds + LEAVING_SECONDS
         while open_connections(self._port) and time.monotonic() < limit:
             await asyncio.sleep(QUIET_SECONDS)
 
     async def _close_grpc(self, limit: float) -> None:
-        """Refuse the calls that are still arriving, then close: a server that closes would cancel them instead."""
+        """Refuse the calls that still arrive, then close: a closing server cancels calls instead of refusing them."""
         began = time.monotonic()
         last = began + MAX_REFUSAL_SECONDS
         while time.monotonic() < min(max(began, self.handler.last_refused_at) + QUIET_SECONDS, last):
@@ -274,7 +279,8 @@ class Server:
 def serve(settings: Settings, *, report: Report | None = None) -> int:
     """Run a service to its end and return the exit status.
 
-    With `report` it opens no metrics port, and calls `report` with the metrics and the function for the unready reason.
+    With `report` it opens no metrics port, and calls `report` with the metrics and the function that gives the reason
+    for being unready.
     """
 
     async def main() -> int:
@@ -303,27 +309,27 @@ def reserve_port(settings: Settings) -> tuple[socket.socket, int]:
     """Hold the gRPC port for workers that will share it: a socket that does not listen, and the port's number.
 
     Raises:
-        CannotStart: the address cannot be bound, or another server listens there and sharing was not asked for.
+        CannotStart: the address cannot be bound, or another server listens there and `reuse_port` is off.
     """
     with _address("--grpc-port", settings.host, settings.grpc_port, shared=settings.reuse_port):
         reserved = reserve(settings.host, settings.grpc_port)
     return reserved, reserved.getsockname()[1]
 
 
-def choose_grpc_server(wanted: str) -> str:
-    """`native` or `aio`.
+def choose_grpc_server(setting: str) -> str:
+    """The gRPC server to run, `native` or `aio`, from the setting `auto`, `native` or `aio`.
 
     Raises:
-        CannotStart: `native` was asked for by name and is not installed.
+        CannotStart: the setting is `native`, and pygrpc-native is not installed.
     """
     installed = find_spec("pygrpc_native") is not None
-    if wanted == "native" and not installed:
+    if setting == "native" and not installed:
         raise CannotStart("--grpc-server native: pygrpc-native is not installed; install it or use --grpc-server aio")
-    return "native" if installed and wanted != "aio" else "aio"
+    return "native" if installed and setting != "aio" else "aio"
 
 
 def _native_server(address: str, handler: InferenceHandler, *, fallback: str, reuse_port: bool) -> "NativeServer":
-    from service.transport.grpc.native_server import NativeServer  # here: pygrpc-native need not be installed
+    from service.transport.grpc.native_server import NativeServer  # here, because pygrpc-native is optional
 
     return NativeServer(address, handler, fallback=fallback, reuse_port=reuse_port)
 
@@ -331,7 +337,7 @@ def _native_server(address: str, handler: InferenceHandler, *, fallback: str, re
 def _repository(settings: Settings) -> Path:
     path = settings.model_repository
     if not path.is_dir():
-        raise CannotStart(f"--model-repository {path}: no such folder; `python -m training` makes one, or `make demo`")
+        raise CannotStart(f"--model-repository {path}: no such folder; `make demo` or `python -m training` creates one")
     return path
 
 
@@ -352,12 +358,12 @@ def _tokens(path: Path | None) -> Tokens | None:
 
 @contextlib.contextmanager
 def _address(flag: str, host: str, port: int, *, shared: bool = False) -> Iterator[None]:
-    """Turn a bind error into one line that names the flag."""
+    """Turn an error of binding the address into CannotStart, in one line that names the flag."""
     try:
         check_bindable(host, port, shared=shared)
         yield
     except OSError as error:
         address = join_address(host, port)
         raise CannotStart(
-            f"{flag} {port}: {address} cannot be bound ({error.strerror or error}); does another server run?"
+            f"{flag} {port}: {address} cannot be bound ({error.strerror or error}); is another server running?"
         ) from error

@@ -14,7 +14,7 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
 class Settings(BaseSettings):
-    """Serve a model repository over gRPC. `python -m service check MODEL_DIR` tries one model without serving it."""
+    """Serve a model repository over gRPC. `python -m service check MODEL_DIR` verifies one model without serving it."""
 
     model_config = SettingsConfigDict(
         env_prefix="SERVICE_",
@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     enable_model_control: bool = False
     """Allow RepositoryModelLoad, RepositoryModelUnload and changes by LogSettings to everybody who reaches the port."""
     repository_poll_seconds: Seconds = 0.0
-    """Seconds between looks for new, changed and removed versions; 0 looks only at the start and on SIGHUP."""
+    """Seconds between scans for new, changed and removed versions; 0 scans only at start and on SIGHUP."""
     reuse_port: bool = False
     """Share the gRPC port with other services on this machine; the port is opened once models answer."""
     max_connection_age_seconds: Seconds = 10.0

@@ -1,10 +1,10 @@
 """The supervisor of `--workers N`: starts, watches, drains and restarts workers, and answers probes for all of them.
 
-Python computes on one core a process, so a machine with many cores runs several workers. Each is a whole service with
+A Python process computes on one core, so a machine with many cores runs several workers. Each is a whole service with
 the gRPC port shared (SO_REUSEPORT); the kernel spreads connections over them. The supervisor serves /metrics, /livez
-and /readyz, for which it asks the workers over their control pipes. It never sees a request.
+and /readyz, and asks the workers for the answers over their control pipes. It handles no requests.
 
-Owns the workers' lives and the merged metrics. Not here: serving (server.py), which knows nothing of workers.
+Owns the workers' life cycle and the merged metrics. Not here: serving (server.py), which does not know of workers.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def serve(settings: Settings) -> int:
 
 
 class Supervisor:
-    """The parent of `settings.workers` processes."""
+    """Runs `settings.workers` worker processes on one gRPC port."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -53,7 +53,7 @@ class Supervisor:
         self._status = 0
 
     def run(self) -> int:
-        """Keep the workers running until a signal says stop."""
+        """Keep the workers running until a signal to stop."""
         registry = CollectorRegistry()
         registry.register(self._collector)
         metrics = server.open_metrics(self._settings, registry, self.unready_reason)
@@ -70,7 +70,7 @@ class Supervisor:
         return self._status
 
     def unready_reason(self) -> str:
-        """Why no worker answers; "" if one does: only workers that answer open the port."""
+        """Why the service is not ready; "" if one worker is: only ready workers open the port."""
         if self._stopping:
             return "draining"
         reasons = []
@@ -83,12 +83,12 @@ class Supervisor:
         return reasons[0] if reasons else "no worker runs"
 
     def _watch(self, wakeup: int) -> None:
-        """Start workers and restart those that exit, until all are to stop and have exited."""
+        """Start workers and restart those that exit; after a signal to stop, return once all have exited."""
         while True:
             for worker in self._workers:
                 if worker.sentinel is None and not self._stopping and worker.restart_at <= time.monotonic():
                     worker.start()
-            if self._stopping:  # also workers that were starting when the signal came
+            if self._stopping:  # every turn, for workers that were still starting when the signal came
                 for worker in self._workers:
                     worker.stop(self._stopping)
             running = [worker for worker in self._workers if worker.sentinel is not None]
@@ -130,7 +130,7 @@ class Supervisor:
                     worker.kill()
                 os._exit(128 + number)
             log.info("stopping workers")
-            self._stopping = signal.Signals(number)  # the main loop, which this wakes, does the rest
+            self._stopping = signal.Signals(number)  # the signal wakes _watch, which stops the workers
 
         def reload(number: int, _: object) -> None:
             for worker in self._workers:
@@ -151,14 +151,15 @@ class Supervisor:
             os.close(writer)
 
     def _start(self, index: int) -> WorkerProcess:
-        ours, theirs = self._context.Pipe()
+        """Start the process of the worker with that index."""
+        supervisor_end, worker_end = self._context.Pipe()
         handles_signals = self._context.Event()
         process = self._context.Process(  # type: ignore[attr-defined] # typeshed has it on the concrete contexts only
-            target=run_worker, args=(self._worker_settings, index, theirs, handles_signals), name=f"worker-{index}"
+            target=run_worker, args=(self._worker_settings, index, worker_end, handles_signals), name=f"worker-{index}"
         )
         process.start()
-        theirs.close()
-        return WorkerProcess(process, ours, handles_signals, time.monotonic())
+        worker_end.close()
+        return WorkerProcess(process, supervisor_end, handles_signals, time.monotonic())
 
 
 class WorkersCollector(Collector):
@@ -166,7 +167,7 @@ class WorkersCollector(Collector):
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self._workers = workers
-        self._lock = threading.Lock()  # guards both of these; each scrape has its own thread
+        self._lock = threading.Lock()  # guards _latest and _retired; each scrape has its own thread
         self._latest: dict[int, list[Family]] = {}  # each worker's latest answer
         self._retired: list[Family] = []  # counters of processes that exited, as last reported
 

@@ -1,4 +1,4 @@
-"""A worker: one of several processes that serve on one port, from the supervisor's side and from its own.
+"""A worker: one of several processes that serve on one port, as the supervisor sees it and as it runs.
 
 Owns the process, its control pipe, and the signals sent to it. Not here: when a worker is started and restarted
 (supervisor.py), serving (server.py).
@@ -47,7 +47,7 @@ class WorkerProcess:
 
 
 class Worker:
-    """One of the service's workers, whichever process it is at the moment."""
+    """One of the service's workers: its current process, and when to start the next one."""
 
     def __init__(self, index: int, start: Callable[[int], WorkerProcess]) -> None:
         self.index = index
@@ -75,7 +75,7 @@ class Worker:
         return None if self._running is None else self._running.process.exitcode
 
     def forget(self) -> float:
-        """Let go of the process that exited. Returns the seconds to wait before the next start."""
+        """Forget the process that exited. Returns the seconds to wait before the next start."""
         with self._asking:
             assert self._running is not None
             lived = time.monotonic() - self._running.started
@@ -97,12 +97,15 @@ class Worker:
                 limit = time.monotonic() + ANSWER_TIMEOUT_SECONDS
                 while pipe.poll(max(0.0, limit - time.monotonic())):
                     answered, answer = pipe.recv()
-                    if answered == number:  # else it answers an earlier question, too late
+                    if answered == number:  # else a late answer to an earlier question
                         return answer
             return None
 
     def stop(self, number: signal.Signals) -> None:
-        """Ask the process to stop, once: a second signal would end it at once. Kill it if it is still starting."""
+        """Signal the process to stop, but only once: a second signal would end it at once.
+
+        A process that is still starting is killed.
+        """
         if self._stopping or self._running is None:
             return
         self._stopping = True
@@ -120,21 +123,21 @@ class Worker:
                 os.kill(running.process.pid, number)
 
     def kill(self) -> None:
-        """Kill the process and wait for its end."""
+        """Kill the process and wait until it has exited."""
         if self._running is not None:
             self._running.process.kill()
             self._running.process.join()
 
 
-# --- in the process ---
+# --- in the worker process ---
 
 
 def run_worker(
     settings: Settings, index: int, pipe: Connection, handles_signals: multiprocessing.synchronize.Event
 ) -> None:
-    """Serve until a signal says stop, and exit."""
+    """Serve until a signal to stop, and exit."""
     os.setsid()  # Ctrl-C in a terminal goes to the supervisor alone, which then stops the workers
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server handles it; it loads everything at start anyway
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server handles it; a start loads everything anyway
     logs.configure(settings.log_format, worker=index)
 
     def report(registry: CollectorRegistry, unready_reason: Callable[[], str]) -> None:
@@ -145,7 +148,7 @@ def run_worker(
 
 
 def _answer(pipe: Connection, registry: CollectorRegistry, unready_reason: Callable[[], str]) -> None:
-    """Answer the supervisor's questions; stop the worker when the supervisor is gone."""
+    """Answer the supervisor's questions; stop the worker when the supervisor has exited."""
     try:
         while True:
             number, question = pipe.recv()

@@ -1,4 +1,4 @@
-"""The batch sizes that a model version runs in, and padding up to them."""
+"""The batch sizes that a model version runs, and padding of a batch up to one of them."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -11,5 +11,5 @@ def batch_sizes(max_batch_size: int) -> list[int]:
 
 def padded(rows: int, sizes: Sequence[int]) -> int:
     """The smallest of the ascending `sizes` that holds `rows` rows; `rows` itself if none does."""
-    place = bisect_left(sizes, rows)
-    return sizes[place] if place < len(sizes) else rows
+    index = bisect_left(sizes, rows)
+    return sizes[index] if index < len(sizes) else rows

@@ -1,10 +1,10 @@
-"""The element types of tensors, under all their names.
+"""The element types of tensors and their names.
 
 One row a type: its name on the wire, in config.pbtxt and in ONNX Runtime, its NumPy type, and the field of
-InferTensorContents that carries it. FP16 and BF16 have no such field: they travel raw only.
+InferTensorContents that carries it. FP16 and BF16 have no such field: they can only be sent raw.
 
-Two are not what NumPy has: BF16 is held as its 16 bits in uint16, and BYTES as an object array of str, since ONNX's
-strings are UTF-8. Raw, each of its elements is four bytes of length, little-endian, and the text.
+NumPy lacks two of the types. BF16 is held as its 16 bits in uint16. BYTES is held as an object array of str, since
+ONNX strings are UTF-8; in raw contents, each element is its length in four little-endian bytes, then its text.
 """
 
 import struct
@@ -15,13 +15,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class DataType:
-    """An element type. `contents` is "" where values can only travel raw."""
+    """An element type. `contents` is "" if values can only be sent raw."""
 
     name: str  # on the wire
     config: str  # in config.pbtxt
     onnx: str  # as ONNX Runtime prints it
     dtype: np.dtype[np.generic]
-    contents: str
+    contents: str  # field of InferTensorContents
 
 
 def _row(name: str, onnx: str, dtype: type[np.generic], contents: str, config: str = "") -> DataType:
@@ -45,13 +45,13 @@ DATA_TYPES = (
     _row("BYTES", "string", np.object_, "bytes_contents", config="STRING"),
 )
 BYTES = DATA_TYPES[-1]
-# Before each element of a raw BYTES tensor: its length.
-LENGTH = struct.Struct("<I")
+# The length that precedes each element of a raw BYTES tensor.
+ELEMENT_LENGTH = struct.Struct("<I")
 BY_NAME = {row.name: row for row in DATA_TYPES}
 BY_CONFIG = {row.config: row for row in DATA_TYPES}
 BY_ONNX = {row.onnx: row for row in DATA_TYPES}
 
-# The type of the values in each field of InferTensorContents, which is the widest that the field carries.
+# The NumPy type of each field of InferTensorContents: the widest type that the field carries.
 CONTENTS_DTYPES = {
     "bool_contents": np.dtype(np.bool_),
     "int_contents": np.dtype(np.int32),

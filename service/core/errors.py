@@ -1,17 +1,17 @@
-"""Every error of the service: those that callers see, with gRPC status, text and details, and those of loading.
+"""Every error of the service: errors that callers see, with gRPC status, text and details, and errors of loading.
 
     ServiceError
-    ├── InvalidArgument     INVALID_ARGUMENT    the request is wrong: which field, what was expected, what came
+    ├── InvalidArgument     INVALID_ARGUMENT    the request is invalid: which field, what was expected, what came
     ├── NotFound            NOT_FOUND           no such model or version
-    ├── NotReady            UNAVAILABLE         the version exists but cannot answer now
-    ├── Draining            UNAVAILABLE         the server is stopping; try another
+    ├── NotReady            UNAVAILABLE         the version exists but cannot serve now
+    ├── Draining            UNAVAILABLE         the server is stopping; use another
     ├── MessageTooLarge     RESOURCE_EXHAUSTED  the message is over the limit
-    ├── QueueFull           RESOURCE_EXHAUSTED  too many rows wait; when to try again
+    ├── QueueFull           RESOURCE_EXHAUSTED  the queue has no room; when to try again
     ├── DeadlineExceeded    DEADLINE_EXCEEDED   the deadline passed, or cannot be met, in the queue
-    ├── Unauthenticated     UNAUTHENTICATED     no valid credential came with the call
-    ├── PermissionDenied    PERMISSION_DENIED   the credential lacks a right
-    ├── Unimplemented       UNIMPLEMENTED       not offered
-    └── EngineFailed        INTERNAL            a fixed text and an id that stands in the log
+    ├── Unauthenticated     UNAUTHENTICATED     the call has no valid token
+    ├── PermissionDenied    PERMISSION_DENIED   the token lacks a right
+    ├── Unimplemented       UNIMPLEMENTED       the method or parameter is not supported
+    └── EngineFailed        INTERNAL            a fixed text, and an error id that finds the cause in the log
 
     LoadError               a model or version cannot be served; `code` labels inference_model_refused
     ├── FilesError          files           a file is missing, unreadable, or not the one that the manifest describes
@@ -19,7 +19,7 @@
     ├── GraphError          graph           ONNX Runtime cannot open or run the graph
     ├── GoldenMismatch      golden          an answer differs from the golden answer
     └── DeviceUnavailable   device          the requested device is missing
-    EngineLost              a run failed, and so will every later run on that engine
+    EngineLost              a run failed, and every later run on that engine will fail
 
 The text of any other exception never reaches a caller: servers answer it as EngineFailed.
 """
@@ -33,26 +33,26 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 
-# Where rich error details travel (https://grpc.io/docs/guides/error/).
+# The trailing metadata that carries rich error details (https://grpc.io/docs/guides/error/).
 DETAILS_KEY = "grpc-status-details-bin"
 
 
 class ServiceError(Exception):
-    """Base of every error that is told to a caller."""
+    """Base of the errors that callers see."""
 
     code: ClassVar[grpc.StatusCode]
 
     @property
     def message(self) -> str:
-        """What the caller reads."""
+        """The text that the caller sees."""
         return str(self)
 
     def detail(self) -> Message | None:
-        """The google.rpc detail that goes with the error, if any."""
+        """The error's google.rpc detail; None if it has none."""
         return None
 
     def trailing_metadata(self) -> list[tuple[str, bytes]]:
-        """The metadata that carries the detail."""
+        """The trailing metadata that carries the detail."""
         detail = self.detail()
         if detail is None:
             return []
@@ -71,7 +71,7 @@ class InvalidArgument(ServiceError):
         self.field = field
 
     def detail(self) -> Message | None:
-        """The field and what is wrong with it; nothing where no field could be read."""
+        """BadRequest, with the field and the text; None if the field is not known."""
         if not self.field:
             return None
         detail: Message = BadRequest(
@@ -81,13 +81,13 @@ class InvalidArgument(ServiceError):
 
 
 class NotFound(ServiceError):
-    """No such model, or no such version of it."""
+    """The model or the version does not exist."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
 class NotReady(ServiceError):
-    """The version is known but cannot answer: loading, failed or going away."""
+    """The version exists but cannot serve: it is loading, failed or unloading."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
@@ -100,7 +100,7 @@ class _Retryable(ServiceError):
         self.retry_after = retry_after
 
     def detail(self) -> Message:
-        """RetryInfo, with the delay that is worth waiting."""
+        """RetryInfo, with the delay before the next attempt."""
         delay = Duration()
         delay.FromNanoseconds(int(self.retry_after * 1e9))
         detail: Message = RetryInfo(retry_delay=delay)
@@ -108,16 +108,16 @@ class _Retryable(ServiceError):
 
 
 class Draining(_Retryable):
-    """The server finishes what it has and takes nothing new."""
+    """The server answers pending requests and accepts no new ones."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
     def __init__(self) -> None:
-        super().__init__("the server is draining: it finishes what it has and takes no new requests", 1.0)
+        super().__init__("the server is draining: it answers pending requests and accepts no new ones", 1.0)
 
 
 class QueueFull(_Retryable):
-    """As many rows wait as may."""
+    """The queue has no room for the request's rows."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -126,7 +126,7 @@ class QueueFull(_Retryable):
 
 
 class MessageTooLarge(ServiceError):
-    """The request is larger than the server takes."""
+    """The request is larger than --max-message-bytes."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -135,43 +135,45 @@ class MessageTooLarge(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """The caller's deadline passed while the request waited, or would."""
+    """The deadline passed while the request waited in the queue, or would pass there."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Unauthenticated(ServiceError):
-    """No credential came, or none that is known and has not ended; which of these is nobody's business."""
+    """The call's token is missing, unknown or expired; the message does not say which."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
     def __init__(self) -> None:
-        super().__init__("the call needs a valid credential: authorization: Bearer TOKEN")
+        super().__init__("the call needs a valid token in its metadata: authorization: Bearer TOKEN")
 
 
 class PermissionDenied(ServiceError):
-    """The credential is good, but not for this."""
+    """The token is valid but lacks the right."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
     def __init__(self, right: str) -> None:
-        super().__init__(f"the credential lacks the right {right!r}")
+        super().__init__(f"the token lacks the right {right!r}")
 
 
 class Unimplemented(ServiceError):
-    """A method or parameter that this server does not offer."""
+    """The server does not support the method or parameter."""
 
     code = grpc.StatusCode.UNIMPLEMENTED
 
 
 class EngineFailed(ServiceError):
-    """Something broke that is not the caller's fault; `error_id` finds it in the log."""
+    """A failure that the caller did not cause; the log has its cause under `error_id`."""
 
     code = grpc.StatusCode.INTERNAL
 
     def __init__(self) -> None:
         self.error_id = secrets.token_hex(6)
-        super().__init__(f"the request could not be computed; error id {self.error_id} stands in the server's log")
+        super().__init__(
+            f"the request could not be computed; the server's log has the cause under error id {self.error_id}"
+        )
 
 
 class LoadError(Exception):
@@ -187,7 +189,7 @@ class FilesError(LoadError):
 
 
 class ConfigurationError(LoadError):
-    """config.pbtxt is invalid, asks for what the service does not do, or contradicts the graph."""
+    """config.pbtxt is invalid, asks for what the service does not support, or contradicts the graph."""
 
     code = "configuration"
 
@@ -211,4 +213,4 @@ class DeviceUnavailable(LoadError):
 
 
 class EngineLost(Exception):
-    """A run failed in a way that no later run can recover from; the message says why."""
+    """A run failed, and every later run on that engine will fail; the message says why."""

@@ -1,4 +1,4 @@
-"""Structured logs on standard error: for a person in a terminal, JSON lines elsewhere."""
+"""Structured logs on standard error: text in a terminal, JSON lines elsewhere."""
 
 import logging
 import sys
@@ -6,24 +6,25 @@ from typing import Literal
 
 import structlog
 
-LEVELS = {"log_info": logging.INFO, "log_warning": logging.WARNING, "log_error": logging.ERROR}  # Triton's names
+# Named as in Triton's LogSettings.
+LEVELS = {"log_info": logging.INFO, "log_warning": logging.WARNING, "log_error": logging.ERROR}
 _silenced: set[int] = set()
 
 
 def enabled(name: str) -> bool:
-    """Whether lines of that level are written."""
+    """Whether records of that level are written."""
     return LEVELS[name] not in _silenced
 
 
 def enable(name: str, on: bool) -> None:
-    """Write lines of that level from now on, or do not."""
+    """Turn records of that level on or off."""
     (_silenced.discard if on else _silenced.add)(LEVELS[name])
 
 
 def configure(form: Literal["auto", "text", "json"], *, worker: int | None = None) -> None:
-    """Set up structlog, and send what libraries log through the standard module the same way.
+    """Set up structlog, and format the records of libraries that use `logging` in the same way.
 
-    Lines of a `worker`, one of several processes, name it.
+    `worker` is the index of a worker process; its records carry it.
     """
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [

@@ -1,4 +1,7 @@
-"""What a model version takes and returns, and how a backend runs it: plain data that every layer may hold."""
+"""A model version's inputs, outputs and configuration, the Backend that runs it, and the outputs of a run.
+
+Plain data that every layer uses. Not here: reading it from config.pbtxt and the graph (models/config.py).
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,9 +36,9 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor of a model. `shape` leaves the batch axis out where the model batches; -1 is a free axis.
+    """An input or output of a model. `shape` excludes the batch axis if the model batches; -1 is an axis of any size.
 
-    `labels` name the classes of an output, by class id, where its configuration has a label file.
+    `labels` are the class names of an output, by class id; empty if the model has none.
     """
 
     name: str
@@ -44,20 +47,20 @@ class TensorSpec:
     labels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)  # a version is itself: specs are looked up by identity, which is fast
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity, which is fast
 class ModelSpec:
-    """A version of a model. `max_batch_size` 0 means that it does not batch: shapes are whole, a request is a run."""
+    """A model version. `max_batch_size` 0: the model does not batch, shapes are complete, and each request is a run."""
 
     name: str
     version: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int
-    config: ModelConfig  # complete: what config.pbtxt leaves out is filled in from the graph
+    config: ModelConfig  # complete: fields that config.pbtxt omits are derived from the graph
 
     @cached_property
     def all_outputs(self) -> RequestedOutputs:
-        """Every output as it is: its index, and 0 for no classification."""
+        """Every output in full: its index, and 0 for no classification."""
         return tuple((index, 0) for index in range(len(self.outputs)))
 
     @cached_property
@@ -67,9 +70,9 @@ class ModelSpec:
 
 
 class Outputs:
-    """What a run gave, of which each request of the batch takes its rows; a tensor is made into bytes only once.
+    """The outputs of one run, which the requests of its batch share; each tensor is converted to bytes only once.
 
-    `whole` says that the first axis is no batch, or none to be divided: the one request gets everything.
+    `whole`: the batch has one request, without padding, so that it gets the arrays undivided.
     """
 
     __slots__ = ("_raw", "arrays", "shapes", "whole")
@@ -77,20 +80,21 @@ class Outputs:
     def __init__(self, arrays: Arrays, *, whole: bool) -> None:
         self.arrays = arrays
         self.whole = whole
-        self.shapes = tuple([array.shape if whole else array.shape[1:] for array in arrays])  # of a request, or a row
+        # Of the request if `whole`, else of one row.
+        self.shapes = tuple([array.shape if whole else array.shape[1:] for array in arrays])
         self._raw: list[bytes | None] = [None] * len(arrays)
 
     def rows(self, index: int, first: int, end: int) -> NDArray[np.generic]:
-        """An output's rows from `first` up to `end`."""
+        """The rows of an output from `first` up to, not including, `end`."""
         array = self.arrays[index]
         return array if self.whole else array[first:end]
 
     def raw(self, index: int, first: int, end: int) -> bytes:
-        """The same as bytes, in C's order."""
+        """The same rows as bytes, in row-major order."""
         raw = self._raw[index]
         if raw is None:
             raw = self._raw[index] = self.arrays[index].tobytes()
         if self.whole:
             return raw
-        row = len(raw) // len(self.arrays[index])
-        return raw[first * row : end * row]
+        row_bytes = len(raw) // len(self.arrays[index])
+        return raw[first * row_bytes : end * row_bytes]

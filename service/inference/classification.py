@@ -1,8 +1,8 @@
-"""Classification: pictures to labels for `Classify`, and the classification extension of ModelInfer.
+"""Classification: images to labels for `Classify`, and the classification extension of ModelInfer.
 
-Owns what a model must be to classify pictures, one ModelInfer request a picture, the bound on pictures that wait to be
-decoded, and the top classes of an output. Not here: decoding and fitting pictures (images.py), the messages of the
-classifier's API (transport/grpc/classifier_servicer.py), inference itself (handler.py).
+Owns the check that a model classifies images, the ModelInfer request of each image, the limit on images that wait to be
+decoded, and the top classes of an output. Not here: decoding and fitting images (images.py), the messages of Classify
+(transport/grpc/classifier_servicer.py), inference (handler.py).
 """
 
 import asyncio
@@ -23,8 +23,10 @@ from service.pb.inference_pb2 import ModelInferRequest, ModelInferResponse
 
 log = structlog.get_logger(__name__)
 
-# Pictures of one call, pictures that wait in all calls together, and threads that decode them.
-MAX_IMAGES, MAX_WAITING_IMAGES, DECODER_THREADS = 256, 1024, 2
+# Images in one call, and images in progress in all calls together, at most.
+MAX_IMAGES, MAX_WAITING_IMAGES = 256, 1024
+# Threads that decode images.
+DECODER_THREADS = 2
 
 # Takes a serialised ModelInferRequest and returns the serialised ModelInferResponse, or raises a ServiceError.
 Infer = Callable[[bytes], Awaitable[bytes]]
@@ -32,7 +34,7 @@ Infer = Callable[[bytes], Awaitable[bytes]]
 
 @dataclass(frozen=True)
 class RawImage:
-    """Pixels, one byte a channel, row by row."""
+    """Pixels, row by row, one byte a channel."""
 
     pixels: bytes
     width: int
@@ -40,13 +42,13 @@ class RawImage:
     channels: int
 
 
-# An encoded file, raw pixels, or None for neither.
-Picture = bytes | RawImage | None
+# The content of a request's image: an encoded file, raw pixels, or None for neither.
+ImageSource = bytes | RawImage | None
 
 
 @dataclass(frozen=True)
 class ClassProbability:
-    """One class of an answer; `label` is "" if the model has none for it."""
+    """One class of a result; `label` is "" if the model has no label for it."""
 
     class_id: int
     label: str
@@ -55,7 +57,7 @@ class ClassProbability:
 
 @dataclass(frozen=True)
 class Classification:
-    """The answer to one picture: the highest classes, and which version gave them."""
+    """The result for one image: its most probable classes, and the version that computed them."""
 
     model_name: str
     model_version: str
@@ -63,7 +65,7 @@ class Classification:
 
 
 class Classifier:
-    """Classifies pictures, on an event loop; a few threads decode them."""
+    """Classifies images, on an event loop; DECODER_THREADS threads decode them."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -75,26 +77,26 @@ class Classifier:
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     async def classify(
-        self, model_name: str, version: str, pictures: Sequence[Picture], *, fit: int, top_k: int, infer: Infer
+        self, model_name: str, version: str, sources: Sequence[ImageSource], *, fit: int, top_k: int, infer: Infer
     ) -> list[Classification | ServiceError]:
-        """Classify each picture; a bad one has its error in its place. `infer` calls ModelInfer for this caller.
+        """Classify each image; the result of one that fails is its error. `infer` calls ModelInfer for this caller.
 
         Raises:
-            ServiceError: the request is invalid, or no picture was answered and at least one is not to blame.
+            ServiceError: the request is invalid, or no image was classified and not every image is invalid.
         """
-        count = len(pictures)
+        count = len(sources)
         if not 1 <= count <= MAX_IMAGES:
             raise InvalidArgument("images", f"images expected 1 to {MAX_IMAGES}, got {count}")
-        key = secrets.token_hex(8)  # every picture of a call goes to the same version
+        key = secrets.token_hex(8)  # so that all images of a call go to the same version
         model = self._registry.get(model_name, version, key)
         spec = model.spec
         shape, output = image_shape(spec), class_output(spec)
 
-        def prepare(picture: Picture) -> bytes:
+        def prepare(source: ImageSource) -> bytes:
             try:
-                pixels = _fit(picture, shape, fit)
+                pixels = _fit(source, shape, fit)
             except InvalidArgument as error:
-                model.statistics.failure(error.code.name, 0.0)  # ModelInfer never sees it
+                model.statistics.failure(error.code.name, 0.0)  # counted here: ModelInfer is not called
                 raise
             return _infer_request(model_name, version, key, spec.inputs[0].name, shape, pixels)
 
@@ -103,28 +105,30 @@ class Classifier:
         self._waiting += count
         try:
             async with asyncio.TaskGroup() as tasks:
-                pending = [tasks.create_task(self._infer(picture, prepare, infer)) for picture in pictures]
+                pending = [tasks.create_task(self._infer(source, prepare, infer)) for source in sources]
         finally:
             self._waiting -= count
-        answers = [task.result() for task in pending]
-        errors = [answer for answer in answers if isinstance(answer, ServiceError)]
-        not_callers = [error for error in errors if error.code is not StatusCode.INVALID_ARGUMENT]
-        if len(errors) == count and not_callers:
-            raise not_callers[0]
+        responses = [task.result() for task in pending]
+        errors = [response for response in responses if isinstance(response, ServiceError)]
+        server_errors = [error for error in errors if error.code is not StatusCode.INVALID_ARGUMENT]
+        if len(errors) == count and server_errors:
+            raise server_errors[0]
         return [
-            answer if isinstance(answer, ServiceError) else _classification(answer, spec.outputs[output], output, top_k)
-            for answer in answers
+            response
+            if isinstance(response, ServiceError)
+            else _classification(response, spec.outputs[output], output, top_k)
+            for response in responses
         ]
 
     async def _infer(
-        self, picture: Picture, prepare: Callable[[Picture], bytes], infer: Infer
+        self, source: ImageSource, prepare: Callable[[ImageSource], bytes], infer: Infer
     ) -> ModelInferResponse | ServiceError:
         try:
-            payload = await asyncio.get_running_loop().run_in_executor(self._decoders, prepare, picture)
+            payload = await asyncio.get_running_loop().run_in_executor(self._decoders, prepare, source)
             return ModelInferResponse.FromString(await infer(payload))
         except ServiceError as error:
             return error
-        except Exception:  # one picture must not fail the others
+        except Exception:  # one image must not fail the others
             failed = EngineFailed()
             log.exception("image failed", error_id=failed.error_id)
             return failed
@@ -134,7 +138,7 @@ def image_shape(spec: ModelSpec) -> tuple[int, int, int]:
     """(height, width, channels) of the model's input.
 
     Raises:
-        InvalidArgument: the model does not take pictures.
+        InvalidArgument: the model does not take images.
     """
     if len(spec.inputs) == 1 and spec.batches:
         (tensor,) = spec.inputs
@@ -144,43 +148,45 @@ def image_shape(spec: ModelSpec) -> tuple[int, int, int]:
                 return height, width, channels
     found = ", ".join(f"{tensor.data_type.name} {list(tensor.shape)}" for tensor in spec.inputs)
     raise InvalidArgument(
-        "model_name", f"model {spec.name!r} expected to take images UINT8 [N, height, width, 1 or 3], but takes {found}"
+        "model_name",
+        f"model {spec.name!r} takes no images: expected UINT8 [N, height, width, 1 or 3], but it takes {found}",
     )
 
 
 def class_output(spec: ModelSpec) -> int:
-    """The index of the output with a number for each class: the one with labels, or the only one of that form.
+    """The index of the output with one probability a class: the output with labels, or the only output of that form.
 
     Raises:
-        InvalidArgument: there is none, or more than one.
+        InvalidArgument: no output or several outputs qualify.
     """
     outputs = [
         index
         for index, tensor in enumerate(spec.outputs)
         if tensor.data_type.dtype.kind == "f" and len(tensor.shape) == 1
     ]
-    labelled = [index for index in outputs if spec.outputs[index].labels] or outputs
-    if len(labelled) != 1:
+    candidates = [index for index in outputs if spec.outputs[index].labels] or outputs
+    if len(candidates) != 1:
         raise InvalidArgument(
-            "model_name", f"model {spec.name!r} expected one output of a probability a class, but has {len(labelled)}"
+            "model_name",
+            f"model {spec.name!r} expected one output with a probability a class, but has {len(candidates)}",
         )
-    return labelled[0]
+    return candidates[0]
 
 
-def _fit(picture: Picture, shape: tuple[int, int, int], fit: int) -> NDArray[np.uint8]:
-    """The pixels that the model takes. Runs on a decoder thread.
+def _fit(source: ImageSource, shape: tuple[int, int, int], fit: int) -> NDArray[np.uint8]:
+    """The image as the model's input. Runs on a decoder thread.
 
     Raises:
-        InvalidArgument: the picture cannot be used.
+        InvalidArgument: the image cannot be used.
     """
-    from service.inference import images  # importing Pillow takes a moment, which many services never need
+    from service.inference import images  # here, because Pillow loads slowly and many services never classify
 
     try:
-        match picture:
+        match source:
             case bytes():
-                image = images.decode(picture)
+                image = images.decode(source)
             case RawImage():
-                image = images.from_pixels(picture.pixels, picture.width, picture.height, picture.channels)
+                image = images.from_pixels(source.pixels, source.width, source.height, source.channels)
             case _:
                 raise images.BadImage("expected encoded or raw, got neither")
         return images.fit(image, shape, images.Fit(fit))
@@ -191,7 +197,7 @@ def _fit(picture: Picture, shape: tuple[int, int, int], fit: int) -> NDArray[np.
 def _infer_request(
     model_name: str, version: str, key: str, input_name: str, shape: tuple[int, int, int], pixels: NDArray[np.uint8]
 ) -> bytes:
-    """The serialised ModelInferRequest of one picture."""
+    """The serialised ModelInferRequest of one image."""
     message = ModelInferRequest(model_name=model_name, model_version=version)
     message.parameters["sticky_key"].string_param = key
     message.inputs.add(name=input_name, datatype="UINT8", shape=(1, *shape))
@@ -199,23 +205,23 @@ def _infer_request(
     return message.SerializeToString()
 
 
-def _classification(answer: ModelInferResponse, tensor: TensorSpec, output: int, top_k: int) -> Classification:
-    values = np.frombuffer(answer.raw_output_contents[output], tensor.data_type.dtype)
+def _classification(response: ModelInferResponse, tensor: TensorSpec, output: int, top_k: int) -> Classification:
+    values = np.frombuffer(response.raw_output_contents[output], tensor.data_type.dtype)
     classes = [
         ClassProbability(
             class_id, tensor.labels[class_id] if class_id < len(tensor.labels) else "", float(values[class_id])
         )
         for class_id in top_classes(values, top_k).tolist()
     ]
-    return Classification(answer.model_name, answer.model_version, classes)
+    return Classification(response.model_name, response.model_version, classes)
 
 
 def classification_strings(
     values: NDArray[np.generic], count: int, output: TensorSpec, *, batches: bool
 ) -> NDArray[np.generic]:
-    """The `count` highest classes of each row in Triton's form: "value:index" or "value:index:label".
+    """The `count` classes with the highest values of each row in Triton's form: "value:index" or "value:index:label".
 
-    values: (rows, …), or (…) where the model does not batch; the result is (rows, count) or (count,).
+    values: (rows, …), or (…) if the model does not batch; the result is (rows, count) or (count,).
     Source: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md
     """
     rows = values.reshape(len(values), -1) if batches else values.reshape(1, -1)
@@ -223,9 +229,9 @@ def classification_strings(
     best = top_classes(numbers, count)
     form = "{:f}" if numbers.dtype.kind == "f" else "{:d}"
     texts = np.empty(best.shape, np.object_)
-    for place, index in np.ndenumerate(best):
-        text = f"{form.format(numbers[place[0], index].item())}:{index}"
-        texts[place] = f"{text}:{output.labels[index]}" if index < len(output.labels) else text
+    for position, index in np.ndenumerate(best):
+        text = f"{form.format(numbers[position[0], index].item())}:{index}"
+        texts[position] = f"{text}:{output.labels[index]}" if index < len(output.labels) else text
     return texts if batches else texts[0]
 
 
@@ -235,5 +241,5 @@ def top_classes(values: NDArray[np.generic], count: int) -> NDArray[np.int64]:
 
 
 def bfloat16_to_float(bits: NDArray[np.generic]) -> NDArray[np.float32]:
-    """BF16 bits, held in uint16, as FP32, of which they are the upper half."""
+    """BF16 values, given as their bits in uint16, as FP32: BF16 is the upper half of FP32."""
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)

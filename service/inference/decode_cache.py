@@ -1,8 +1,8 @@
-"""Decodes requests that have the byte layout of an earlier one without parsing and checking them again.
+"""Decodes a request with the byte layout of an earlier one, without parsing and checking it again.
 
-Owns recognising that a request differs from an earlier one in nothing but its id and its contents, by comparing the
-bytes around them. A protobuf message is its fields one after the other, so equal bytes mean equal fields:
-https://protobuf.dev/programming-guides/encoding/. Not here: the checks themselves (decode.py).
+Owns the detection of requests that differ from an earlier one only in their id and contents, by comparing the bytes
+around these. A protobuf message is its fields one after the other, so equal bytes mean equal fields:
+https://protobuf.dev/programming-guides/encoding/. Not here: the checks of a request (decode.py).
 
     0a 01 6d  12 01 31  1a 02 37 37  2a 0f 0a 06 …  3a 90 06  00 00 …
     └ name and version ┘└─ the id ─┘└──────── middle ───────┘└ contents
@@ -25,19 +25,21 @@ from service.pb.inference_pb2 import ModelInferRequest
 # Tags of ModelInferRequest's fields, number << 3 | 2, and the largest length that takes one byte.
 NAME_TAG, VERSION_TAG, ID_TAG, CONTENTS_TAG = 0x0A, 0x12, 0x1A, b"\x3a"
 MAX_ONE_BYTE_LENGTH = 0x7F
-# The bounds of the cache: a client that varies its requests must not fill the memory.
+# The limits of the cache: a client that varies its requests must not fill the memory.
 MAX_CACHED_LAYOUTS = 256
 MAX_MIDDLE_BYTES = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class CachedLayout:
-    """What requests of one layout have in common. They have one input, with elements of a fixed size."""
+    """The fields that requests with one layout share. They have one input, with elements of a fixed size."""
 
     name: str
     version: str
     parameters: Parameters
-    model: weakref.ref[LoadedModel]  # the version it was checked against; weak, so that an unloaded version is freed
+    model: weakref.ref[
+        LoadedModel
+    ]  # the version that the layout was checked against; weak, so that an unloaded version is freed
     encoder: ResponseEncoder
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
@@ -46,12 +48,12 @@ class CachedLayout:
     middle: bytes
 
     def inputs(self, payload: bytes, start: int) -> Arrays:
-        """The inputs of a request with contents from `start`: a view of its bytes."""
+        """The inputs of a request with its contents at `start`: a view of its bytes."""
         return (np.frombuffer(payload, self.dtype, self.count, start).reshape(self.shape),)
 
 
 class CacheHit(NamedTuple):
-    """A request with a known layout: what routes it, and where its contents begin."""
+    """A request with a known layout, and the offset of its contents."""
 
     layout: CachedLayout
     id: str
@@ -64,7 +66,7 @@ class CacheHit(NamedTuple):
 
     @property
     def version(self) -> str:
-        """The version's number or label; "" for none."""
+        """The version's number or label; "" if the request names none."""
         return self.layout.version
 
     @property
@@ -74,20 +76,20 @@ class CacheHit(NamedTuple):
 
 
 class DecodeCache:
-    """The layouts of earlier requests, by how requests begin and by their length."""
+    """The layouts of earlier requests, by the bytes of name and version and by the length of the rest."""
 
     def __init__(self) -> None:
         self._layouts: dict[tuple[bytes, int], CachedLayout] = {}
 
     def find(self, payload: bytes) -> CacheHit | None:
-        """The request, if its layout is known."""
+        """The request if its layout is known, else None."""
         try:
             end, request_id, after = split_id(payload)
             layout = self._layouts.get((payload[:end], len(payload) - after))
             if layout is None or not payload.startswith(layout.middle, after):
                 return None
             return CacheHit(layout, request_id.decode(), after + len(layout.middle))
-        except (IndexError, UnicodeDecodeError):  # not a request, or one that no layout describes
+        except (IndexError, UnicodeDecodeError):  # not a request, or not one with a known layout
             return None
 
     def add(
@@ -99,7 +101,7 @@ class DecodeCache:
         rows: int,
         encoder: ResponseEncoder,
     ) -> None:
-        """Remember the layout of a request that passed every check, if its bytes alone identify the layout."""
+        """Cache the layout of a request that passed every check, if its bytes alone identify the layout."""
         raw = request.message.raw_input_contents
         if len(raw) != 1 or len(inputs) != 1 or _is_converted(inputs[0]) or request.parameters.sticky_key:
             return
@@ -117,7 +119,7 @@ class DecodeCache:
         except DecodeError:
             return
         if rest.model_name or rest.model_version or rest.id or rest.raw_input_contents:
-            return  # repeated fields, of which the last counts
+            return  # the field occurs twice, and the last one counts
         if len(self._layouts) >= MAX_CACHED_LAYOUTS:
             self._layouts.clear()
         self._layouts[payload[:end], len(payload) - after] = CachedLayout(
@@ -135,7 +137,7 @@ class DecodeCache:
 
 
 def split_id(payload: bytes) -> tuple[int, bytes, int]:
-    """Where name and version end, the id's bytes, and where the id ends.
+    """The offset of the end of name and version, the id's bytes, and the offset of the end of the id.
 
     Raises:
         IndexError: the payload does not begin with a name of at most 127 bytes, or is too short.
@@ -152,5 +154,5 @@ def split_id(payload: bytes) -> tuple[int, bytes, int]:
 
 
 def _is_converted(array: NDArray[np.generic]) -> bool:
-    """Whether an array of this type is more than a view of the request's bytes."""
+    """Whether decoding converts arrays of this type, instead of viewing the request's bytes."""
     return array.dtype.hasobject or array.dtype == np.bool_

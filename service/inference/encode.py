@@ -1,7 +1,8 @@
-"""One answer: arrays → ModelInferResponse bytes.
+"""Encodes responses: outputs to ModelInferResponse bytes.
 
-Owns the reply, of which all that never changes is built once, and classification. It is put together from pieces of
-serialised protobuf: https://protobuf.dev/programming-guides/encoding/ says that messages concatenate, field by field.
+Owns the serialised response. It is joined from serialised pieces, and pieces that depend only on shapes are cached:
+protobuf messages can be concatenated field by field (https://protobuf.dev/programming-guides/encoding/). Not here:
+the classification extension (classification.py).
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from service.core.datatypes import BYTES, LENGTH
+from service.core.datatypes import BYTES, ELEMENT_LENGTH
 from service.core.errors import ServiceError
 from service.core.spec import ModelSpec, Outputs, RequestedOutputs
 from service.inference.classification import classification_strings
@@ -21,12 +22,12 @@ from service.pb.inference_pb2 import ModelInferRequest, ModelInferResponse, Mode
 
 # Tags of ModelInferResponse's length-delimited fields: number << 3 | 2.
 ID_TAG, RAW_TAG = b"\x1a", b"\x32"
-# And of ModelStreamInferResponse's infer_response.
-STREAMED_TAG = b"\x12"
+# Tag of ModelStreamInferResponse's infer_response.
+INFER_RESPONSE_TAG = b"\x12"
 
 
 class ResponseEncoder:
-    """Writes what a version answers to those who ask for the same outputs in the same form: ModelInferResponses."""
+    """Serialises the ModelInferResponses of a version to requests that ask for the same outputs in the same form."""
 
     def __init__(self, spec: ModelSpec, requested: RequestedOutputs) -> None:
         self._spec = spec
@@ -36,7 +37,10 @@ class ResponseEncoder:
         self._frames = lru_cache(maxsize=256)(self._make_frames)
 
     def encode(self, request_id: str, outputs: Outputs, first: int, end: int) -> bytes:
-        """The serialised response with the rows from `first` up to `end`: contents raw, in the order asked for."""
+        """The serialised response with the rows from `first` up to, not including, `end`.
+
+        Contents are raw, in the order in which the request names its outputs.
+        """
         if not self._plain:
             return self._encode_converted(request_id, outputs, first, end)
         frames = self._frames(end - first, outputs.whole, outputs.shapes)
@@ -48,31 +52,31 @@ class ResponseEncoder:
         return b"".join(pieces)
 
     def _make_frames(self, rows: int, whole: bool, shapes: tuple[tuple[int, ...], ...]) -> list[bytes]:
-        """What stands before the bytes of each output, which depends on nothing but shapes."""
-        full = [shapes[index] if whole else (rows, *shapes[index]) for index in self._indices]
+        """The serialised bytes before the contents of each output, which depend only on shapes."""
+        full_shapes = [shapes[index] if whole else (rows, *shapes[index]) for index in self._indices]
         tags = [
             RAW_TAG + varint(math.prod(shape) * self._spec.outputs[index].data_type.dtype.itemsize)
-            for shape, index in zip(full, self._indices, strict=True)
+            for shape, index in zip(full_shapes, self._indices, strict=True)
         ]
-        return [self._head(full) + tags[0], *tags[1:]]
+        return [self._header(full_shapes) + tags[0], *tags[1:]]
 
     def _encode_converted(self, request_id: str, outputs: Outputs, first: int, end: int) -> bytes:
-        """As encode(), for outputs that do not leave as they came: classes, and strings."""
+        """As encode(), for outputs that need conversion: top classes and strings."""
         spec = self._spec
-        chosen = [
+        arrays = [
             classification_strings(values, count, spec.outputs[index], batches=spec.batches) if count else values
             for index, count in self._requested
             for values in (outputs.rows(index, first, end),)
         ]
         pieces = _id_pieces(request_id)
-        pieces.append(self._head([array.shape for array in chosen]))
-        for array in chosen:
+        pieces.append(self._header([array.shape for array in arrays]))
+        for array in arrays:
             raw = _join_bytes(array) if array.dtype.hasobject else array.tobytes()
             pieces += (RAW_TAG, varint(len(raw)), raw)
         return b"".join(pieces)
 
-    def _head(self, shapes: Sequence[tuple[int, ...]]) -> bytes:
-        """All of a response but its id and contents."""
+    def _header(self, shapes: Sequence[tuple[int, ...]]) -> bytes:
+        """The serialised response without its id and contents."""
         spec = self._spec
         response = ModelInferResponse(model_name=spec.name, model_version=str(spec.version))
         for (index, classes), shape in zip(self._requested, shapes, strict=True):
@@ -84,17 +88,17 @@ class ResponseEncoder:
 
 @lru_cache(maxsize=256)
 def encoder_for(spec: ModelSpec, requested: RequestedOutputs) -> ResponseEncoder:
-    """The writer of these outputs; the same one for all who want them."""
+    """The encoder of these outputs; cached, so that its cached pieces are shared."""
     return ResponseEncoder(spec, requested)
 
 
 def stream_response(payload: bytes) -> bytes:
-    """The serialised ModelStreamInferResponse with that ModelInferResponse in it."""
-    return b"".join((STREAMED_TAG, varint(len(payload)), payload))
+    """The serialised ModelStreamInferResponse that carries a serialised ModelInferResponse."""
+    return b"".join((INFER_RESPONSE_TAG, varint(len(payload)), payload))
 
 
 def stream_error(request: bytes, error: ServiceError) -> bytes:
-    """The serialised ModelStreamInferResponse that says why the request with those bytes has no answer."""
+    """The serialised ModelStreamInferResponse that carries the error of a serialised request."""
     response = ModelStreamInferResponse(error_message=error.message)
     with contextlib.suppress(DecodeError):
         message = ModelInferRequest.FromString(request)
@@ -104,11 +108,11 @@ def stream_error(request: bytes, error: ServiceError) -> bytes:
 
 
 def _join_bytes(texts: NDArray[np.generic]) -> bytes:
-    """A raw BYTES tensor."""
+    """The raw contents of a BYTES tensor."""
     pieces: list[bytes] = []
     for text in texts.ravel():
         encoded = str(text).encode()
-        pieces += (LENGTH.pack(len(encoded)), encoded)
+        pieces += (ELEMENT_LENGTH.pack(len(encoded)), encoded)
     return b"".join(pieces)
 
 
@@ -121,7 +125,7 @@ def _id_pieces(request_id: str) -> list[bytes]:
 
 @lru_cache(maxsize=1024)
 def varint(value: int) -> bytes:
-    """Protobuf's variable-length integer: seven bits a byte, least significant first."""
+    """Protobuf's variable-length integer: seven bits a byte, the least significant first."""
     result = bytearray()
     while value > 0x7F:
         result.append(value & 0x7F | 0x80)

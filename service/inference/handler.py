@@ -1,8 +1,8 @@
-"""ModelInfer from request bytes to queue, and from outputs to response bytes.
+"""ModelInfer, from request bytes to the queue and from outputs to response bytes.
 
-Owns what happens to one call, in order: refuse it while draining, decode it, find its model, queue it; then answer,
-fail or cancel it, and count the outcome. Not here: decoding (decode.py, decode_cache.py), encoding (encode.py), the
-queue (batching), the wire (transport).
+Owns the steps of one call: refuse it while draining, decode it, find its model, queue it; then respond, fail or cancel,
+and count the outcome. Not here: decoding (decode.py, decode_cache.py), encoding (encode.py), the queue (batching/),
+the wire (transport/).
 """
 
 import time
@@ -21,14 +21,15 @@ from service.inference.encode import ResponseEncoder, encoder_for
 from service.models.loader import LoadedModel
 from service.models.registry import Registry
 
-# Seconds by which the caller's clock may end a call before ours would: within them, the deadline ended it.
+# A call that is cancelled at most this many seconds before its deadline counts as expired: the client's clock may be
+# ahead of the server's.
 CLOCK_TOLERANCE = 0.005
 
 C = TypeVar("C", contravariant=True)
 
 
 class ResponseSink(Protocol[C]):
-    """Takes a server's responses, from any thread; `call` is the server's own handle of a call."""
+    """Sends responses and errors for a server, from any thread; `call` is the server's own handle of a call."""
 
     def respond(self, call: C, payload: bytes) -> None:
         """Send the serialised response."""
@@ -38,7 +39,7 @@ class ResponseSink(Protocol[C]):
 
 
 class PendingInfer(PendingRequest):
-    """A ModelInfer call that waits for its outputs: its decoded inputs, and how to answer its caller."""
+    """A ModelInfer call that waits for its outputs: its decoded inputs, and how to respond to its caller."""
 
     __slots__ = ("answered", "call", "encoder", "id", "model", "response", "sink")
 
@@ -65,7 +66,7 @@ class PendingInfer(PendingRequest):
         self.answered = False
 
     def prepare(self, outputs: Outputs, first: int, end: int) -> None:
-        """Encode this request's rows, `first` up to `end`, of the outputs it asked for."""
+        """Encode the requested outputs of this request's rows, from `first` up to, not including, `end`."""
         self.response = self.encoder.encode(self.id, outputs, first, end)
 
     def send(self) -> None:
@@ -88,13 +89,13 @@ class PendingInfer(PendingRequest):
 
 
 class InferenceHandler:
-    """Handles ModelInfer for both gRPC servers, and holds the state that ends it: lame duck, then draining."""
+    """Handles ModelInfer for both gRPC servers, and holds the states of shutdown: lame duck, then draining."""
 
     def __init__(self, registry: Registry, *, max_message_bytes: int, tokens: Tokens | None = None) -> None:
         self.auth_required = tokens is not None
-        self.lame_duck = False  # readiness says that the server stops; requests are still served
+        self.lame_duck = False  # reports NOT_SERVING; requests are still served
         self.draining = False  # new requests are refused
-        self.last_refused_at = 0.0  # when draining refused a call
+        self.last_refused_at = 0.0  # time.monotonic() of the last call that draining refused
         self.unrouted_statistics = Statistics()  # of calls that reached no model
         self._cache = DecodeCache()
         self._registry = registry
@@ -105,7 +106,8 @@ class InferenceHandler:
         """Check the token in a call's metadata, if tokens are required.
 
         Raises:
-            Unauthenticated, PermissionDenied: the call must not go on.
+            Unauthenticated: the token is missing, unknown or expired.
+            PermissionDenied: the token lacks the right.
         """
         if self._tokens is None:
             return
@@ -154,7 +156,7 @@ class InferenceHandler:
                 try:
                     model.batcher.submit(pending, wake=wake)
                     return pending
-                except BatcherClosed:  # the version was replaced after the look-up; look again
+                except BatcherClosed:  # the version was replaced after the look-up: look it up again
                     if self.draining:
                         raise Draining from None
         except ServiceError as error:

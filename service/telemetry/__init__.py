@@ -1,8 +1,8 @@
-"""What operators read.
+"""Metrics for operators.
 
     collector.py   the service's metrics: names, labels, help texts
     gpu.py         memory and utilisation of GPUs, through NVML
-    merge.py       the metrics of several workers as one
+    merge.py       merges the metrics of several workers into one service's
 
 Not here: counting (batching/statistics.py, batching/predictions.py) and the HTTP endpoint (transport/http).
 """

@@ -1,7 +1,8 @@
-"""The service's metrics, as Prometheus reads them.
+"""The service's Prometheus metrics.
 
-Owns the names, labels and help texts, which dashboards and alerts rely on. The values are each model's Statistics,
-read at scrape time; the request path never comes here. Label values come from loaded models, never from a request.
+Owns the names, labels and help texts, on which dashboards and alerts rely. A scrape reads each model's Statistics; no
+request runs this code. Label values come from loaded models, never from a request. Not here: counting
+(batching/statistics.py, batching/predictions.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,7 @@ from service.models.registry import UNLOADED, Registry, State, VersionStatus
 
 
 def metrics_registry(*collectors: Collector) -> CollectorRegistry:
-    """What one process exposes: the collectors' metrics, and its own memory and processor time."""
+    """The metrics of one process: the collectors' metrics, its memory and its processor time."""
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)
@@ -178,14 +179,16 @@ def _gauges(models: Iterable[LoadedModel]) -> Iterator[Metric]:
 
 
 def _predictions(models: Iterable[LoadedModel]) -> Iterator[Metric]:
-    """What models with class labels answered."""
+    """Predicted classes and their confidence, of models with class labels."""
     classes = CounterMetricFamily(
         "inference_predictions",
         "Rows by the class with the highest value, of models with class labels.",
         labels=["model", "version", "class"],
     )
     confidence = HistogramMetricFamily(
-        "inference_prediction_confidence", "The highest value of each of those rows.", labels=["model", "version"]
+        "inference_prediction_confidence",
+        "The highest value of each row, of models with class labels.",
+        labels=["model", "version"],
     )
     for model in models:
         if model.predictions:
@@ -197,7 +200,7 @@ def _predictions(models: Iterable[LoadedModel]) -> Iterator[Metric]:
 
 
 def _reported(models: Iterable[LoadedModel]) -> Iterator[Metric]:
-    """What the training job measured on its test set, from the manifest: the reference for drift."""
+    """Metrics that the training job measured on its test set, from the manifest: the reference for drift."""
     accuracy = GaugeMetricFamily(
         "inference_model_reported_accuracy", "Accuracy on the test set, from the manifest.", labels=["model", "version"]
     )

@@ -1,7 +1,7 @@
-"""What NVIDIA's management library says about the GPUs in use: memory and utilisation.
+"""GPU memory and utilisation, from NVIDIA's management library (NVML).
 
-Owns asking NVML, and never failing for it: a driver that is gone is a metric that is missing. Metrics only; whether a
-model answers is the engine's to know.
+Owns reading NVML. An NVML error leaves the metrics out and is logged; it never fails a scrape or the service. Not here:
+whether a GPU can still run models (runtime/).
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,10 @@ log = structlog.get_logger(__name__)
 
 
 class GpuCollector(Collector):
-    """The metrics of the devices `cuda:N`; nothing for `cpu`, or where there is no NVML.
+    """The metrics of the devices `cuda:N`; no metrics for `cpu`, or without NVML.
 
-    CUDA numbers the devices that CUDA_VISIBLE_DEVICES leaves, NVML all there are: they are matched by UUID where that
-    variable holds UUIDs, and by its numbers otherwise.
+    CUDA numbers only the devices that CUDA_VISIBLE_DEVICES (`visible`) leaves, NVML numbers all. If the variable holds
+    UUIDs, devices are matched by UUID, else by the numbers in it.
     """
 
     def __init__(self, devices: Sequence[str], visible: str = "") -> None:
@@ -34,32 +34,33 @@ class GpuCollector(Collector):
             log.warning("GPU metrics unavailable", reason=str(error))
 
     def collect(self) -> Iterator[Metric]:
-        """Every family once, if there is any GPU."""
+        """Every metric once; nothing without a GPU."""
         if not self._handles:
             return
         used = GaugeMetricFamily(
-            "inference_gpu_memory_used_bytes", "Memory of the GPU in use, by anyone.", labels=["device"]
+            "inference_gpu_memory_used_bytes", "GPU memory in use, by all processes.", labels=["device"]
         )
-        total = GaugeMetricFamily("inference_gpu_memory_total_bytes", "Memory of the GPU.", labels=["device"])
-        busy = GaugeMetricFamily(
+        total = GaugeMetricFamily("inference_gpu_memory_total_bytes", "GPU memory in total.", labels=["device"])
+        utilization = GaugeMetricFamily(
             "inference_gpu_utilization_ratio",
-            "Share of the last second or less in which the GPU computed.",
+            "Share of NVML's last sampling period, at most one second, in which the GPU was busy.",
             labels=["device"],
         )
         for device, handle in self._handles.items():
             try:
                 memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-                utilization = pynvml.nvmlDeviceGetUtilizationRates(handle)
+                rates = pynvml.nvmlDeviceGetUtilizationRates(handle)
             except pynvml.NVMLError as error:
                 log.warning("GPU metrics unavailable", device=device, reason=str(error))
                 continue
             used.add_metric([device], float(memory.used))
             total.add_metric([device], float(memory.total))
-            busy.add_metric([device], utilization.gpu / 100)
-        yield from (used, total, busy)
+            utilization.add_metric([device], rates.gpu / 100)
+        yield from (used, total, utilization)
 
 
 def _handle(number: int, visible: Sequence[str]) -> object:
+    """NVML's handle of the CUDA device with that number."""
     name = visible[number] if number < len(visible) else str(number)
     if name.isdigit():
         return pynvml.nvmlDeviceGetHandleByIndex(int(name))

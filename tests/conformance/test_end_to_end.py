@@ -1,4 +1,4 @@
-"""The whole path: a model that our job published, served by our service, called by clients that others wrote."""
+"""The whole path: a model that training published, served by the service, called by other projects' clients."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ MODEL = "mnist-simplecnn"
 
 @pytest.fixture
 def images_file(tmp_path: Path, test_images: TestImages) -> str:
-    """The held-out images where a script can read them."""
+    """The held-out images in a file that scripts can read."""
     np.savez(tmp_path / "images.npz", images=test_images[0])
     return str(tmp_path / "images.npz")
 
@@ -30,15 +30,15 @@ def accuracy(answers: Any, labels: NDArray[np.uint8]) -> float:
     return float((np.array(answers).argmax(1) == labels).mean())
 
 
-def test_what_was_trained_is_what_tritonclient_is_answered(
+def test_tritonclient_measures_the_accuracy_that_training_reported(
     published: Path, grpc_server: str, images_file: str, test_images: TestImages
 ) -> None:
     reported = json.loads((published / MODEL / "1" / "manifest.json").read_text())["metrics"]["test_accuracy"]
     with service_process(published, "--grpc-server", grpc_server) as service:
         sync: dict[str, Any] = outside("triton_sync.py", service.address, images_file)
-        many: dict[str, Any] = outside("triton_asyncio.py", service.address, images_file)
+        asynchronous: dict[str, Any] = outside("triton_asyncio.py", service.address, images_file)
         assert service.stop() == 0
-    assert sync["live"] and sync["ready"] and sync["model_ready"] and many["ready"]
+    assert sync["live"] and sync["ready"] and sync["model_ready"] and asynchronous["ready"]
     assert sync["server"]["name"] == "simplecnn"
     assert sync["metadata"]["inputs"] == [{"name": "images", "datatype": "UINT8", "shape": ["-1", "28", "28", "1"]}]
     assert sync["metadata"]["versions"] == ["1"] and sync["metadata"]["platform"] == "onnxruntime_onnx"
@@ -46,9 +46,9 @@ def test_what_was_trained_is_what_tritonclient_is_answered(
     assert sync["index"]["models"] == [{"name": MODEL, "version": "1", "state": "READY"}]
     assert sync["id"] == "r-7" and sync["unknown"] == "StatusCode.NOT_FOUND" and sync["counted"]
     assert accuracy(sync["probabilities"], test_images[1]) == pytest.approx(reported)
-    assert accuracy(many["probabilities"], test_images[1]) == pytest.approx(reported)
+    assert accuracy(asynchronous["probabilities"], test_images[1]) == pytest.approx(reported)
     np.testing.assert_allclose(sync["alone"], sync["probabilities"][:20], atol=1e-5)
-    np.testing.assert_allclose(many["probabilities"], sync["probabilities"], atol=1e-5)
+    np.testing.assert_allclose(asynchronous["probabilities"], sync["probabilities"], atol=1e-5)
 
 
 def test_grpcs_own_health_and_reflection_clients_work(published: Path, grpc_server: str) -> None:
@@ -60,20 +60,20 @@ def test_grpcs_own_health_and_reflection_clients_work(published: Path, grpc_serv
     assert "ModelInfer" in seen["methods"]
 
 
-def test_a_flood_is_answered_or_refused_as_the_table_says(
+def test_more_calls_than_the_queue_holds_are_answered_or_refused(
     published: Path, grpc_server: str, test_images: TestImages
 ) -> None:
-    """1,500 calls at once: more than gRPC itself would hold, and than the queue does."""
+    """1,500 concurrent calls: more than gRPC holds by default, and more than the queue holds."""
     payload = infer_request(MODEL, images=test_images[0][:1]).SerializeToString()
 
-    async def flood(address: str) -> set[str]:
+    async def call_all(address: str) -> set[str]:
         async with grpc.aio.insecure_channel(address) as channel:
             infer: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
             calls = [infer(payload, timeout=60) for _ in range(1500)]
             return {(await call.code()).name for call in calls}
 
     with service_process(published, "--grpc-server", grpc_server) as service:
-        seen = asyncio.run(flood(service.address))
+        seen = asyncio.run(call_all(service.address))
         assert "OK" in seen
         assert seen <= {"OK", "RESOURCE_EXHAUSTED"}
         with Client(service.address) as client:

@@ -1,4 +1,4 @@
-"""Tokens: who may call, and who may control, on both grpc_servers."""
+"""Authentication and authorization by token, on both gRPC servers."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,28 +18,28 @@ from tests.support.refusal import Refusal
 from tests.support.requests import infer_request
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
-CALLER, OPERATOR, FORMER = "caller-token", "operator-token", "former-token"
+CALLER, OPERATOR, EXPIRED = "caller-token", "operator-token", "expired-token"
 
 
-def line(token: str, rights: str, until: str = "") -> str:
-    return f"{hashlib.sha256(token.encode()).hexdigest()}  {rights}  {until}\n"
+def line(token: str, rights: str, expiry: str = "") -> str:
+    return f"{hashlib.sha256(token.encode()).hexdigest()}  {rights}  {expiry}\n"
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "credentials"
+def tokens_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tokens"
     path.write_text(
         "# who may call\n\n"
         + line(CALLER, "infer", "2999-12-31")
         + line(OPERATOR, "infer,control")
-        + line(FORMER, "infer,control", "2020-01-01")
+        + line(EXPIRED, "infer,control", "2020-01-01")
     )
     return path
 
 
 @pytest.fixture
-def service(toys: Path, grpc_server: str, file: Path) -> Iterator[LocalService]:
-    with local_service(toys, grpc_server, tokens_file=file, enable_model_control=True) as service:
+def service(toys: Path, grpc_server: str, tokens_file: Path) -> Iterator[LocalService]:
+    with local_service(toys, grpc_server, tokens_file=tokens_file, enable_model_control=True) as service:
         yield service
 
 
@@ -50,18 +50,18 @@ def refusal(call: Any, request: object, authorization: str | None) -> Refusal:
     return Refusal(caught.value)
 
 
-WRONG = [None, "", "Bearer ", "Bearer wrong", f"Bearer {FORMER}", CALLER, f"Basic {CALLER}"]
+INVALID = [None, "", "Bearer ", "Bearer unknown", f"Bearer {EXPIRED}", CALLER, f"Basic {CALLER}"]
 
 
-@pytest.mark.parametrize("authorization", WRONG)
-def test_no_wrong_or_ended_credential_is_told_nothing_that_helps_to_guess(
+@pytest.mark.parametrize("authorization", INVALID)
+def test_a_missing_unknown_or_expired_token_gets_one_and_the_same_error(
     service: LocalService, authorization: str | None
 ) -> None:
     image = classifier_pb2.ClassifyRequest(model_name="double")
     classify = classifier_pb2_grpc.ImageClassifierStub(service.channel).Classify
     errors = [
         refusal(service.stub.ModelInfer, infer_request("double", x=X), authorization),
-        refusal(service.stub.ModelInfer, infer_request("nobody", x=X), authorization),
+        refusal(service.stub.ModelInfer, infer_request("absent", x=X), authorization),
         refusal(service.stub.ServerMetadata, pb.ServerMetadataRequest(), authorization),
         refusal(service.stub.RepositoryModelLoad, pb.RepositoryModelLoadRequest(model_name="double"), authorization),
         refusal(classify, image, authorization),
@@ -71,7 +71,7 @@ def test_no_wrong_or_ended_credential_is_told_nothing_that_helps_to_guess(
     assert service.server.handler.unrouted_statistics.codes["UNAUTHENTICATED"] == 5
 
 
-def test_a_stream_needs_a_credential_too(service: LocalService) -> None:
+def test_a_stream_needs_a_valid_token(service: LocalService) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         next(service.stub.ModelStreamInfer(iter([infer_request("double", x=X)])))
     assert Refusal(caught.value).code is grpc.StatusCode.UNAUTHENTICATED
@@ -80,7 +80,7 @@ def test_a_stream_needs_a_credential_too(service: LocalService) -> None:
     assert answer.infer_response.model_name == "double"
 
 
-def test_a_good_credential_may_call_and_needs_a_right_to_control(service: LocalService) -> None:
+def test_a_valid_token_may_infer_and_needs_a_right_for_model_control(service: LocalService) -> None:
     caller, operator = ([("authorization", f"Bearer {token}")] for token in (CALLER, OPERATOR))
     assert service.stub.ModelInfer(infer_request("double", x=X), metadata=caller).model_name == "double"
     assert service.stub.ServerReady(pb.ServerReadyRequest(), metadata=caller).ready
@@ -90,12 +90,12 @@ def test_a_good_credential_may_call_and_needs_a_right_to_control(service: LocalS
     service.stub.RepositoryModelUnload(unload, metadata=operator)
 
 
-def test_probes_need_none(service: LocalService) -> None:
+def test_the_health_service_needs_no_token(service: LocalService) -> None:
     health = health_pb2_grpc.HealthStub(service.channel)
     assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_our_client_brings_one(service: LocalService) -> None:
+def test_our_client_sends_its_token(service: LocalService) -> None:
     with Client(service.address, token=CALLER) as client:
         assert client.models()
     assert run_command("service.client", "--url", service.address, "--token", CALLER, "models").returncode == 0

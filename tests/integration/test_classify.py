@@ -1,4 +1,4 @@
-"""simplecnn.v1.ImageClassifier over the wire, on both grpc_servers, with the published network."""
+"""simplecnn.v1.ImageClassifier over the wire, on both gRPC servers, with the published model."""
 
 import io
 import shutil
@@ -53,13 +53,11 @@ def refusal(service: LocalService, *images: pb.Image, **fields: Any) -> Refusal:
     return Refusal(caught.value)
 
 
-def test_digits_are_answered_with_label_class_probability_and_version(
-    service: LocalService, test_images: TestImages
-) -> None:
+def test_results_carry_label_class_probability_and_version(service: LocalService, test_images: TestImages) -> None:
     pixels, labels = test_images
     results = classify(service, *map(digit, pixels[:200]), top_k=3)
     assert [result.index for result in results] == list(range(200))
-    right = 0
+    correct = 0
     for result, label in zip(results, labels[:200], strict=True):
         assert (result.model_name, result.model_version, len(result.classes)) == (MODEL, "1", 3)
         first = result.classes[0]
@@ -67,8 +65,8 @@ def test_digits_are_answered_with_label_class_probability_and_version(
         assert [found.probability for found in result.classes] == sorted(
             (found.probability for found in result.classes), reverse=True
         )
-        right += first.class_id == label
-    assert right >= 190
+        correct += first.class_id == label
+    assert correct >= 190
 
 
 def test_raw_pixels_and_photographs_get_the_same_labels_as_files(
@@ -88,15 +86,15 @@ def test_fitting_can_be_turned_off(service: LocalService, test_images: TestImage
     fitted, unfitted, refused = (
         classify(service, dark)[0], *classify(service, dark, large, fit=pb.FIT_NONE)
     )  # fmt: skip
-    assert fitted.classes != unfitted.classes, "a dark-on-light image was turned although it must not be"
+    assert fitted.classes != unfitted.classes, "the image was inverted although fitting is off"
     assert "expected 28 × 28 pixels, L, got 400 × 300, RGB" in refused.error.message
 
 
-def test_a_bad_image_is_reported_by_its_index_and_the_good_ones_are_answered(
+def test_an_invalid_image_has_an_error_in_its_result_and_the_others_are_classified(
     service: LocalService, test_images: TestImages
 ) -> None:
     good = digit(test_images[0][0])
-    results = classify(service, good, pb.Image(encoded=b"no picture"), pb.Image(), good)
+    results = classify(service, good, pb.Image(encoded=b"not an image"), pb.Image(), good)
     assert [result.index for result in results] == [0, 1, 2, 3]
     assert [bool(result.classes) for result in results] == [True, False, False, True]
     assert results[1].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
@@ -104,49 +102,49 @@ def test_a_bad_image_is_reported_by_its_index_and_the_good_ones_are_answered(
     assert "expected encoded or raw, got neither" in results[2].error.message
     counted = service.server.registry.get(MODEL).statistics.codes
     assert counted == {"OK": 2, "INVALID_ARGUMENT": 2}
-    (alone,) = classify(service, pb.Image(encoded=b"no picture"))
+    (alone,) = classify(service, pb.Image(encoded=b"not an image"))
     assert alone.error.message == results[1].error.message
 
 
-def test_what_nobody_foresaw_of_one_image_fails_that_image_alone(
+def test_an_unexpected_exception_fails_only_its_image(
     published: Path, grpc_server: str, test_images: TestImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = images.decode
 
-    def trapped(data: bytes) -> Image.Image:
-        if data == b"trap":
+    def decode_or_raise(data: bytes) -> Image.Image:
+        if data == b"raise":
             raise KeyError("the decoder's secret")
         return decode(data)
 
-    monkeypatch.setattr(images, "decode", trapped)
+    monkeypatch.setattr(images, "decode", decode_or_raise)
     good = digit(test_images[0][0])
     with local_service(published, grpc_server) as service:
-        first, second = classify(service, pb.Image(encoded=b"trap"), good)
+        first, second = classify(service, pb.Image(encoded=b"raise"), good)
     assert first.error.code == grpc.StatusCode.INTERNAL.value[0] and "secret" not in first.error.message
     assert second.classes
 
 
-def test_what_is_wrong_with_the_call_is_its_status(service: LocalService, test_images: TestImages) -> None:
+def test_an_invalid_call_fails_with_its_status(service: LocalService, test_images: TestImages) -> None:
     good = digit(test_images[0][0])
     assert refusal(service).fields() == ["images"]
     assert "expected 1 to 256, got 257" in refusal(service, *[good] * 257).text
     assert refusal(service, good, fit=9).fields() == ["fit"]
-    unknown = refusal(service, good, model_name="nobody")
+    unknown = refusal(service, good, model_name="absent")
     assert unknown.code is grpc.StatusCode.NOT_FOUND and "mnist-simplecnn" in unknown.text
     assert refusal(service, good, model_version="7").code is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_model_that_takes_no_images_is_named_with_what_it_takes(tmp_path: Path, grpc_server: str) -> None:
+def test_a_model_that_takes_no_images_is_refused_with_its_inputs(tmp_path: Path, grpc_server: str) -> None:
     add_version(tmp_path, "double", doubling_model())
     with local_service(tmp_path, grpc_server) as service:
         error = refusal(service, pb.Image(encoded=b"x"), model_name="double")
-    assert error.code is grpc.StatusCode.INVALID_ARGUMENT and "but takes FP32 [4]" in error.text
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT and "but it takes FP32 [4]" in error.text
 
 
-def test_a_full_queue_is_the_calls_status_if_nothing_was_answered(
+def test_a_full_queue_is_the_status_of_a_call_without_any_classified_image(
     published: Path, tmp_path: Path, grpc_server: str, gate: Gate, test_images: TestImages
 ) -> None:
-    """And the error of some images if others were."""
+    """If other images were classified, it is the error of the images that found the queue full."""
     repository = tmp_path / "models"
     shutil.copytree(published, repository)
     config = repository / MODEL / "config.pbtxt"
@@ -174,7 +172,7 @@ def test_a_full_queue_is_the_calls_status_if_nothing_was_answered(
         assert running.result(timeout=30).results[0].classes
 
 
-def test_a_deadline_and_a_cancellation_reach_every_image(
+def test_a_deadline_and_a_cancellation_drop_every_image_of_the_call(
     published: Path, grpc_server: str, gate: Gate, test_images: TestImages
 ) -> None:
     good = digit(test_images[0][0])
@@ -187,13 +185,13 @@ def test_a_deadline_and_a_cancellation_reach_every_image(
             stub.Classify(request, timeout=0.3)
         assert Refusal(caught.value).code is grpc.StatusCode.DEADLINE_EXCEEDED
         call = stub.Classify.future(request)
-        wait_until(lambda: batcher.queued_rows >= 8, "they wait")
+        wait_until(lambda: batcher.queued_rows >= 8, "the images are queued")
         call.cancel()
-        wait_until(lambda: batcher.queued_rows == 0, "nobody waits any more")
+        wait_until(lambda: batcher.queued_rows == 0, "the queue is empty")
         gate.open()
 
 
-def test_all_images_of_a_call_are_answered_by_one_version(
+def test_all_images_of_a_call_are_classified_by_one_version(
     published: Path, tmp_path: Path, test_images: TestImages
 ) -> None:
     repository = tmp_path / "models"

@@ -1,4 +1,4 @@
-"""PROTOCOL.md's table of answers, row by row, on both grpc_servers: status, what the message says, and rich details."""
+"""The errors that callers see, case by case, on both gRPC servers: status, message and rich details."""
 
 import functools
 import re
@@ -34,23 +34,23 @@ def refusal(service: LocalService, request: pb.ModelInferRequest, **call: float)
     return Refusal(caught.value)
 
 
-def test_a_good_request_is_answered_with_its_id(service: LocalService) -> None:
+def test_a_valid_request_is_answered_with_its_id(service: LocalService) -> None:
     response = service.stub.ModelInfer(infer_request("double", "r-1", x=X))
     assert (response.id, response.model_name, response.model_version) == ("r-1", "double", "1")
     np.testing.assert_array_equal(outputs_of(response)["y"], 2 * X)
 
 
-@pytest.mark.parametrize(("name", "version"), [("nobody", ""), ("double", "7"), ("double", "01"), ("double", "x")])
+@pytest.mark.parametrize(("name", "version"), [("absent", ""), ("double", "7"), ("double", "01"), ("double", "x")])
 def test_an_unknown_model_or_version_is_not_found(service: LocalService, name: str, version: str) -> None:
     request = infer_request(name, x=X)
     request.model_version = version
     error = refusal(service, request)
     assert error.code is grpc.StatusCode.NOT_FOUND
     assert name in error.text and version in error.text
-    assert ("'double'" if name == "nobody" else "'1'") in error.text, "what exists is not named"
+    assert ("'double'" if name == "absent" else "'1'") in error.text, "the message does not name what exists"
 
 
-def test_bytes_that_are_no_message_are_an_invalid_argument(service: LocalService) -> None:
+def test_a_message_that_cannot_be_parsed_is_an_invalid_argument(service: LocalService) -> None:
     for method in ("ModelInfer", "ModelMetadata"):
         call: Any = service.channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
         with pytest.raises(grpc.RpcError) as caught:
@@ -60,15 +60,15 @@ def test_bytes_that_are_no_message_are_an_invalid_argument(service: LocalService
         assert f"inference.{method}Request" in error.text
 
 
-def wrong_name() -> pb.ModelInferRequest:
+def unknown_input() -> pb.ModelInferRequest:
     return infer_request("double", z=X)
 
 
-def missing() -> pb.ModelInferRequest:
+def missing_input() -> pb.ModelInferRequest:
     return pb.ModelInferRequest(model_name="double")
 
 
-def repeated() -> pb.ModelInferRequest:
+def repeated_input() -> pb.ModelInferRequest:
     request = infer_request("double", x=X)
     request.inputs.add().CopyFrom(request.inputs[0])
     request.raw_input_contents.append(request.raw_input_contents[0])
@@ -120,36 +120,36 @@ def too_many_rows() -> pb.ModelInferRequest:
     return infer_request("double", x=np.zeros((9, 4), np.float32))
 
 
-def raw_and_typed() -> pb.ModelInferRequest:
+def raw_and_typed_contents() -> pb.ModelInferRequest:
     request = infer_request("double", x=X)
     request.inputs[0].contents.fp32_contents.extend(X.ravel().tolist())
     return request
 
 
-def neither() -> pb.ModelInferRequest:
+def no_contents() -> pb.ModelInferRequest:
     request = infer_request("double", x=X)
     del request.raw_input_contents[:]
     return request
 
 
-def raw_for_nothing() -> pb.ModelInferRequest:
+def too_many_raw_contents() -> pb.ModelInferRequest:
     request = infer_request("double", x=X)
     request.raw_input_contents.append(b"")
     return request
 
 
-def typed_of_another_type() -> pb.ModelInferRequest:
-    request = neither()
+def contents_of_another_type() -> pb.ModelInferRequest:
+    request = no_contents()
     request.inputs[0].contents.int_contents.extend([1, 2, 3, 4])
     return request
 
 
 @pytest.mark.parametrize(
-    ("request_", "field", "says"),
+    ("request_", "field", "message"),
     [
-        (wrong_name(), "inputs[0].name", ["'z'", "['x']"]),
-        (missing(), "inputs", ["'x'", "missing"]),
-        (repeated(), "inputs[1].name", ["'x'", "twice"]),
+        (unknown_input(), "inputs[0].name", ["'z'", "['x']"]),
+        (missing_input(), "inputs", ["'x'", "missing"]),
+        (repeated_input(), "inputs[1].name", ["'x'", "twice"]),
         (unknown_output(), "outputs[0].name", ["'z'", "['y']"]),
         (repeated_output(), "outputs[1].name", ["'y'", "twice"]),
         (wrong_datatype(), "x.datatype", ["'x'", "expected FP32", "got INT32"]),
@@ -159,23 +159,25 @@ def typed_of_another_type() -> pb.ModelInferRequest:
         (wrong_length(), "x.bytes", ["'x'", "expected 16", "got 7"]),
         (zero_rows(), "x.shape", ["1 to 8 rows", "got 0 rows"]),
         (too_many_rows(), "x.shape", ["1 to 8 rows", "got 9 rows"]),
-        (raw_and_typed(), "x.contents", ["'x'", "both"]),
-        (neither(), "x.contents", ["'x'", "neither"]),
-        (raw_for_nothing(), "raw_input_contents", ["2 entries for 1 inputs"]),
-        (typed_of_another_type(), "x.fp32_contents", ["expected 4 values", "got 0"]),
+        (raw_and_typed_contents(), "x.contents", ["'x'", "both"]),
+        (no_contents(), "x.contents", ["'x'", "neither"]),
+        (too_many_raw_contents(), "raw_input_contents", ["2 entries for 1 inputs"]),
+        (contents_of_another_type(), "x.fp32_contents", ["expected 4 values", "got 0"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_wrong_request_is_an_invalid_argument_that_names_the_field(
-    service: LocalService, request_: pb.ModelInferRequest, field: str, says: list[str]
+def test_an_invalid_request_is_an_invalid_argument_that_names_the_field(
+    service: LocalService, request_: pb.ModelInferRequest, field: str, message: list[str]
 ) -> None:
     error = refusal(service, request_)
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert error.fields() == [field]
-    for part in says:
+    for part in message:
         assert part in error.text
     np.testing.assert_array_equal(
-        outputs_of(service.stub.ModelInfer(infer_request("double", x=X)))["y"], 2 * X, "it harmed the next request"
+        outputs_of(service.stub.ModelInfer(infer_request("double", x=X)))["y"],
+        2 * X,
+        "the next request got a wrong answer",
     )
 
 
@@ -196,7 +198,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_try_again(toys: Path, grp
         eight = infer_request("double", x=np.ones((8, 4), np.float32))
         waiting = [pool.submit(service.stub.ModelInfer, eight) for _ in range(2)]
         model = service.server.registry.get("double")
-        wait_until(lambda: model.batcher.queued_rows == 16, "16 rows wait")
+        wait_until(lambda: model.batcher.queued_rows == 16, "16 rows are queued")
         error = refusal(service, infer_request("double", x=X), timeout=10)
         gate.open()
         assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -206,10 +208,10 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_try_again(toys: Path, grp
             assert (outputs_of(call.result())["y"] % 2 == 0).all()
 
 
-def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_the_door(toys: Path, grpc_server: str, gate: Gate) -> None:
+def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_once(toys: Path, grpc_server: str, gate: Gate) -> None:
     with local_service(toys, grpc_server) as service, ThreadPoolExecutor(8) as pool:
         model = service.server.registry.get("double")
-        model.batcher._seconds_per_row = 10.0  # as if each row took so long; the estimate itself is test_batcher's
+        model.batcher._seconds_per_row = 10.0  # makes the estimate 10 s a row; test_batcher tests the estimate itself
         gate.hold()
         running = pool.submit(service.stub.ModelInfer, infer_request("double", x=X))
         gate.wait_for(1)
@@ -222,9 +224,7 @@ def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_the_door(toys: Path
         assert gate.sizes == [1], "the refused request reached the engine"
 
 
-def test_a_request_whose_deadline_passes_in_the_queue_costs_no_compute(
-    toys: Path, grpc_server: str, gate: Gate
-) -> None:
+def test_a_request_that_expires_in_the_queue_never_reaches_the_engine(toys: Path, grpc_server: str, gate: Gate) -> None:
     with local_service(toys, grpc_server) as service, ThreadPoolExecutor(8) as pool:
         model = service.server.registry.get("double")
         model.batcher._seconds_per_row = None
@@ -239,7 +239,7 @@ def test_a_request_whose_deadline_passes_in_the_queue_costs_no_compute(
         assert gate.sizes == [1]
 
 
-def test_a_cancelled_request_costs_no_compute_and_its_mates_do_not_notice(
+def test_a_cancelled_request_never_reaches_the_engine_and_the_others_are_answered(
     toys: Path, grpc_server: str, gate: Gate
 ) -> None:
     with local_service(toys, grpc_server) as service, ThreadPoolExecutor(8) as pool:
@@ -248,7 +248,7 @@ def test_a_cancelled_request_costs_no_compute_and_its_mates_do_not_notice(
         running = pool.submit(service.stub.ModelInfer, infer_request("double", x=X))
         gate.wait_for(1)
         futures = [service.stub.ModelInfer.future(infer_request("double", x=X + index)) for index in range(3)]
-        wait_until(lambda: model.batcher.queued_rows == 3, "three wait")
+        wait_until(lambda: model.batcher.queued_rows == 3, "three requests are queued")
         futures[1].cancel()
         wait_until(lambda: model.statistics.codes["CANCELLED"] == 1, "the cancellation is counted")
         gate.open()
@@ -258,7 +258,7 @@ def test_a_cancelled_request_costs_no_compute_and_its_mates_do_not_notice(
         assert gate.sizes == [1, 2]
 
 
-def test_a_request_that_makes_the_engine_fail_fails_alone(toys: Path, grpc_server: str, gate: Gate) -> None:
+def test_only_the_request_that_the_engine_cannot_compute_fails(toys: Path, grpc_server: str, gate: Gate) -> None:
     with local_service(toys, grpc_server) as service, ThreadPoolExecutor(8) as pool:
         model = service.server.registry.get("lookup")
 
@@ -269,18 +269,18 @@ def test_a_request_that_makes_the_engine_fail_fails_alone(toys: Path, grpc_serve
         running = pool.submit(service.stub.ModelInfer, look_up(0))
         gate.wait_for(1)
         calls = [pool.submit(service.stub.ModelInfer, look_up(index)) for index in (1, 2, 99, 4)]
-        wait_until(lambda: model.batcher.queued_rows == 4, "four wait")
+        wait_until(lambda: model.batcher.queued_rows == 4, "four requests are queued")
         gate.open()
         running.result()
         values = [outputs_of(calls[index].result())["value"].item() for index in (0, 1, 3)]
         assert values == [10.0, 20.0, 40.0]
         error = Refusal(calls[2].exception())
         assert error.code is grpc.StatusCode.INTERNAL
-        own_text = r"the request could not be computed; error id [0-9a-f]{12} stands in the server's log"
-        assert re.fullmatch(own_text, error.text), "the engine's own text leaked"
+        fixed_text = r"the request could not be computed; the server's log has the cause under error id [0-9a-f]{12}"
+        assert re.fullmatch(fixed_text, error.text), "the engine's own text leaked"
 
 
-def test_a_draining_server_refuses_new_requests_and_answers_those_it_has(
+def test_a_draining_server_refuses_new_requests_and_answers_pending_ones(
     toys: Path, grpc_server: str, gate: Gate
 ) -> None:
     service = LocalService(toys, grpc_server).ready()
@@ -290,7 +290,7 @@ def test_a_draining_server_refuses_new_requests_and_answers_those_it_has(
         gate.wait_for(1)
         waiting = pool.submit(service.stub.ModelInfer, infer_request("double", x=X + 1))
         model = service.server.registry.get("double")
-        wait_until(lambda: model.batcher.queued_rows == 1, "one waits")
+        wait_until(lambda: model.batcher.queued_rows == 1, "one request is queued")
         finish = service.begin_shut_down()
         wait_until(lambda: service.server.handler.draining, "the server drains")
         error = refusal(service, infer_request("double", x=X))
@@ -303,7 +303,7 @@ def test_a_draining_server_refuses_new_requests_and_answers_those_it_has(
     assert error.retry_seconds() > 0
 
 
-def test_a_version_that_was_refused_is_unavailable_with_the_reason(toys: Path, grpc_server: str) -> None:
+def test_a_refused_version_is_unavailable_with_the_reason(toys: Path, grpc_server: str) -> None:
     (toys / "double" / "1" / "model.onnx").write_bytes(b"not ONNX")
     with local_service(toys, grpc_server) as service:
         error = refusal(service, infer_request("double", x=X))
@@ -313,7 +313,7 @@ def test_a_version_that_was_refused_is_unavailable_with_the_reason(toys: Path, g
 
 
 @pytest.mark.parametrize(
-    ("method", "says"),
+    ("method", "message"),
     [
         ("SystemSharedMemoryStatus", "send tensors in raw_input_contents"),
         ("SystemSharedMemoryRegister", "send tensors in raw_input_contents"),
@@ -326,22 +326,22 @@ def test_a_version_that_was_refused_is_unavailable_with_the_reason(toys: Path, g
         ("RepositoryModelUnload", "RepositoryModelUnload is turned off; start the service with --enable-model-control"),
     ],
 )
-def test_a_method_that_is_not_offered_is_unimplemented_and_says_how(
-    service: LocalService, method: str, says: str
+def test_an_unsupported_or_disabled_method_is_unimplemented_and_says_what_to_do(
+    service: LocalService, method: str, message: str
 ) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         getattr(service.stub, method)(getattr(pb, f"{method}Request")())
     error = Refusal(caught.value)
     assert error.code is grpc.StatusCode.UNIMPLEMENTED
-    assert says in error.text
+    assert message in error.text
 
 
-def test_calls_that_reach_no_model_are_counted_without_its_name(service: LocalService) -> None:
-    refusal(service, infer_request("nobody", x=X))
+def test_calls_that_reach_no_model_are_counted_without_a_model_name(service: LocalService) -> None:
+    refusal(service, infer_request("absent", x=X))
     assert service.server.handler.unrouted_statistics.codes == {"NOT_FOUND": 1}
 
 
-def test_many_threads_of_bad_and_good_requests_get_each_their_own(service: LocalService) -> None:
+def test_concurrent_valid_and_invalid_requests_each_get_their_own_answer(service: LocalService) -> None:
     failures: list[str] = []
 
     def work(seed: int) -> None:
@@ -354,8 +354,8 @@ def test_many_threads_of_bad_and_good_requests_get_each_their_own(service: Local
                 if not np.array_equal(answer, 2 * x):
                     failures.append(f"{rows} rows: wrong answer")
             except grpc.RpcError as error:
-                good = 1 <= rows <= 8
-                if good and error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                valid = 1 <= rows <= 8
+                if valid and error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                     failures.append(f"{rows} rows: {error.code()}")
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
@@ -372,7 +372,7 @@ def with_parameter(name: str, value: int, **inputs: Any) -> pb.ModelInferRequest
     return request
 
 
-def test_the_timeout_of_a_request_is_told_while_the_engine_is_still_busy(
+def test_a_requests_timeout_is_reported_while_the_engine_is_still_busy(
     toys: Path, grpc_server: str, gate: Gate
 ) -> None:
     with local_service(toys, grpc_server) as service:
@@ -384,10 +384,10 @@ def test_the_timeout_of_a_request_is_told_while_the_engine_is_still_busy(
         assert re.search(r"the deadline passed after (5|6|7|8|9)\d ms in the queue", error.text), error.text
         gate.open()
         running.result(30)
-        assert sum(gate.sizes) == 1, "it reached the engine"
+        assert sum(gate.sizes) == 1, "the expired request reached the engine"
 
 
-def test_priorities_decide_who_leaves_the_queue_first(tmp_path: Path, grpc_server: str, gate: Gate) -> None:
+def test_requests_leave_the_queue_by_priority(tmp_path: Path, grpc_server: str, gate: Gate) -> None:
     levels = "dynamic_batching { priority_levels: 2 default_priority_level: 2 }"
     add_version(tmp_path, "double", doubling_model(), config=f"max_batch_size: 1 {levels}")
     with local_service(tmp_path, grpc_server) as service:
@@ -403,10 +403,10 @@ def test_priorities_decide_who_leaves_the_queue_first(tmp_path: Path, grpc_serve
             call = service.stub.ModelInfer.future(with_parameter("priority", priority, x=X))
             call.add_done_callback(functools.partial(answered, name))
             calls.append(call)
-            wait_until(lambda: batcher.pending == len(calls), "it is queued")
+            wait_until(lambda: batcher.pending == len(calls), "the request is queued")
         for turn in range(1, 5):
             gate.let_through()
-            wait_until(functools.partial(lambda turn: len(order) >= turn, turn), "the next one is answered")
+            wait_until(functools.partial(lambda turn: len(order) >= turn, turn), "the next request is answered")
         assert order == ["running", "high", "low", "default"]
         error = refusal(service, with_parameter("priority", 3, x=X))
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT and error.fields() == ["parameters.priority"]

@@ -1,4 +1,4 @@
-"""The whole path: a model that our job published, served by our service, called by clients that others wrote."""
+"""Inference with the published model: batching of mixed sizes, typed contents, and our own client."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +21,7 @@ def accuracy(answers: Any, labels: NDArray[np.uint8]) -> float:
     return float((np.array(answers).argmax(1) == labels).mean())
 
 
-def test_requests_of_mixed_sizes_at_once_get_the_answers_they_get_alone(
+def test_concurrent_requests_of_mixed_sizes_get_the_same_answers_as_alone(
     published: Path, grpc_server: str, test_images: TestImages
 ) -> None:
     images, _ = test_images
@@ -37,14 +37,16 @@ def test_requests_of_mixed_sizes_at_once_get_the_answers_they_get_alone(
         with ThreadPoolExecutor(32) as pool:
             answers = list(pool.map(infer, requests))
         statistics = service.server.registry.get(MODEL).statistics
-        assert statistics.executions - before < len(requests), "nothing was batched"
+        assert statistics.executions - before < len(requests), "no requests shared a batch"
     for rows, answer in zip(requests, answers, strict=True):
         expected = np.stack([alone[row] for row in rows.tolist()])
         np.testing.assert_allclose(answer, expected, atol=1e-5)
         np.testing.assert_array_equal(answer.argmax(1), expected.argmax(1))
 
 
-def test_typed_contents_are_answered_like_raw_ones(published: Path, grpc_server: str, test_images: TestImages) -> None:
+def test_typed_contents_get_the_same_answer_as_raw_contents(
+    published: Path, grpc_server: str, test_images: TestImages
+) -> None:
     images = test_images[0][:3]
     with local_service(published, grpc_server) as service:
         raw = infer_request(MODEL, images=images)
@@ -57,7 +59,9 @@ def test_typed_contents_are_answered_like_raw_ones(published: Path, grpc_server:
             service.stub.ModelInfer(typed)
 
 
-def test_our_client_is_answered_the_same(published: Path, grpc_server: str, test_images: TestImages) -> None:
+def test_our_client_predicts_and_reads_health_and_models(
+    published: Path, grpc_server: str, test_images: TestImages
+) -> None:
     images, labels = test_images
     with local_service(published, grpc_server) as service, Client(service.address) as client:
         assert client.serving() and client.serving(MODEL)

@@ -1,4 +1,4 @@
-"""The service's life as an operator sees it: start, readiness, reload, metrics, stop."""
+"""A running service as operators see it: health, metrics, statistics, the HTTP endpoints, and what a stop leaves."""
 
 import shutil
 import socket
@@ -26,7 +26,7 @@ X = np.ones((1, 4), np.float32)
 
 
 def get(url: str) -> tuple[int, str]:
-    """Status and body of a page."""
+    """Status and body of a response."""
     try:
         with urlopen(url, timeout=10) as response:
             return response.status, response.read().decode()
@@ -35,7 +35,7 @@ def get(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_health_has_a_name_a_model_and_tells_who_watches(toys: Path, grpc_server: str) -> None:
+def test_health_has_one_name_a_model_and_sends_changes_to_watches(toys: Path, grpc_server: str) -> None:
     with local_service(toys, grpc_server) as service:
         health = health_pb2_grpc.HealthStub(service.channel)
         serving = health_pb2.HealthCheckResponse.SERVING
@@ -48,19 +48,19 @@ def test_health_has_a_name_a_model_and_tells_who_watches(toys: Path, grpc_server
         }
         watches = [health.Watch(health_pb2.HealthCheckRequest(service="double")) for _ in range(3)]
         assert [next(watch).status for watch in watches] == [serving] * 3
-        watches[0].cancel()  # one that leaves must not take the others with it
+        watches[0].cancel()  # a watch that ends must not end the others
         shutil.rmtree(toys / "double")
         service.server.reconciler.reconcile()
         for watch in watches[1:]:
-            told = [next(watch).status]
-            if told == [health_pb2.HealthCheckResponse.NOT_SERVING]:  # while it is being unloaded
-                told.append(next(watch).status)
-            assert told[-1] == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            seen = [next(watch).status]
+            if seen == [health_pb2.HealthCheckResponse.NOT_SERVING]:  # while the model is unloading
+                seen.append(next(watch).status)
+            assert seen[-1] == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
             watch.cancel()
 
 
 def metrics(service: LocalService) -> dict[tuple[str, str], float]:
-    """Every sample of /metrics by name and its model's labels."""
+    """Every sample of /metrics, by name and labels."""
     status, text = get(service.server.metrics_url)
     assert status == 200
     return {
@@ -74,10 +74,10 @@ def test_metrics_count_exactly_what_happened(toys: Path, grpc_server: str) -> No
     with local_service(toys, grpc_server) as service:
         for rows in (1, 3, 8):
             service.stub.ModelInfer(infer_request("double", x=np.ones((rows, 4), np.float32)))
-        for bad in (infer_request("double", y=X), infer_request("nobody", x=X)):
+        for invalid in (infer_request("double", y=X), infer_request("absent", x=X)):
             with pytest.raises(grpc.RpcError):
-                service.stub.ModelInfer(bad)
-        wait_until(lambda: service.server.registry.get("double").statistics.executions == 3, "all are counted")
+                service.stub.ModelInfer(invalid)
+        wait_until(lambda: service.server.registry.get("double").statistics.executions == 3, "all requests are counted")
         seen = metrics(service)
     double = "model=double|version=1"
     assert seen["inference_requests_total", f"code=OK|{double}"] == 3
@@ -101,13 +101,15 @@ def test_metrics_count_exactly_what_happened(toys: Path, grpc_server: str) -> No
     assert "device=cpu" in info and "provider=CPUExecutionProvider" in info and "verified=false" in info
     assert any(name == "inference_server_info" and f"grpc_server={grpc_server}" in labels for name, labels in seen)
     assert any(name == "process_resident_memory_bytes" for name, _ in seen)
-    assert not any("nobody" in labels for _, labels in seen), "a label came from a request"
+    assert not any("absent" in labels for _, labels in seen), "a label came from a request"
 
 
 def test_model_statistics_add_up(toys: Path, grpc_server: str) -> None:
     with local_service(toys, grpc_server) as service, ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: service.stub.ModelInfer(infer_request("double", x=X)), range(100)))
-        wait_until(lambda: service.server.registry.get("double").statistics.codes["OK"] == 100, "all are counted")
+        wait_until(
+            lambda: service.server.registry.get("double").statistics.codes["OK"] == 100, "all requests are counted"
+        )
         (stats,) = service.stub.ModelStatistics(pb.ModelStatisticsRequest(name="double")).model_stats
         assert len(service.stub.ModelStatistics(pb.ModelStatisticsRequest()).model_stats) == 2
     parts = stats.inference_stats
@@ -119,7 +121,7 @@ def test_model_statistics_add_up(toys: Path, grpc_server: str) -> None:
     assert stats.last_inference > 1.7e12
 
 
-def test_an_unknown_page_is_404(toys: Path) -> None:
+def test_an_unknown_path_is_404(toys: Path) -> None:
     with local_service(toys, "aio") as service:
         assert get(service.server.metrics_url.replace("metrics", "nothing"))[0] == 404
 
@@ -131,25 +133,25 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_connections_to_the_metrics_are_bounded(toys: Path) -> None:
+def test_connections_to_the_metrics_port_are_limited(toys: Path) -> None:
     with local_service(toys, "aio") as service:
         host, port = service.server.metrics_url.split("/")[2].split(":")
         with ExitStack() as stack:
             for _ in range(MAX_CONNECTIONS):
                 stack.enter_context(socket.create_connection((host, int(port))))
-            with socket.create_connection((host, int(port)), timeout=WAIT) as one_more:
-                assert one_more.recv(1) == b"", "it was not closed"
-        wait_until(lambda: answers(service.server.metrics_url), "room was made again")
+            with socket.create_connection((host, int(port)), timeout=WAIT) as excess:
+                assert excess.recv(1) == b"", "the connection was not closed"
+        wait_until(lambda: answers(service.server.metrics_url), "the port answers again")
 
 
-def test_nothing_is_left_behind(toys: Path, grpc_server: str) -> None:
-    """Threads, sockets and files of a service that was stopped are gone."""
-    this = psutil.Process()
-    with local_service(toys, grpc_server) as service:  # once, so that what a library keeps for good is there
+def test_a_stopped_service_leaves_no_threads_or_files(toys: Path, grpc_server: str) -> None:
+    """Its threads end, and its sockets and files are closed."""
+    process = psutil.Process()
+    with local_service(toys, grpc_server) as service:  # first, so that what libraries keep open is counted
         service.stub.ModelInfer(infer_request("double", x=X))
-    before = (threading.active_count(), this.num_fds())
+    before = (threading.active_count(), process.num_fds())
     for _ in range(3):
         with local_service(toys, grpc_server) as service:
             service.stub.ModelInfer(infer_request("double", x=X))
-    wait_until(lambda: threading.active_count() <= before[0], "its threads end")
-    wait_until(lambda: this.num_fds() <= before[1] + 3, "its files are closed")
+    wait_until(lambda: threading.active_count() <= before[0], "the threads have ended")
+    wait_until(lambda: process.num_fds() <= before[1] + 3, "the files are closed")

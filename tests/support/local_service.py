@@ -17,7 +17,7 @@ from tests.support.waiting import WAIT, wait_until
 
 
 class LocalService:
-    """A whole service in this process, grpc_servers and all, on a thread of its own and free loopback ports."""
+    """A whole service in this process, on a thread of its own and free loopback ports."""
 
     def __init__(self, repository: Path, grpc_server: str, **settings: Any) -> None:
         options: dict[str, Any] = {
@@ -41,7 +41,7 @@ class LocalService:
         return self
 
     def loaded(self) -> "LocalService":
-        """Wait until the repository has been gone through, whatever came of it."""
+        """Wait until the repository is loaded, even if models were refused."""
         wait_until(lambda: "still loading" not in self.server.unready_reason(), "the repository is loaded")
         return self
 
@@ -54,7 +54,7 @@ class LocalService:
         self._loop.close()
 
     def begin_shut_down(self, *, lame_duck: float = 0.0) -> Callable[[], None]:
-        """Start to shut down; the function that is returned waits for the end of it."""
+        """Start the shutdown. The returned function waits for its end."""
         future = asyncio.run_coroutine_threadsafe(self.server.shut_down(lame_duck=lame_duck), self._loop)
 
         def finish() -> None:
@@ -71,13 +71,13 @@ class LocalService:
 
 
 def make_settings(**values: Any) -> Settings:
-    """Settings from these values alone, whatever the environment and the command line say."""
+    """Settings from these values; the command line of pytest is ignored."""
     return Settings(_cli_parse_args=[], **values)  # type: ignore[call-arg]
 
 
 @contextmanager
 def local_service(repository: Path, grpc_server: str, **settings: Any) -> Iterator[LocalService]:
-    """A LocalService that has gone through its repository, stopped at the end."""
+    """A LocalService with a loaded repository; it is stopped at the end."""
     service = LocalService(repository, grpc_server, **settings)
     try:
         yield service.loaded()
@@ -86,13 +86,13 @@ def local_service(repository: Path, grpc_server: str, **settings: Any) -> Iterat
 
 
 class Gate:
-    """Stands before every engine of the process, open at first. Held, a run waits until it is let through."""
+    """Stands in front of every engine of this process. It is open at first; while held, runs wait to be let through."""
 
     def __init__(self, run: Callable[..., Any]) -> None:
         self._run = run
         self._permits = threading.Semaphore(0)
         self._held = False
-        self.sizes: list[int] = []  # rows of each run that began since `hold`
+        self.sizes: list[int] = []  # rows of each run that began since hold()
 
     def run(self, engine: Any, inputs: tuple[NDArray[Any], ...]) -> Any:
         """Stands in for Engine.run."""
@@ -102,16 +102,16 @@ class Gate:
         return self._run(engine, inputs)
 
     def hold(self) -> None:
-        """From now on, runs wait."""
+        """Make runs wait from now on."""
         self.sizes.clear()
         self._held = True
 
     def let_through(self, runs: int = 1) -> None:
-        """Let that many runs go on."""
+        """Let that many runs continue."""
         self._permits.release(runs)
 
     def open(self) -> None:
-        """Hold nothing any more."""
+        """Let all runs continue."""
         self._held = False
 
     def wait_for(self, runs: int) -> None:

@@ -1,4 +1,4 @@
-"""Where things are, and which gRPC servers there are."""
+"""The checkout's folders, and the names of the gRPC servers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Commands and services as processes of their own."""
+"""The service and the commands as processes."""
 
 import json
 import os
@@ -24,24 +24,17 @@ class ServiceProcess:
 
     def __init__(self, repository: Path, *flags: str, ready: bool = True) -> None:
         command = [sys.executable, "-m", "service", "--model-repository", str(repository), "--log-format", "json"]
-        command += [
-            "--grpc-port",
-            "0",
-            "--metrics-port",
-            "0",
-            "--lame-duck-seconds",
-            "0",
-            *flags,
-        ]  # the last one counts
+        # Of a flag that occurs twice, the last value counts.
+        command += ["--grpc-port", "0", "--metrics-port", "0", "--lame-duck-seconds", "0", *flags]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=clean_environment())
         self.events: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            wait_until(lambda: self._settled, "it started")
+            wait_until(lambda: self._settled, "the service has started")
             assert not ready or self.has("ready"), self.events
         except BaseException:
-            self.process.kill()  # nobody else will
+            self.process.kill()  # the caller gets no object to stop
             self.wait()
             raise
         self.address = str(self.event("listening")["address"]) if self.has("listening") else ""
@@ -52,7 +45,7 @@ class ServiceProcess:
         return self.has("ready") or self.has("not ready") or self.process.poll() is not None
 
     def has(self, event: str) -> bool:
-        """Whether a line of the log says so."""
+        """Whether the log has a line with that event."""
         return any(line["event"] == event for line in self.events)
 
     def event(self, name: str) -> dict[str, Any]:
@@ -60,12 +53,12 @@ class ServiceProcess:
         return next(line for line in self.events if line["event"] == name)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send the signal, wait for the end and return the exit status."""
+        """Send the signal, wait for the exit and return the exit status."""
         self.process.send_signal(number)
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for the end and return the exit status; `events` is complete then."""
+        """Wait for the exit and return the exit status; `events` is complete then."""
         status = self.process.wait(WAIT)
         self._reader.join(WAIT)
         assert self.process.stderr is not None
@@ -80,7 +73,7 @@ class ServiceProcess:
 
 @contextmanager
 def service_process(repository: Path, *flags: str, ready: bool = True) -> Iterator[ServiceProcess]:
-    """A ServiceProcess that is ended whatever happens."""
+    """A ServiceProcess that is killed at the end."""
     service = ServiceProcess(repository, *flags, ready=ready)
     try:
         yield service
@@ -90,7 +83,7 @@ def service_process(repository: Path, *flags: str, ready: bool = True) -> Iterat
 
 
 def run_command(*arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
-    """Run `python -m …` as a user does and return what it printed."""
+    """Run `python -m …` as a user does; returns its exit status and output."""
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,
@@ -103,13 +96,13 @@ def run_command(*arguments: str, timeout: float = 120.0) -> subprocess.Completed
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without settings of ours, but that training leaves its runs outside the checkout."""
+    """This process's environment without SERVICE_ and TRAINING_ settings; training runs go outside the checkout."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("SERVICE_", "TRAINING_"))}
     return kept | {"TRAINING_RUNS_DIR": str(RUNS)}
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody has at the moment."""
+    """A free port of the loopback interface."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port

@@ -1,4 +1,4 @@
-"""What a caller sees of an error."""
+"""The error of a call as its caller sees it."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class Refusal:
         self._status: Any = rpc_status.from_call(error)
 
     def detail(self, kind: type[Any]) -> Any:
-        """The only google.rpc detail, which must be of that kind."""
+        """The google.rpc detail, which must be of that kind."""
         assert self._status is not None, "no rich details"
         detail = kind()
         assert self._status.details[0].Unpack(detail)

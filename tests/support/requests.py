@@ -1,4 +1,4 @@
-"""ModelInfer requests and responses as arrays."""
+"""ModelInfer requests from arrays, and arrays from responses."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from service.pb import inference_pb2 as pb
 
 
 def infer_request(model: str, request_id: str = "", **inputs: NDArray[Any]) -> pb.ModelInferRequest:
-    """A raw request; datatypes follow the arrays, and object arrays of str are BYTES."""
+    """A request with raw contents. Datatypes follow the arrays; object arrays of str are BYTES."""
     request = pb.ModelInferRequest(model_name=model, id=request_id)
     for name, array in inputs.items():
         request.inputs.add(name=name, datatype=DATATYPES[array.dtype.name], shape=array.shape)
@@ -18,7 +18,7 @@ def infer_request(model: str, request_id: str = "", **inputs: NDArray[Any]) -> p
 
 
 def raw_bytes(array: NDArray[Any]) -> bytes:
-    """The array as it travels."""
+    """The raw contents of the array."""
     if array.dtype != np.object_:
         return array.tobytes()
     return b"".join(len(text.encode()).to_bytes(4, "little") + text.encode() for text in array.ravel())

@@ -82,7 +82,7 @@ def test_a_model_that_takes_no_images_is_said_to(tmp_path: Path) -> None:
         Image.new("L", (28, 28)).save(tmp_path / "any.png")
         status, _, errors = client(service, "classify", str(tmp_path / "any.png"), "--model", "double")
     assert status == 1
-    assert "'double' expected to take images UINT8 [N, height, width, 1 or 3], but takes FP32 [4]" in errors
+    assert "'double' takes no images: expected UINT8 [N, height, width, 1 or 3], but it takes FP32 [4]" in errors
 
 
 def test_health_says_it_with_its_exit_status(service: ServiceProcess) -> None:

@@ -1,4 +1,4 @@
-"""What happens when an engine breaks, when replicas share a port, and when connections come of age."""
+"""Processes that stop: a broken engine, replicas that share a port, and the maximum age of connections."""
 
 import shutil
 import signal
@@ -17,7 +17,7 @@ import pytest
 
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.support.paths import ROOT
-from tests.support.processes import clean_environment, service_process
+from tests.support.processes import clean_environment, free_port, service_process
 from tests.support.requests import infer_request
 from tests.support.waiting import WAIT, wait_until
 
@@ -35,7 +35,7 @@ def read(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-BREAKS = """
+SERVICE_THAT_BREAKS = """
 import sys
 from pathlib import Path
 from service.__main__ import main
@@ -54,9 +54,10 @@ main()
 def test_an_engine_that_breaks_ends_the_process_with_status_3(published: Path, tmp_path: Path) -> None:
     flag = tmp_path / "broken"
     port = free_port()
-    command = [sys.executable, "-c", BREAKS, str(flag), "--model-repository", str(published), "--grpc-port", str(port)]
-    # Opened only once it is ready, --reuse-port saves the waiting for that.
-    command += ["--metrics-port", "0", "--lame-duck-seconds", "0.2", "--device", "cpu", "--reuse-port"]
+    command = [sys.executable, "-c", SERVICE_THAT_BREAKS, str(flag), "--model-repository", str(published)]
+    # With --reuse-port, the service opens the port only once it is ready: a client that waits for the port is enough.
+    command += ["--reuse-port", "--grpc-port", str(port)]
+    command += ["--metrics-port", "0", "--lame-duck-seconds", "0.2", "--device", "cpu"]
     process = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stderr=subprocess.PIPE, text=True)
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -72,27 +73,15 @@ def test_an_engine_that_breaks_ends_the_process_with_status_3(published: Path, t
         process.communicate()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        return int(holder.getsockname()[1])
-
-
-def test_replicas_share_a_port_and_one_that_stops_fails_no_call(toys: Path) -> None:
-    """On the aio server, without retries; `make soak-restart` does it for a minute, on both servers."""
-    flags = [
-        "--grpc-server",
-        "aio",
-        "--reuse-port",
-        "--grpc-port",
-        str(free_port()),
-        "--max-connection-age-seconds",
-        "0.5",
-    ]
+def test_a_replica_on_a_shared_port_stops_without_failing_a_call(toys: Path) -> None:
+    """On the aio server, without retries. `make soak-restart` does it for a minute, on both servers."""
+    flags = ["--grpc-server", "aio", "--reuse-port", "--grpc-port", str(free_port())]
+    flags += ["--max-connection-age-seconds", "0.5"]
     failures: list[grpc.RpcError] = []
     stop, count = threading.Event(), [0]
 
     def call() -> None:
-        with grpc.insecure_channel(one.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        with grpc.insecure_channel(first.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             stub = GRPCInferenceServiceStub(channel)
             while not stop.is_set():
                 try:
@@ -101,23 +90,23 @@ def test_replicas_share_a_port_and_one_that_stops_fails_no_call(toys: Path) -> N
                 except grpc.RpcError as error:
                     failures.append(error)
 
-    with service_process(toys, *flags, "--lame-duck-seconds", "0.2") as one, service_process(toys, *flags) as other:
+    with service_process(toys, *flags, "--lame-duck-seconds", "0.2") as first, service_process(toys, *flags) as second:
         callers = [threading.Thread(target=call) for _ in range(8)]
         for caller in callers:
             caller.start()
-        # The kernel shares connections out by chance, anew as they come of age.
-        wait_until(lambda: 'code="OK"' in read(one.metrics)[1], "the one answers some of them")
-        assert one.stop(signal.SIGTERM) == 0
+        # The kernel assigns connections at random, and again when they reconnect at their maximum age.
+        wait_until(lambda: 'code="OK"' in read(first.metrics)[1], "the first replica answers calls")
+        assert first.stop(signal.SIGTERM) == 0
         before = count[0]
-        wait_until(lambda: count[0] > before + 100, "the other answers")
+        wait_until(lambda: count[0] > before + 100, "the second replica answers calls")
         stop.set()
         for caller in callers:
             caller.join(WAIT)
         assert not failures
-        assert one.event("stopped")["answered"] and other.process.poll() is None
+        assert first.event("stopped")["answered"] and second.process.poll() is None
 
 
-def test_a_shared_port_is_not_opened_before_there_is_something_to_answer(tmp_path: Path, toys: Path) -> None:
+def test_a_shared_port_is_opened_only_once_a_model_is_ready(tmp_path: Path, toys: Path) -> None:
     (tmp_path / "models").mkdir()
     port = free_port()
     flags = ["--reuse-port", "--grpc-port", str(port), "--repository-poll-seconds", "0.05"]
@@ -126,12 +115,12 @@ def test_a_shared_port_is_not_opened_before_there_is_something_to_answer(tmp_pat
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.1", port), timeout=1)
         shutil.copytree(toys / "double", tmp_path / "models" / "double")
-        wait_until(lambda: late.has("listening"), "it opens")
+        wait_until(lambda: late.has("listening"), "the port is open")
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             GRPCInferenceServiceStub(channel).ModelInfer(infer_request("double", x=X), timeout=WAIT)
 
 
-def test_a_service_without_clients_does_not_wait_for_them(toys: Path) -> None:
+def test_a_service_without_connections_does_not_wait_for_their_maximum_age(toys: Path) -> None:
     with service_process(
         toys, "--grpc-server", "aio", "--lame-duck-seconds", "0.1", "--max-connection-age-seconds", "60"
     ) as service:

@@ -1,4 +1,4 @@
-"""The service's life as an operator sees it: start, readiness, reload, metrics, stop."""
+"""The service as a process: signals, exit status, settings, readiness, reload and log."""
 
 import json
 import signal
@@ -14,12 +14,10 @@ from urllib.request import urlopen
 import grpc
 import numpy as np
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from service.pb import health_pb2, health_pb2_grpc
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.support.local_service import LocalService
 from tests.support.models import add_version, doubling_model
 from tests.support.processes import run_command, service_process
 from tests.support.requests import infer_request, outputs_of
@@ -29,7 +27,7 @@ X = np.ones((1, 4), np.float32)
 
 
 def get(url: str) -> tuple[int, str]:
-    """Status and body of a page."""
+    """Status and body of a response."""
     try:
         with urlopen(url, timeout=10) as response:
             return response.status, response.read().decode()
@@ -39,12 +37,12 @@ def get(url: str) -> tuple[int, str]:
 
 
 @pytest.fixture
-def taken_port() -> Iterator[int]:
+def port_in_use() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
 
-def test_sigterm_ends_with_status_0_and_every_accepted_call_answered(toys: Path, grpc_server: str) -> None:
+def test_sigterm_answers_every_accepted_call_and_exits_with_0(toys: Path, grpc_server: str) -> None:
     with service_process(toys, "--grpc-server", grpc_server) as service:
         stop = threading.Event()
         answered: list[float] = []
@@ -60,10 +58,10 @@ def test_sigterm_ends_with_status_0_and_every_accepted_call_answered(toys: Path,
                             outputs_of(stub.ModelInfer(infer_request("double", x=X), timeout=20))["y"][0, 0]
                         )
                     except grpc.RpcError as error:
-                        # Refused by the server, or not accepted at all: both may safely be sent elsewhere.
+                        # The server refused the call, or the connection: the client may safely retry elsewhere.
                         text = f"{error.code().name}: {error.details()}"
-                        fine = text.startswith("UNAVAILABLE") and ("draining" in text or "refused" in text)
-                        (refused if fine else lost).append(text)
+                        may_retry = text.startswith("UNAVAILABLE") and ("draining" in text or "refused" in text)
+                        (refused if may_retry else lost).append(text)
                         return
 
         threads = [threading.Thread(target=call) for _ in range(16)]
@@ -80,7 +78,7 @@ def test_sigterm_ends_with_status_0_and_every_accepted_call_answered(toys: Path,
     assert service.has("draining") and service.has("stopped")
 
 
-def test_after_sigterm_it_says_so_and_serves_on_for_drain_seconds(toys: Path, grpc_server: str) -> None:
+def test_a_lame_duck_reports_not_serving_and_serves_on(toys: Path, grpc_server: str) -> None:
     with service_process(toys, "--grpc-server", grpc_server, "--lame-duck-seconds", "1.5") as service:
         with grpc.insecure_channel(service.address) as channel:
             stub, health = GRPCInferenceServiceStub(channel), health_pb2_grpc.HealthStub(channel)
@@ -96,30 +94,30 @@ def test_after_sigterm_it_says_so_and_serves_on_for_drain_seconds(toys: Path, gr
         assert service.wait() == 0
 
 
-def test_a_second_signal_ends_at_once(toys: Path) -> None:
+def test_a_second_signal_exits_at_once(toys: Path) -> None:
     with service_process(toys, "--lame-duck-seconds", "600") as service:
         service.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: service.has("draining"), "it drains")
+        wait_until(lambda: service.has("draining"), "the service drains")
         assert service.stop(signal.SIGTERM) == 128 + signal.SIGTERM
 
 
-def test_ctrl_c_does_not_wait_for_balancers(toys: Path) -> None:
+def test_ctrl_c_skips_the_lame_duck(toys: Path) -> None:
     with service_process(toys, "--lame-duck-seconds", "600") as service:
         assert service.stop(signal.SIGINT) == 0
 
 
 @pytest.mark.parametrize("flag", ["--grpc-port", "--metrics-port"])
-def test_a_taken_port_is_one_line_and_status_2(toys: Path, grpc_server: str, flag: str, taken_port: int) -> None:
-    ports = {"--grpc-port": "0", "--metrics-port": "0"} | {flag: str(taken_port)}
+def test_a_port_in_use_is_one_line_and_status_2(toys: Path, grpc_server: str, flag: str, port_in_use: int) -> None:
+    ports = {"--grpc-port": "0", "--metrics-port": "0"} | {flag: str(port_in_use)}
     flags = [part for pair in ports.items() for part in pair]
     result = run_command("service", "--model-repository", str(toys), "--grpc-server", grpc_server, *flags)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"error: {flag} {taken_port}:") and "Address already in use" in line
+    assert line.startswith(f"error: {flag} {port_in_use}:") and "Address already in use" in line
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "message"),
     [
         (["--model-repository", "/nowhere"], "--model-repository /nowhere: no such folder"),
         (["--grpc-port", "70000"], "--grpc-port"),
@@ -132,14 +130,14 @@ def test_a_taken_port_is_one_line_and_status_2(toys: Path, grpc_server: str, fla
         (["--bogus"], "--bogus"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused_with_status_2(flags: list[str], says: str) -> None:
+def test_an_invalid_setting_is_refused_with_status_2(flags: list[str], message: str) -> None:
     result = run_command("service", *flags)
     assert result.returncode == 2
-    assert says in result.stderr.splitlines()[-1]
+    assert message in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
 
 
-def test_an_empty_repository_is_live_not_ready_and_takes_the_first_good_version(
+def test_without_models_the_service_is_live_and_gets_ready_with_the_first_valid_version(
     tmp_path: Path, grpc_server: str
 ) -> None:
     with service_process(
@@ -155,16 +153,18 @@ def test_an_empty_repository_is_live_not_ready_and_takes_the_first_good_version(
             assert not stub.ServerReady(pb.ServerReadyRequest()).ready
             add_version(tmp_path / ".staging", "double", b"not a graph")
             (tmp_path / ".staging" / "double").rename(tmp_path / "double")
-            wait_until(lambda: service.has("model refused"), "the bad version is refused")
+            wait_until(lambda: service.has("model refused"), "the invalid version is refused")
             assert "model.onnx cannot be opened" in get(service.metrics.replace("metrics", "readyz"))[1]
             add_version(tmp_path, "double", doubling_model(), version=2)
-            wait_until(lambda: stub.ServerReady(pb.ServerReadyRequest()).ready, "the good version is taken")
+            wait_until(lambda: stub.ServerReady(pb.ServerReadyRequest()).ready, "the valid version is ready")
             np.testing.assert_array_equal(outputs_of(stub.ModelInfer(infer_request("double", x=X)))["y"], 2 * X)
-        assert sum(line["event"] == "model refused" for line in service.events) == 1, "it says so at every poll"
+        assert sum(line["event"] == "model refused" for line in service.events) == 1, (
+            "the refusal is logged at every poll"
+        )
         assert service.stop() == 0
 
 
-def test_sighup_looks_for_new_versions_now(toys: Path) -> None:
+def test_sighup_loads_new_versions_at_once(toys: Path) -> None:
     with service_process(toys) as service, grpc.insecure_channel(service.address) as channel:
         stub = GRPCInferenceServiceStub(channel)
         add_version(toys, "double", doubling_model(), version=2)
@@ -174,7 +174,7 @@ def test_sighup_looks_for_new_versions_now(toys: Path) -> None:
         )
 
 
-def test_a_log_has_one_line_a_step_and_none_a_request(toys: Path) -> None:
+def test_the_log_has_one_line_a_step_and_none_for_requests(toys: Path) -> None:
     with service_process(toys) as service:
         with grpc.insecure_channel(service.address) as channel:
             stub = GRPCInferenceServiceStub(channel)
@@ -187,7 +187,7 @@ def test_a_log_has_one_line_a_step_and_none_a_request(toys: Path) -> None:
     assert all({"level", "timestamp"} <= line.keys() for line in service.events)
 
 
-def test_a_log_is_text_where_it_is_asked_for_and_json_where_nobody_looks() -> None:
+def test_the_log_is_text_on_request_and_json_without_a_terminal() -> None:
     def logged(form: str) -> str:
         code = (
             "import logging, structlog; from service.core import logs; "
@@ -201,14 +201,3 @@ def test_a_log_is_text_where_it_is_asked_for_and_json_where_nobody_looks() -> No
     lines = [json.loads(line) for line in logged("auto").splitlines()]
     assert [line["event"] for line in lines] == ["model ready", "from a library"]
     assert lines[0]["version"] == 1 and lines[1]["level"] == "warning"
-
-
-def metrics(service: LocalService) -> dict[tuple[str, str], float]:
-    """Every sample of /metrics by name and its model's labels."""
-    status, text = get(service.server.metrics_url)
-    assert status == 200
-    return {
-        (sample.name, "|".join(f"{key}={value}" for key, value in sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }

@@ -1,4 +1,4 @@
-"""The layout of the code is what its documents say."""
+"""The structure of the code: top-level files, layers, imports, docstrings and dependencies."""
 
 import ast
 import re
@@ -25,11 +25,11 @@ def tracked() -> list[Path]:
     return [Path(line) for line in listed.splitlines()]
 
 
-def test_nothing_else_is_at_the_top() -> None:
+def test_only_known_files_are_at_the_top_level() -> None:
     assert {path.parts[0] for path in tracked()} <= TOP
 
 
-def test_imports_point_one_way() -> None:
+def test_imports_follow_the_layers() -> None:
     result = subprocess.run(
         [str(Path(sys.executable).parent / "lint-imports"), "--no-logo"],
         cwd=ROOT,
@@ -41,7 +41,7 @@ def test_imports_point_one_way() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "never"),
+    ("module", "forbidden"),
     [
         ("service.app.server", ["torch", "torchvision", "onnx", "training", "matplotlib"]),
         ("service.client", ["torch", "onnxruntime", "numpy", "PIL", "training"]),
@@ -49,8 +49,8 @@ def test_imports_point_one_way() -> None:
         ("training.settings", ["torch", "grpc"]),
     ],
 )
-def test_a_module_does_not_load_what_it_must_live_without(module: str, never: list[str]) -> None:
-    code = f"import sys, {module}; print(sorted(set({never!r}) & set(sys.modules)))"
+def test_a_module_does_not_load_forbidden_packages(module: str, forbidden: list[str]) -> None:
+    code = f"import sys, {module}; print(sorted(set({forbidden!r}) & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
 
@@ -64,7 +64,7 @@ PACKAGES = sorted(
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_the_docstring_of_a_package_lists_what_is_in_it(package: str) -> None:
+def test_the_docstring_of_a_package_lists_its_modules(package: str) -> None:
     folder = ROOT / package
     text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
     modules = {path.name for path in folder.glob("*.py")} - {"__init__.py", "__main__.py"}
@@ -74,14 +74,14 @@ def test_the_docstring_of_a_package_lists_what_is_in_it(package: str) -> None:
     assert listed <= modules | packages
 
 
-def test_the_error_tree_in_the_docstring_is_the_tree() -> None:
+def test_the_error_tree_in_the_docstring_matches_the_classes() -> None:
     from service.core import errors
 
     text = errors.__doc__ or ""
-    drawn = dict(re.findall(r"[├└]── (\w+) +([A-Z_]+)", text))
-    real = {
+    documented = dict(re.findall(r"[├└]── (\w+) +([A-Z_]+)", text))
+    actual = {
         name: kind.code.name
         for name, kind in vars(errors).items()
         if isinstance(kind, type) and issubclass(kind, errors.ServiceError) and hasattr(kind, "code")
     }
-    assert drawn == real
+    assert documented == actual

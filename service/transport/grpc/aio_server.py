@@ -1,7 +1,8 @@
-"""The front that serves every method: grpc.aio.
+"""The aio server: every method, on grpc.aio.
 
-Owns: registering the methods, turning ServiceErrors into statuses, deadlines and cancellation, streams, and the reply
-that crosses from an engine's thread to the event loop. Knows nothing of tensors.
+Owns the registration of methods, authorization, deadlines, cancellation, streams, the conversion of ServiceErrors to
+statuses, and the handover of responses from the engines' threads to the event loop. Not here: what the methods do
+(the servicers), tensors (inference/).
 """
 
 from __future__ import annotations  # types-grpcio's generics exist for mypy only
@@ -38,10 +39,11 @@ HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
 POOL.AddSerializedFile(reflection_pb2.DESCRIPTOR.serialized_pb)
 
 MAX_PENDING_CALLS = 2**13
-NO_MAX_AGE_MS = 2**31 - 1  # as gRPC writes it, in milliseconds
-# What takes the right to control.
+NO_MAX_AGE_MS = 2**31 - 1  # gRPC's value for no maximum connection age, in milliseconds
+# The methods that need the right `control`.
 CONTROL_METHODS = ("RepositoryModelLoad", "RepositoryModelUnload", "LogSettings")
-# A stream of a client that sends this has an error as its status instead of in a message, and ends with it.
+# Triton's metadata key: if a client sends "true", an error is the status of the stream and ends it, instead of being a
+# message of the stream.
 STATUS_KEY = "triton_grpc_error"
 
 M = TypeVar("M", bound=Message)
@@ -78,10 +80,10 @@ class AioServer:
         self._stopping = False
         self._server = grpc.aio.server(
             options=[
-                ("grpc.so_reuseport", int(reuse_port)),  # else a taken port must be an error
+                ("grpc.so_reuseport", int(reuse_port)),  # if 0, a port in use is an error
                 ("grpc.max_connection_age_ms", int(max_connection_age_seconds * 1e3) or NO_MAX_AGE_MS),
-                # Calls that gRPC holds before we take them. Past 1,000 it would cancel some at random, with a status
-                # that no client retries; the batcher's bound comes after, with a better answer.
+                # Calls that gRPC holds before Python takes them. By default, gRPC cancels some at random past 1,000,
+                # with a status that no client retries; the limit of the batcher's queue gives a better answer.
                 ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
                 ("grpc.max_receive_message_length", max_message_bytes),
@@ -110,27 +112,28 @@ class AioServer:
             raise OSError(f"{address} cannot be bound") from error
 
     async def start(self) -> None:
-        """Take calls."""
+        """Start to serve."""
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
-        """End the streams, refuse new calls, send GOAWAY, and end those in flight after `grace` seconds."""
+        """End the streams, refuse new calls, send GOAWAY, and cancel calls that take longer than `grace` seconds."""
         self._stopping = True
         for stream in self._streams:
             stream.cancel()
         await self._server.stop(grace)
 
     def _submit(self, payload: bytes, deadline: float | None) -> tuple[asyncio.Future[bytes], PendingInfer | None]:
-        """Queue a request; the future gets its serialised answer, or a ServiceError."""
+        """Queue a request. The future gets the serialised response or a ServiceError."""
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         try:
             arrived = time.monotonic()
             return future, self._handler.submit(payload, self._sink, future, arrived=arrived, deadline=deadline)
-        except Exception:  # noqa: BLE001 # _unexpected logs it
-            future.set_exception(_unexpected("ModelInfer"))
+        except Exception:  # noqa: BLE001 # _log_unexpected logs it
+            future.set_exception(_log_unexpected("ModelInfer"))
             return future, None
 
-    async def _answer(self, payload: bytes, deadline: float | None) -> bytes:
+    async def _respond(self, payload: bytes, deadline: float | None) -> bytes:
+        """The serialised response; a cancelled call takes its request out of the queue."""
         future, request = self._submit(payload, deadline)
         try:
             return await future
@@ -142,7 +145,7 @@ class AioServer:
     async def _infer(self, payload: bytes, context: Context) -> bytes:
         try:
             self._authorize(context)
-            return await self._answer(payload, _deadline(context))
+            return await self._respond(payload, _deadline(context))
         except ServiceError as error:
             await _abort(context, error)
 
@@ -151,12 +154,12 @@ class AioServer:
         try:
             self._authorize(context)
             request = _parse(classifier_pb2.ClassifyRequest, payload)
-            response = await classifier.Classify(request, lambda payload: self._answer(payload, deadline))
+            response = await classifier.Classify(request, lambda payload: self._respond(payload, deadline))
             return response.SerializeToString()
         except ServiceError as error:
             await _abort(context, error)
-        except Exception:  # noqa: BLE001 # _unexpected logs it
-            await _abort(context, _unexpected("Classify"))
+        except Exception:  # noqa: BLE001 # _log_unexpected logs it
+            await _abort(context, _log_unexpected("Classify"))
 
     async def _infer_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         try:
@@ -166,32 +169,32 @@ class AioServer:
         deadline = _deadline(context)
         as_status = (STATUS_KEY, "true") in tuple(context.invocation_metadata() or ())
         stream = InferenceStream(requests, lambda payload: self._submit(payload, deadline))
-        async with contextlib.aclosing(stream.responses()) as answers, self._ended_by_stop(context):
-            async for payload, answer in answers:
-                if isinstance(answer, bytes):
-                    yield stream_response(answer)
+        async with contextlib.aclosing(stream.responses()) as responses, self._ends_on_stop(context):
+            async for payload, response in responses:
+                if isinstance(response, bytes):
+                    yield stream_response(response)
                 elif as_status:
-                    await _abort(context, answer)
+                    await _abort(context, response)
                 else:
-                    yield stream_error(payload, answer)
+                    yield stream_error(payload, response)
 
     async def _watch(self, health: HealthServicer, payload: bytes, context: Context) -> AsyncIterator[bytes]:
         try:
             request = _parse(health_pb2.HealthCheckRequest, payload)
         except ServiceError as error:
             await _abort(context, error)
-        async with contextlib.aclosing(health.Watch(request)) as statuses, self._ended_by_stop(context):
+        async with contextlib.aclosing(health.Watch(request)) as statuses, self._ends_on_stop(context):
             async for status in statuses:
                 yield status.SerializeToString()
 
     def _handlers(
-        self, service: ServiceDescriptor, servicer: object, special: dict[str, MethodHandler]
+        self, service: ServiceDescriptor, servicer: object, own_handlers: dict[str, MethodHandler]
     ) -> grpc.GenericRpcHandler:
-        """A handler for every method of the service: a special one, or the servicer's."""
+        """The handlers of all methods of the service: `own_handlers`, and the servicer for other methods."""
         handlers = {}
         for method in service.methods:
             right = None if service is HEALTH else CONTROL if method.name in CONTROL_METHODS else INFER
-            handlers[method.name] = special.get(method.name) or self._unary_handler(
+            handlers[method.name] = own_handlers.get(method.name) or self._unary_handler(
                 getattr(servicer, method.name), GetMessageClass(method.input_type), right
             )
         return grpc.method_handlers_generic_handler(service.full_name, handlers)
@@ -199,6 +202,8 @@ class AioServer:
     def _unary_handler(
         self, function: Callable[[Any], Message | Awaitable[Message]], request: type[Message], right: str | None
     ) -> MethodHandler:
+        """A handler that checks the right, if there is one, and calls the servicer's method."""
+
         async def handle(payload: bytes, context: Context) -> bytes:
             try:
                 if right is not None:
@@ -207,8 +212,8 @@ class AioServer:
                 return (response if isinstance(response, Message) else await response).SerializeToString()
             except ServiceError as error:
                 await _abort(context, error)
-            except Exception:  # noqa: BLE001 # _unexpected logs it
-                await _abort(context, _unexpected(function.__name__))
+            except Exception:  # noqa: BLE001 # _log_unexpected logs it
+                await _abort(context, _log_unexpected(function.__name__))
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -217,8 +222,8 @@ class AioServer:
             self._handler.authorize(context.invocation_metadata() or (), right)
 
     @contextlib.asynccontextmanager
-    async def _ended_by_stop(self, context: Context) -> AsyncIterator[None]:
-        """Ends a stream, which might never end by itself, when the server stops; its client may go elsewhere."""
+    async def _ends_on_stop(self, context: Context) -> AsyncIterator[None]:
+        """End the stream with UNAVAILABLE when the server stops: a client may keep a stream open for ever."""
         task = asyncio.current_task()
         assert task is not None
         self._streams.add(task)
@@ -233,7 +238,7 @@ class AioServer:
 
 
 class LoopResponseSink:
-    """Results on their way from the engines' threads to the event loop, one wake-up for many."""
+    """Hands responses from the engines' threads to the event loop; one wake-up of the loop delivers many."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -241,7 +246,7 @@ class LoopResponseSink:
         self._woken = False
 
     def respond(self, call: asyncio.Future[bytes], payload: bytes) -> None:
-        """Give the coroutine that waits for `call` its serialised response."""
+        """Give the serialised response to the coroutine that waits for `call`."""
         self._put(call, payload)
 
     def fail(self, call: asyncio.Future[bytes], error: ServiceError) -> None:
@@ -252,14 +257,14 @@ class LoopResponseSink:
         self._results.append((future, result))
         if not self._woken:
             self._woken = True
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the call
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and its calls with it
                 self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        self._woken = False  # first, so that what is put from here on wakes the loop again
+        self._woken = False  # first, so that results put from now on wake the loop again
         while self._results:
             future, result = self._results.popleft()
-            if future.done():  # cancelled meanwhile
+            if future.done():  # its call was cancelled
                 continue
             if isinstance(result, ServiceError):
                 future.set_exception(result)
@@ -268,19 +273,19 @@ class LoopResponseSink:
 
 
 def _deadline(context: Context) -> float | None:
-    left = context.time_remaining()
-    return None if left is None else time.monotonic() + left
+    seconds_left = context.time_remaining()
+    return None if seconds_left is None else time.monotonic() + seconds_left
 
 
 def _parse(message: type[M], payload: bytes) -> M:
     try:
         return message.FromString(payload)
     except DecodeError as error:
-        raise InvalidArgument("", f"the bytes are no {message.DESCRIPTOR.full_name}") from error
+        raise InvalidArgument("", f"the message is not a valid {message.DESCRIPTOR.full_name}") from error
 
 
-def _unexpected(method: str) -> EngineFailed:
-    """The answer to an exception that nobody foresaw; it is being handled now."""
+def _log_unexpected(method: str) -> EngineFailed:
+    """Log the exception that is being handled, and return the error for the caller."""
     error = EngineFailed()
     log.exception("call failed", method=method, error_id=error.error_id)
     return error

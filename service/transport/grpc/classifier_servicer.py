@@ -1,12 +1,15 @@
-"""simplecnn.v1.ImageClassifier: the messages of Classify, in and out. The work is inference/classification.py's."""
+"""simplecnn.v1.ImageClassifier: converts the messages of Classify.
+
+Not here: classification itself (inference/classification.py).
+"""
 
 from service.core.errors import InvalidArgument, ServiceError
-from service.inference.classification import Classification, Classifier, Infer, Picture, RawImage
+from service.inference.classification import Classification, Classifier, ImageSource, Infer, RawImage
 from service.pb import classifier_pb2 as pb
 
 
 class ClassifierServicer:
-    """The one method, on an event loop."""
+    """The method Classify, on an event loop."""
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
@@ -15,14 +18,14 @@ class ClassifierServicer:
         """Classify each image. `infer` calls ModelInfer on behalf of this caller.
 
         Raises:
-            ServiceError: the request is invalid, or no image was answered and at least one is not to blame.
+            ServiceError: the request is invalid, or no image was classified and not every image is invalid.
         """
         if request.fit not in pb.Fit.values():
             raise InvalidArgument("fit", f"fit expected one of {pb.Fit.keys()}, got {request.fit}")
         answers = await self._classifier.classify(
             request.model_name,
             request.model_version,
-            [_picture(image) for image in request.images],
+            [_source(image) for image in request.images],
             fit=request.fit,
             top_k=max(request.top_k, 1),
             infer=infer,
@@ -30,7 +33,7 @@ class ClassifierServicer:
         return pb.ClassifyResponse(results=[_result(index, answer) for index, answer in enumerate(answers)])
 
 
-def _picture(image: pb.Image) -> Picture:
+def _source(image: pb.Image) -> ImageSource:
     match image.WhichOneof("content"):
         case "encoded":
             return image.encoded

@@ -1,9 +1,11 @@
-"""grpc.health.v1.Health: one name for the server, "", one a model, and "liveness", which serves while the process does.
+"""grpc.health.v1.Health: the status of the server (name ""), of each model (its name), and of the process ("liveness").
 
-Kubernetes kills what a liveness probe finds NOT_SERVING; a server that drains or waits for its first model is alive.
+"liveness" is SERVING as long as the process runs: Kubernetes kills a container whose liveness probe gets NOT_SERVING,
+and a server that drains or waits for its first model must not be killed.
 
-Owns: the statuses and who watches them. It lives on the server's event loop: `set_all` must be called there.
-Written here because grpcio-health-checking's asyncio servicer has no List and forgets watchers when another leaves.
+Owns the statuses and the watches on them, on the server's event loop: `set_all` must be called there. Not here: what
+decides a status (app/server.py). grpcio-health-checking is not used because its asyncio servicer has no List and
+forgets watchers when another one leaves.
 """
 
 import asyncio
@@ -24,7 +26,7 @@ class HealthServicer:
         self._changed = asyncio.Event()
 
     def set_all(self, serving: Mapping[str, bool]) -> None:
-        """Replace all statuses, and tell those who watch."""
+        """Replace all statuses, and send changes to the watches."""
         serving = {**serving, LIVENESS: True}
         if serving == self._serving:
             return
@@ -33,9 +35,9 @@ class HealthServicer:
         self._changed = asyncio.Event()
 
     def Check(self, request: pb.HealthCheckRequest) -> pb.HealthCheckResponse:
-        """The status of one name. Raises NotFound for one that is unknown."""
+        """The status of one name. Raises NotFound if the name is unknown."""
         if request.service not in self._serving:
-            raise NotFound(f"no service {request.service!r}; there are {sorted(self._serving)}")
+            raise NotFound(f"unknown service {request.service!r}; the services are {sorted(self._serving)}")
         return pb.HealthCheckResponse(status=self._status(request.service))
 
     def List(self, _: pb.HealthListRequest) -> pb.HealthListResponse:
@@ -45,13 +47,13 @@ class HealthServicer:
         )
 
     async def Watch(self, request: pb.HealthCheckRequest) -> AsyncGenerator[pb.HealthCheckResponse]:
-        """The status now and at every change; SERVICE_UNKNOWN while the name is unknown."""
-        last = None
+        """The current status, then every change of it; SERVICE_UNKNOWN while the name is unknown."""
+        sent = None
         while True:
             changed = self._changed
             status = self._status(request.service)
-            if status != last:
-                last = status
+            if status != sent:
+                sent = status
                 yield pb.HealthCheckResponse(status=status)
             await changed.wait()
 

@@ -1,7 +1,7 @@
-"""Every method of inference.GRPCInferenceService but inference itself: convert, ask, convert.
+"""inference.GRPCInferenceService, except inference: health, metadata, statistics, model control and logging.
 
-A method takes its request message and returns its response message, or raises a ServiceError; the fronts do the rest.
-Those that wait are coroutines.
+A method takes its request message and returns its response message, or raises a ServiceError. Methods that wait are
+coroutines. Not here: ModelInfer and ModelStreamInfer (inference/handler.py, streaming.py), statuses (aio_server.py).
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from service.models.registry import Registry, State
 from service.pb import inference_pb2 as pb
 
 SERVER_NAME = "simplecnn"
-# Of the extensions that Triton names, those that are offered.
+# The extensions of the protocol that the service supports, by Triton's names.
 EXTENSIONS = (
     "classification",
     "model_repository",
@@ -31,7 +31,7 @@ EXTENSIONS = (
 
 
 class InferenceServicer:
-    """The methods, by name."""
+    """The methods, named as in the protocol."""
 
     def __init__(
         self, registry: Registry, reconciler: Reconciler, handler: InferenceHandler, *, enable_control: bool
@@ -46,11 +46,11 @@ class InferenceServicer:
         return pb.ServerLiveResponse(live=True)
 
     def ServerReady(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
-        """Every model that should answer does, and the server is not about to stop."""
+        """Whether every model that should answer does, and the server is not stopping."""
         return pb.ServerReadyResponse(ready=not (self._handler.lame_duck or self._registry.unready_reason()))
 
     def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        """The version answers. Raises NotFound for one that does not exist."""
+        """Whether the version answers. Raises NotFound if it does not exist."""
         try:
             model = self._registry.get(request.name, request.version)
         except NotReady:
@@ -58,28 +58,28 @@ class InferenceServicer:
         return pb.ModelReadyResponse(ready=not (model.batcher.broken or self._handler.lame_duck))
 
     def ServerMetadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        """What this server is."""
+        """The server's name, version and extensions."""
         return pb.ServerMetadataResponse(name=SERVER_NAME, version=VERSION, extensions=EXTENSIONS)
 
     def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        """What the model takes and gives; shapes with the batch axis as -1."""
+        """The model's versions, inputs and outputs; the batch axis is -1 in their shapes."""
         spec = self._registry.get(request.name, request.version).spec
         versions = [model.spec.version for model in self._registry.models() if model.spec.name == spec.name]
         response = pb.ModelMetadataResponse(
             name=spec.name, versions=[str(number) for number in sorted(versions)], platform=spec.config.platform
         )
-        lead = [-1] if spec.batches else []
+        batch_axis = [-1] if spec.batches else []
         for tensors, field in ((spec.inputs, response.inputs), (spec.outputs, response.outputs)):
             for tensor in tensors:
-                field.add(name=tensor.name, datatype=tensor.data_type.name, shape=[*lead, *tensor.shape])
+                field.add(name=tensor.name, datatype=tensor.data_type.name, shape=[*batch_axis, *tensor.shape])
         return response
 
     def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-        """The model's configuration, with all that was derived."""
+        """The model's configuration, with every derived field."""
         return pb.ModelConfigResponse(config=self._registry.get(request.name, request.version).spec.config)
 
     def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
-        """What happened to one version, or all of a model, or all there are."""
+        """The statistics of one version, of all versions of a model, or of all models."""
         models = self._registry.models()
         if request.name:
             named = self._registry.get(request.name, request.version)
@@ -87,7 +87,7 @@ class InferenceServicer:
         return pb.ModelStatisticsResponse(model_stats=[_statistics(model) for model in models])
 
     def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
-        """Every version, its state and, where it is not ready, why."""
+        """Every version, its state and, if it is not ready, the reason."""
         response = pb.RepositoryIndexResponse()
         for status in self._registry.index():
             if status.state is State.READY or not request.ready:
@@ -95,30 +95,32 @@ class InferenceServicer:
                 response.models.add(name=status.name, version=number, state=status.state, reason=status.reason)
         return response
 
-    # --- control ---
+    # --- model control and logging ---
 
     async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
-        """Load what the repository has of the model now."""
+        """Load the model's versions that the repository holds now."""
         name = self._controlled(request)
         for parameter in request.parameters:
             raise Unimplemented(
-                f"the parameter {parameter!r} is not offered: what is served is what lies in the repository; "
+                f"the parameter {parameter!r} is not supported: the service serves only what the repository holds; "
                 "write the files there, each by a rename, and load without parameters"
             )
         await asyncio.to_thread(self._reconciler.load, name)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
-        """Answer what the model has accepted and unload it. No model has dependents here."""
+        """Answer the model's pending requests and unload it. Models have no dependents here."""
         await asyncio.to_thread(self._reconciler.unload, self._controlled(request))
         return pb.RepositoryModelUnloadResponse()
 
     def LogSettings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
-        """Which levels are logged, after switching those that the request names."""
+        """The levels that are logged, after the changes that the request asks for."""
         changes: dict[str, bool] = {}
         for name, setting in request.settings.items():
             if name not in logs.LEVELS:
-                raise Unimplemented(f"the setting {name!r} cannot be changed; those that can are {list(logs.LEVELS)}")
+                raise Unimplemented(
+                    f"the setting {name!r} cannot be changed; the settings that can are {list(logs.LEVELS)}"
+                )
             if setting.WhichOneof("parameter_choice") != "bool_param":
                 raise InvalidArgument(f"settings.{name}", f"the setting {name!r} expected a bool_param")
             changes[name] = setting.bool_param
@@ -132,24 +134,26 @@ class InferenceServicer:
         return response
 
     def _controlled(self, request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:
-        """The model's name, if control is allowed."""
+        """The model's name, if model control is turned on."""
         self._check_control(request.DESCRIPTOR.name.removesuffix("Request"))
         if not request.model_name:
-            raise InvalidArgument("model_name", "model_name, field 2 as Triton has it, expected a model, got nothing")
+            raise InvalidArgument(
+                "model_name", "model_name expected a model's name, got nothing; it is field 2, as in Triton"
+            )
         return str(request.model_name)
 
     def _check_control(self, what: str) -> None:
         if not self._control_enabled:
             raise Unimplemented(f"{what} is turned off; start the service with --enable-model-control to turn it on")
 
-    # --- not offered ---
+    # --- not supported ---
 
     def TraceSetting(self, _: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
-        """Not offered."""
-        raise Unimplemented("requests are not traced; ModelStatistics and /metrics tell where time goes")
+        """Not supported."""
+        raise Unimplemented("tracing is not supported; ModelStatistics and /metrics show where time is spent")
 
     def _no_shared_memory(self, _: object) -> object:
-        raise Unimplemented("shared memory is not offered; send tensors in raw_input_contents")
+        raise Unimplemented("shared memory is not supported; send tensors in raw_input_contents")
 
     SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _no_shared_memory
     CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _no_shared_memory

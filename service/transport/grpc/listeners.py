@@ -1,6 +1,7 @@
-"""Listening addresses: check that one can be bound, reserve a shared one, and see who is connected.
+"""Listening sockets: check an address, reserve a shared port, close listeners, count open connections.
 
-gRPC has no calls for this. What lists sockets reads /proc, so it works on Linux; elsewhere it finds and does nothing.
+gRPC has no calls for this. Closing and counting find sockets in /proc, so they work on Linux and do nothing elsewhere.
+Not here: the servers (native_server.py, aio_server.py).
 """
 
 import contextlib
@@ -16,9 +17,9 @@ def join_address(host: str, port: int) -> str:
 
 
 def check_bindable(host: str, port: int, *, shared: bool = False) -> None:
-    """Bind the address once: both gRPC libraries print lines of their own about an address that is taken.
+    """Bind the address once, because both gRPC libraries print lines of their own about an address in use.
 
-    The socket does not listen, for a listener on a shared port would get connections.
+    The socket does not listen: a listener on a shared port would get connections.
 
     Raises:
         OSError: the address cannot be bound.
@@ -29,7 +30,7 @@ def check_bindable(host: str, port: int, *, shared: bool = False) -> None:
 
 
 def reserve(host: str, port: int) -> socket.socket:
-    """A socket that holds a port for processes that will share it, and does not listen.
+    """A socket that reserves a port for processes that will share it, and does not listen.
 
     Raises:
         OSError: the address cannot be bound.
@@ -41,7 +42,7 @@ def reserve(host: str, port: int) -> socket.socket:
 
 
 def close_listeners(port: int) -> None:
-    """Accept no more connections on the port; open ones stay. If other processes share the port, they accept."""
+    """Accept no more connections on the port. Open ones stay; other processes that share the port still accept."""
     for listener in _sockets(port, listening=True):
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
@@ -57,15 +58,15 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def _sockets(port: int, *, listening: bool) -> Iterator[socket.socket]:
-    """A duplicate of each TCP socket of this process on the port, closed after its turn."""
+    """A duplicate of each TCP socket of this process on the port; it is closed when the iteration goes on."""
     folder = Path("/proc/self/fd")
     for entry in list(folder.iterdir()) if folder.is_dir() else []:
         with contextlib.suppress(OSError):
             if not str(entry.readlink()).startswith("socket:"):
                 continue
-            with socket.socket(fileno=os.dup(int(entry.name))) as found:
-                if found.family not in (socket.AF_INET, socket.AF_INET6) or found.getsockname()[1] != port:
+            with socket.socket(fileno=os.dup(int(entry.name))) as duplicate:
+                if duplicate.family not in (socket.AF_INET, socket.AF_INET6) or duplicate.getsockname()[1] != port:
                     continue
-                accepts = bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-                if accepts == listening and (listening or found.getpeername()):
-                    yield found
+                accepts = bool(duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+                if accepts == listening and (listening or duplicate.getpeername()):
+                    yield duplicate

@@ -1,7 +1,8 @@
-"""One ModelStreamInfer call: many requests in flight, each answered when it is done, whatever became of the others.
+"""One ModelStreamInfer call: many requests in flight, each answered as soon as it is done, in any order.
 
-Owns which requests of the stream are in flight, and the bound on them: a client that does not read its answers is not
-read from. Does not own: how answers look on the wire (response.py).
+Owns the stream's requests in flight, and the limit on their number, which is the stream's backpressure: the server
+reads no further requests from a client that does not read its responses. Not here: the encoding of responses
+(inference/encode.py).
 """
 
 import asyncio
@@ -11,15 +12,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from service.core.errors import ServiceError
 from service.inference.handler import PendingInfer
 
-# Requests of one stream that are in flight, answers that its client has not read included.
+# Requests in flight on one stream at most, including those with responses that the client has not read.
 MAX_STREAM_REQUESTS = 1024
 
-# Takes a request's bytes and gives what its answer will be, and the request itself if it was queued.
+# Takes a serialised request; returns the future of its response, and the pending request if it was queued.
 Submit = Callable[[bytes], tuple[asyncio.Future[bytes], PendingInfer | None]]
 
 
 class InferenceStream:
-    """The requests of one stream."""
+    """The requests of one ModelStreamInfer call and their responses."""
 
     def __init__(self, requests: AsyncIterator[bytes], submit: Submit) -> None:
         self._requests = requests
@@ -29,13 +30,13 @@ class InferenceStream:
         self._responses: asyncio.Queue[tuple[bytes, bytes | ServiceError] | None] = asyncio.Queue()
 
     async def responses(self) -> AsyncGenerator[tuple[bytes, bytes | ServiceError]]:
-        """Each request and its serialised answer or error, in the order in which they are done."""
+        """Each serialised request with its serialised response or error, in the order of completion."""
         reader = asyncio.create_task(self._read())
         try:
-            while (answer := await self._responses.get()) is not None:
-                yield answer
+            while (response := await self._responses.get()) is not None:
+                yield response
                 self._in_flight.release()
-            await reader  # raises what went wrong there
+            await reader  # raises its exception
         finally:
             reader.cancel()
             for future, request in self._pending.items():
@@ -60,10 +61,10 @@ class InferenceStream:
         if future.cancelled():
             return
         error = future.exception()
-        self._responses.put_nowait((payload, future.result() if error is None else _known(error)))
+        self._responses.put_nowait((payload, future.result() if error is None else _service_error(error)))
 
 
-def _known(error: BaseException) -> ServiceError:
+def _service_error(error: BaseException) -> ServiceError:
     if not isinstance(error, ServiceError):
         raise error
     return error

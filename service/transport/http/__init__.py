@@ -1,4 +1,6 @@
-"""HTTP.
+"""The HTTP endpoints for operators.
 
-monitoring.py   /metrics, /livez and /readyz
+    monitoring.py   /metrics, /livez and /readyz
+
+Not here: what the metrics are (telemetry/).
 """

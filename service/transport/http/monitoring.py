@@ -1,6 +1,6 @@
 """The HTTP endpoints for operators: /metrics for Prometheus, /livez and /readyz for probes.
 
-Owns the endpoints, and their bounds on connections and time. Not here: the metrics (telemetry/collector.py).
+Owns the endpoints, and their limits on connections and idle time. Not here: the metrics (telemetry/collector.py).
 """
 
 import socket
@@ -18,7 +18,7 @@ MAX_CONNECTIONS = 32
 
 
 class MonitoringServer:
-    """Serves the endpoints, a thread for each connection.
+    """Serves the endpoints, with a thread for each connection.
 
     `unready_reason` returns "" or the reason that /readyz answers with 503.
 
@@ -39,7 +39,7 @@ class MonitoringServer:
                     reason = unready_reason()
                     status, body = ("503 Service Unavailable", reason) if reason else ("200 OK", "ready")
                 case _:
-                    status, body = "404 Not Found", "there are /metrics, /livez and /readyz"
+                    status, body = "404 Not Found", "the paths are /metrics, /livez and /readyz"
             start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
             return [f"{body}\n".encode()]
 
@@ -51,7 +51,7 @@ class MonitoringServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop answering."""
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
 

@@ -1,4 +1,4 @@
-"""The service's life as an operator sees it: start, readiness, reload, metrics, stop."""
+"""Settings from flags and the environment, and the choice of the gRPC server."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from service.app.server import CannotStart, choose_grpc_server
 
 
-def test_the_native_front_asked_for_by_name_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_falls_back_to_aio_and_native_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_grpc_server("auto") == "native"
     monkeypatch.setattr("service.app.server.find_spec", lambda _: None)
     assert choose_grpc_server("auto") == choose_grpc_server("aio") == "aio"
@@ -16,7 +16,7 @@ def test_the_native_front_asked_for_by_name_must_be_installed(monkeypatch: pytes
         choose_grpc_server("native")
 
 
-def test_environment_variables_are_settings_too(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_comes_from_the_environment_or_a_flag(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from service.app.settings import Settings
 
     monkeypatch.setenv("SERVICE_GRPC_PORT", "9999")

@@ -1,4 +1,4 @@
-"""A request that follows an earlier one is taken for what protobuf says it is, or not taken at all."""
+"""The decode cache reads a request exactly as protobuf does, or leaves it to the parser."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ SPEC = spec_of("FP32")
 
 
 class Model:
-    """A plain stand-in: cache only ever compare a model with another."""
+    """A stand-in: the cache only compares a model with another by identity."""
 
 
 MODEL: Any = Model()
@@ -33,7 +33,7 @@ def request_of(rows: int = 1, *, request_id: str = "", version: str = "", fill: 
 
 
 def add(cache: DecodeCache, payload: bytes, spec: Any = SPEC, model: Any = MODEL) -> None:
-    """What handling that request does."""
+    """Decode the request and add its layout to the cache, as the handler does."""
     request = parse(payload)
     inputs, rows = decode_inputs(request.message, spec)
     requested = decode_requested_outputs(request.message, spec)
@@ -46,7 +46,7 @@ def add(cache: DecodeCache, payload: bytes, spec: Any = SPEC, model: Any = MODEL
     second=st.text(st.characters(exclude_categories=["Cs"]), max_size=140),
     version=st.sampled_from(["", "1", "stable"]),
 )
-def test_a_request_that_follows_another_is_read_as_protobuf_reads_it(
+def test_a_request_with_a_known_layout_is_read_as_protobuf_reads_it(
     rows: int, first: str, second: str, version: str
 ) -> None:
     cache = DecodeCache()
@@ -55,31 +55,31 @@ def test_a_request_that_follows_another_is_read_as_protobuf_reads_it(
     payload = request.SerializeToString()
     found = cache.find(payload)
     if found is None:
-        assert any(len(text.encode()) > 127 for text in (first, second))  # not told by their bytes
+        assert any(len(text.encode()) > 127 for text in (first, second))  # ids that are too long for the cache
         return
-    template, request_id, start = found
-    (array,) = template.inputs(payload, start)
-    assert (template.name, template.version, request_id) == ("m", version, second)
-    assert template.rows == rows
-    assert template.parameters == NO_PARAMETERS
+    layout, request_id, start = found
+    (array,) = layout.inputs(payload, start)
+    assert (layout.name, layout.version, request_id) == ("m", version, second)
+    assert layout.rows == rows
+    assert layout.parameters == NO_PARAMETERS
     np.testing.assert_array_equal(array, np.full((rows, 3), 7.0, np.float32))
 
 
-def test_what_differs_in_anything_else_follows_no_other() -> None:
+def test_a_request_that_differs_in_more_than_id_and_contents_is_not_found() -> None:
     cache = DecodeCache()
-    known = request_of(2, request_id="a")
-    add(cache, known.SerializeToString())
+    cached = request_of(2, request_id="a")
+    add(cache, cached.SerializeToString())
     others = [request_of(1), request_of(2, version="1"), request_of(2, request_id="b"), request_of(2), request_of(2)]
     others[2].inputs[0].datatype = "FP16"
     others[3].inputs[0].shape[1] = 4
     others[4].parameters["priority"].int64_param = 1
     for other in others:
         assert cache.find(other.SerializeToString()) is None
-    assert cache.find(known.SerializeToString()) is not None
+    assert cache.find(cached.SerializeToString()) is not None
 
 
 @given(st.data())
-def test_a_request_with_any_bytes_changed_is_read_as_protobuf_reads_it_or_not_at_all(data: st.DataObject) -> None:
+def test_a_request_with_changed_bytes_is_read_as_protobuf_reads_it_or_not_found(data: st.DataObject) -> None:
     cache = DecodeCache()
     payload = request_of(2, request_id="abc", version="1").SerializeToString()
     add(cache, payload)
@@ -97,13 +97,13 @@ def test_a_request_with_any_bytes_changed_is_read_as_protobuf_reads_it_or_not_at
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_follow_nothing(payload: bytes) -> None:
+def test_random_bytes_are_not_found(payload: bytes) -> None:
     cache = DecodeCache()
     add(cache, request_of().SerializeToString())
     assert cache.find(payload) is None
 
 
-def test_an_id_that_is_no_text_is_left_to_protobuf_to_refuse() -> None:
+def test_an_id_that_is_not_utf_8_is_left_to_protobuf_to_refuse() -> None:
     cache = DecodeCache()
     payload = request_of(request_id="ab").SerializeToString()
     add(cache, payload)
@@ -116,8 +116,8 @@ def test_an_id_that_is_no_text_is_left_to_protobuf_to_refuse() -> None:
 @pytest.mark.parametrize(
     "again", [{"model_name": "other"}, {"model_version": "9"}, {"id": "x"}], ids=["name", "version", "id"]
 )
-def test_a_field_that_comes_again_later_is_not_overlooked(again: dict[str, Any]) -> None:
-    """Protobuf takes the last; a client that writes so is not learned from."""
+def test_a_request_with_a_repeated_field_is_not_cached(again: dict[str, Any]) -> None:
+    """Protobuf takes the last occurrence of a field."""
     cache = DecodeCache()
     payload = request_of(request_id="first").SerializeToString()
     at = payload.index(b"\x1a\x05first") + 7
@@ -127,7 +127,7 @@ def test_a_field_that_comes_again_later_is_not_overlooked(again: dict[str, Any])
 
 
 @pytest.mark.parametrize("datatype", ["BYTES", "BOOL"])
-def test_types_that_are_converted_are_not_learned(datatype: str) -> None:
+def test_types_that_decoding_converts_are_not_cached(datatype: str) -> None:
     spec = spec_of(datatype)
     values = np.array([["a", "b", "c"]], np.object_) if datatype == "BYTES" else np.array([[True, False, True]])
     payload = infer_request("m", x0=values).SerializeToString()
@@ -136,7 +136,7 @@ def test_types_that_are_converted_are_not_learned(datatype: str) -> None:
     assert cache.find(payload) is None
 
 
-def test_a_sticky_key_is_not_learned_for_it_differs_from_call_to_call() -> None:
+def test_a_request_with_a_sticky_key_is_not_cached_because_keys_differ_between_calls() -> None:
     request = request_of()
     request.parameters["sticky_key"].string_param = "ann"
     cache = DecodeCache()
@@ -144,7 +144,7 @@ def test_a_sticky_key_is_not_learned_for_it_differs_from_call_to_call() -> None:
     assert cache.find(request.SerializeToString()) is None
 
 
-def test_no_more_are_kept_than_there_is_room_for() -> None:
+def test_the_cache_holds_a_limited_number_of_layouts() -> None:
     cache = DecodeCache()
     for number in range(MAX_CACHED_LAYOUTS + 1):
         add(cache, request_of(version=str(number)).SerializeToString())
@@ -152,7 +152,7 @@ def test_no_more_are_kept_than_there_is_room_for() -> None:
     assert cache.find(request_of(version=str(MAX_CACHED_LAYOUTS)).SerializeToString()) is not None
 
 
-def test_a_version_that_is_gone_is_not_kept_alive() -> None:
+def test_the_cache_does_not_keep_an_unloaded_version_alive() -> None:
     cache = DecodeCache()
     model: Any = Model()
     payload = request_of().SerializeToString()

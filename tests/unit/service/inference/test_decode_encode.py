@@ -1,4 +1,4 @@
-"""Requests are read and replies written exactly as the protocol says, for every type and size."""
+"""Requests are decoded and responses encoded exactly as the protocol says, for every type and size."""
 
 import re
 from typing import Any
@@ -22,11 +22,11 @@ from tests.support.spec import spec_of
 NAMES = [row.name for row in DATA_TYPES]
 
 
-def written(spec: ModelSpec, wanted: RequestedOutputs, arrays: Arrays, request_id: str = "") -> ModelInferResponse:
-    """The response, written as the whole of a run and as the middle rows of a batch, which must be the same."""
-    whole = ResponseEncoder(spec, wanted).encode(request_id, Outputs(arrays, whole=True), 0, len(arrays[0]))
+def encoded(spec: ModelSpec, requested: RequestedOutputs, arrays: Arrays, request_id: str = "") -> ModelInferResponse:
+    """The response, encoded from a whole run and from the middle rows of a batch, which must be the same."""
+    whole = ResponseEncoder(spec, requested).encode(request_id, Outputs(arrays, whole=True), 0, len(arrays[0]))
     batch = Outputs(tuple(np.concatenate([array[:1], array, array[:1]]) for array in arrays), whole=False)
-    assert ResponseEncoder(spec, wanted).encode(request_id, batch, 1, 1 + len(arrays[0])) == whole
+    assert ResponseEncoder(spec, requested).encode(request_id, batch, 1, 1 + len(arrays[0])) == whole
     return ModelInferResponse.FromString(whole)
 
 
@@ -42,7 +42,7 @@ def values_of(datatype: str) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("datatype", NAMES)
-def test_every_type_is_read_raw(datatype: str) -> None:
+def test_every_type_is_decoded_from_raw_contents(datatype: str) -> None:
     values = values_of(datatype)
     request = infer_request("m", x0=values)
     request.inputs[0].datatype = datatype  # BF16 is held as UINT16
@@ -52,7 +52,7 @@ def test_every_type_is_read_raw(datatype: str) -> None:
 
 
 @pytest.mark.parametrize("datatype", [name for name in NAMES if BY_NAME[name].contents])
-def test_every_type_is_read_typed(datatype: str) -> None:
+def test_every_type_is_decoded_from_typed_contents(datatype: str) -> None:
     values = values_of(datatype)
     request = infer_request("m", x0=values)
     del request.raw_input_contents[:]
@@ -64,16 +64,16 @@ def test_every_type_is_read_typed(datatype: str) -> None:
     np.testing.assert_array_equal(array, values)
 
 
-def test_half_precision_travels_raw_only() -> None:
+def test_half_precision_can_only_be_sent_raw() -> None:
     request = infer_request("m", x0=np.ones((1, 3), np.float16))
     del request.raw_input_contents[:]
     request.inputs[0].contents.fp32_contents.extend([1, 1, 1])
-    with pytest.raises(InvalidArgument, match="FP16 travels in raw_input_contents only"):
+    with pytest.raises(InvalidArgument, match="FP16 can only be sent in raw_input_contents"):
         decode_inputs(request, spec_of("FP16"))
 
 
 @pytest.mark.parametrize(("datatype", "value"), [("INT8", 128), ("UINT16", 65536), ("INT16", -32769)])
-def test_a_typed_value_that_does_not_fit_is_refused_not_wrapped(datatype: str, value: int) -> None:
+def test_a_typed_value_out_of_range_is_refused_not_wrapped(datatype: str, value: int) -> None:
     request = ModelInferRequest(model_name="m")
     tensor = request.inputs.add(name="x0", datatype=datatype, shape=[1, 3])
     getattr(tensor.contents, BY_NAME[datatype].contents).extend([0, value, 0])
@@ -81,22 +81,22 @@ def test_a_typed_value_that_does_not_fit_is_refused_not_wrapped(datatype: str, v
         decode_inputs(request, spec_of(datatype))
 
 
-def test_a_byte_that_is_neither_true_nor_false_is_read_as_true() -> None:
+def test_every_non_zero_byte_of_a_bool_tensor_is_decoded_as_true() -> None:
     request = infer_request("m", x0=np.zeros((1, 3), np.bool_))
     request.raw_input_contents[0] = b"\x00\x01\x07"
     (array,), _ = decode_inputs(request, spec_of("BOOL"))
     assert array.view(np.uint8).tolist() == [[0, 1, 1]]
 
 
-def test_inputs_are_put_into_the_models_order_and_must_agree_in_rows() -> None:
-    one, two = np.ones((2, 3), np.int32), np.full((2, 3), 2, np.int32)
-    arrays, rows = decode_inputs(infer_request("m", x1=two, x0=one), spec_of("INT32", tensors=2))
+def test_inputs_are_put_into_the_models_order_and_must_have_equal_rows() -> None:
+    ones, twos = np.ones((2, 3), np.int32), np.full((2, 3), 2, np.int32)
+    arrays, rows = decode_inputs(infer_request("m", x1=twos, x0=ones), spec_of("INT32", tensors=2))
     assert rows == 2 and [int(array[0, 0]) for array in arrays] == [1, 2]
-    with pytest.raises(InvalidArgument, match="all inputs must have as many rows"):
-        decode_inputs(infer_request("m", x0=one, x1=two[:1]), spec_of("INT32", tensors=2))
+    with pytest.raises(InvalidArgument, match="all inputs must have the same number of rows"):
+        decode_inputs(infer_request("m", x0=ones, x1=twos[:1]), spec_of("INT32", tensors=2))
 
 
-def test_a_free_axis_takes_any_size_but_none_below_0() -> None:
+def test_a_free_axis_takes_any_size_from_0() -> None:
     spec = spec_of("FP32", (-1, 2))
     for size in (7, 0):
         (array,), _ = decode_inputs(infer_request("m", x0=np.zeros((1, size, 2), np.float32)), spec)
@@ -108,7 +108,7 @@ def test_a_free_axis_takes_any_size_but_none_below_0() -> None:
             decode_inputs(request, spec)
 
 
-def test_a_model_that_does_not_batch_takes_its_whole_shape() -> None:
+def test_a_model_that_does_not_batch_takes_its_complete_shape() -> None:
     (array,), rows = decode_inputs(
         infer_request("m", x0=np.zeros((2, 3), np.float32)), spec_of("FP32", (2, 3), max_batch_size=0)
     )
@@ -122,7 +122,7 @@ def test_a_shape_too_large_for_any_memory_is_refused() -> None:
         decode_inputs(request, spec_of("FP32", (-1,)))
 
 
-def test_outputs_are_answered_in_the_order_asked_for() -> None:
+def test_outputs_are_answered_in_the_requested_order() -> None:
     spec = spec_of("FP32", tensors=3)
     request = ModelInferRequest(model_name="m")
     assert decode_requested_outputs(request, spec) == ((0, 0), (1, 0), (2, 0))
@@ -132,7 +132,7 @@ def test_outputs_are_answered_in_the_order_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "says"),
+    ("raw", "message"),
     [
         (b"\1\0\0", "3 bytes at the end"),
         (b"\5\0\0\0abc", "7 bytes at the end"),
@@ -141,14 +141,14 @@ def test_outputs_are_answered_in_the_order_asked_for() -> None:
         (b"\1\0\0\0\xff" * 3, "expected UTF-8"),
     ],
 )
-def test_bytes_that_are_no_strings_are_refused(raw: bytes, says: str) -> None:
+def test_raw_contents_that_are_not_valid_strings_are_refused(raw: bytes, message: str) -> None:
     request = infer_request("m", x0=np.array([["a", "b", "c"]], np.object_))
     request.raw_input_contents[0] = raw
-    with pytest.raises(InvalidArgument, match=re.escape(says)):
+    with pytest.raises(InvalidArgument, match=re.escape(message)):
         decode_inputs(request, spec_of("BYTES"))
 
 
-def asked(count: int, datatype: str = "FP32") -> tuple[tuple[int, int], ...]:
+def requested_classes(count: int, datatype: str = "FP32") -> tuple[tuple[int, int], ...]:
     request = ModelInferRequest(model_name="m")
     request.outputs.add(name="y0").parameters["classification"].int64_param = count
     return decode_requested_outputs(request, spec_of(datatype))
@@ -158,30 +158,30 @@ def test_classification_gives_the_top_classes_of_each_row_with_their_labels() ->
     labelled = TensorSpec("y0", BY_NAME["FP32"], (4,), ("none", "one", "two"))
     spec = ModelSpec("m", 1, (), (labelled,), 8, ModelConfig())
     values = np.array([[0.1, 0.5, 0.25, 0.7], [3, 3, 1, 2]], np.float32)
-    response = written(spec, asked(2), (values,))
+    response = encoded(spec, requested_classes(2), (values,))
     assert response.outputs[0].datatype == "BYTES" and list(response.outputs[0].shape) == [2, 2]
     assert outputs_of(response)["y0"].tolist() == [
         ["0.700000:3", "0.500000:1:one"],
         ["3.000000:0:none", "3.000000:1:one"],
     ]
-    everything = written(spec, asked(99), (values,))
+    everything = encoded(spec, requested_classes(99), (values,))
     assert list(everything.outputs[0].shape) == [2, 4]
 
 
 @pytest.mark.parametrize(("datatype", "text"), [("INT32", "9:1"), ("BOOL", "1:1"), ("BF16", "1.500000:1")])
-def test_classification_writes_values_of_every_type(datatype: str, text: str) -> None:
+def test_classification_formats_values_of_every_type(datatype: str, text: str) -> None:
     spec = spec_of(datatype, (2,))
     value = {"INT32": 9, "BOOL": 1, "BF16": 0x3FC0}[datatype]
     values = np.array([[0, value]], BY_NAME[datatype].dtype)
-    response = written(spec, asked(1, datatype), (values,))
+    response = encoded(spec, requested_classes(1, datatype), (values,))
     assert outputs_of(response)["y0"].tolist() == [[text]]
 
 
-def test_classification_of_less_than_one_class_or_of_strings_is_refused() -> None:
+def test_classification_into_less_than_one_class_or_of_strings_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="int64_param of at least 1, got 0"):
-        asked(0)
+        requested_classes(0)
     with pytest.raises(InvalidArgument, match="an output of numbers"):
-        asked(1, "BYTES")
+        requested_classes(1, "BYTES")
 
 
 def with_parameter(name: str, **value: Any) -> ModelInferRequest:
@@ -191,7 +191,7 @@ def with_parameter(name: str, **value: Any) -> ModelInferRequest:
     return request
 
 
-def test_parameters_are_read_in_seconds_and_unknown_ones_are_passed_over() -> None:
+def test_parameters_are_decoded_and_unknown_ones_are_ignored() -> None:
     assert decode_parameters(with_parameter("timeout", int64_param=1500)).timeout == 0.0015
     assert decode_parameters(with_parameter("priority", uint64_param=3)).priority == 3
     assert decode_parameters(with_parameter("sticky_key", string_param="ann")).sticky_key == "ann"
@@ -199,16 +199,16 @@ def test_parameters_are_read_in_seconds_and_unknown_ones_are_passed_over() -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "message"),
     [
-        ("timeout", {"int64_param": -1}, "timeout expected an int64_param from 0, got int64_param -1"),
+        ("timeout", {"int64_param": -1}, "timeout expected an int64_param of at least 0, got int64_param -1"),
         ("timeout", {"string_param": "1"}, "got string_param '1'"),
         ("priority", {"double_param": 1.0}, "got double_param 1.0"),
         ("triton_secret", {"int64_param": 1}, "'triton_secret' is reserved"),
     ],
 )
-def test_a_parameter_that_makes_no_sense_is_refused(name: str, value: dict[str, Any], says: str) -> None:
-    with pytest.raises(InvalidArgument, match=re.escape(says)) as caught:
+def test_an_invalid_parameter_is_refused(name: str, value: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=re.escape(message)) as caught:
         decode_parameters(with_parameter(name, **value))
     assert caught.value.field == f"parameters.{name}"
 
@@ -217,10 +217,10 @@ def test_a_parameter_that_makes_no_sense_is_refused(name: str, value: dict[str, 
     request_id=st.text(st.characters(exclude_categories=["Cs"]), max_size=200),
     sizes=st.lists(st.integers(0, 20_000), min_size=1, max_size=3),
 )
-def test_a_reply_is_what_protobuf_itself_would_write(request_id: str, sizes: list[int]) -> None:
+def test_a_response_is_what_protobuf_itself_would_serialise(request_id: str, sizes: list[int]) -> None:
     arrays = tuple(np.arange(size, dtype=np.uint8)[None] for size in sizes)
     spec = spec_of("UINT8", (-1,), tensors=len(sizes))
-    response = written(spec, spec.all_outputs, arrays, request_id)
+    response = encoded(spec, spec.all_outputs, arrays, request_id)
     expected = ModelInferResponse(model_name="m", model_version="1", id=request_id)
     for index, array in enumerate(arrays):
         expected.outputs.add(name=f"y{index}", datatype="UINT8", shape=array.shape)
@@ -231,9 +231,9 @@ def test_a_reply_is_what_protobuf_itself_would_write(request_id: str, sizes: lis
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_read_or_refused(payload: bytes) -> None:
+def test_random_bytes_are_decoded_or_refused(payload: bytes) -> None:
     try:
         decode_inputs(parse(payload).message, spec_of("FP32"))
     except InvalidArgument:
         return
-    raise AssertionError("random bytes made a request of three floats")
+    raise AssertionError("random bytes were decoded as a request of three floats")

@@ -1,4 +1,4 @@
-"""Several processes on one port look like one service: they answer, count, stop and recover together."""
+"""Merging the metrics of several workers into one service's."""
 
 from service.telemetry.merge import Family, merged
 
@@ -7,14 +7,14 @@ def family(name: str, kind: str, *samples: tuple[str, dict[str, str], float]) ->
     return name, "Help.", kind, list(samples)
 
 
-def test_counts_add_up_and_gauges_follow_their_meaning() -> None:
-    one = [
+def test_counters_are_summed_and_each_gauge_follows_its_own_rule() -> None:
+    first = [
         family("inference_rows", "counter", ("inference_rows_total", {"model": "m"}, 3.0)),
         family("inference_queue_rows", "gauge", ("inference_queue_rows", {"model": "m"}, 1.0)),
         family("inference_model_ready", "gauge", ("inference_model_ready", {"model": "m"}, 1.0)),
         family("inference_batch_max_abs_diff", "gauge", ("inference_batch_max_abs_diff", {"model": "m"}, 1e-7)),
     ]
-    other = [
+    second = [
         family(
             "inference_rows",
             "counter",
@@ -27,7 +27,7 @@ def test_counts_add_up_and_gauges_follow_their_meaning() -> None:
     ]
     values = {
         (sample.name, sample.labels["model"]): sample.value
-        for metric in merged([one, other])
+        for metric in merged([first, second])
         for sample in metric.samples
     }
     assert values == {

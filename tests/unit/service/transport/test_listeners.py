@@ -1,4 +1,4 @@
-"""What happens when an engine breaks, when replicas share a port, and when connections come of age."""
+"""Finding and closing the listening sockets of this process."""
 
 import socket
 
@@ -7,7 +7,7 @@ import pytest
 from service.transport.grpc.listeners import close_listeners, open_connections
 
 
-def test_sockets_of_this_process_are_found_and_closed_to_new_connections() -> None:
+def test_closing_listeners_refuses_new_connections_and_keeps_open_ones() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
