@@ -52,7 +52,7 @@ def test_without_dynamic_batching_every_request_is_computed_alone(tmp_path: Path
         ("preferred_batch_size: 9", "preferred_batch_size expected 1 to max_batch_size 8, got 9"),
         ("priority_levels: 2", "default_priority_level expected 1 to 2, got 0"),
         ("priority_levels: 2 default_priority_level: 3", "expected 1 to 2, got 3"),
-        ("priority_levels: 5000 default_priority_level: 1", "priority_levels is 5000, at most 100"),
+        ("priority_levels: 5000 default_priority_level: 1", "priority_levels is 5000, the limit is 100"),
         ("priority_queue_policy { key: 1 value { } }", "names level 1, but priority_levels is 0"),
     ],
 )
@@ -70,8 +70,8 @@ def test_instances_are_engines_on_one_queue(tmp_path: Path) -> None:
     ("group", "says"),
     [
         ("kind: KIND_GPU", "asks for KIND_GPU, but the service runs on the CPU"),
-        ("kind: KIND_MODEL", "KIND_MODEL is not offered"),
-        ("count: 1000", "asks for 1000 instances, at most 64"),
+        ("kind: KIND_MODEL", "KIND_MODEL is not supported"),
+        ("count: 1000", "asks for 1000 instances, the limit is 64"),
     ],
 )
 def test_instances_that_cannot_be_had_are_refused(tmp_path: Path, group: str, says: str) -> None:
@@ -80,7 +80,7 @@ def test_instances_that_cannot_be_had_are_refused(tmp_path: Path, group: str, sa
 
 
 def test_a_file_name_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match="is no plain file name"):
+    with pytest.raises(LoadError, match="is not a plain file name"):
         load_with(tmp_path, 'default_model_filename: "../../secret.onnx"')
 
 
@@ -99,7 +99,7 @@ def test_strictness_that_cannot_be_held_is_refused() -> None:
     def company(inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
         return [np.array([0.0, 0, 0, 9]) + (inputs[0] - inputs[0][0]) * 1e-9]
 
-    with pytest.raises(LoadError, match="strict asks for the same bits alone and in company"):
+    with pytest.raises(LoadError, match="strict requires the same bits alone and in a batch"):
         Verifier(spec, golden, 1.0, [2], strict=True).verify(company)
     assert Verifier(spec, golden, 1.0, [1, 2]).verify(company) == pytest.approx(4e-9)
 
@@ -108,7 +108,7 @@ def test_strictness_that_cannot_be_held_is_refused() -> None:
     ("config", "says"),
     [
         (STRICT.replace("true", "yes"), 'strict expected "true" or "false", got \'yes\''),
-        ("max_batch_size: 0 input [ ] " + STRICT, "strict means nothing for a model that does not batch"),
+        ("max_batch_size: 0 input [ ] " + STRICT, "strict needs a model that batches"),
     ],
 )
 def test_strictness_that_makes_no_sense_is_refused(tmp_path: Path, config: str, says: str) -> None:
