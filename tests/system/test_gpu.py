@@ -52,7 +52,7 @@ def test_replays_answer_new_inputs(graphs: bool, tmp_path: Path) -> None:
 def test_graphs_are_refused_for_a_model_with_free_axes(tmp_path: Path) -> None:
     add_version(tmp_path, "double", doubling_model(), config="max_batch_size: 0")
     (folder,) = scan(tmp_path)
-    with pytest.raises(LoadError, match="--cuda-graphs cannot be had"):
+    with pytest.raises(LoadError, match="--cuda-graphs does not work with this model"):
         load(folder, 1, EngineOptions(["cuda:0"], 1, GpuOptions(graphs=True)))
 
 
