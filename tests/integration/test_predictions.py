@@ -13,12 +13,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.local_service import LocalService, local_service
 from tests.support.models import add_version, identity_model
 from tests.support.requests import infer_request, outputs_of
+from tests.support.waiting import wait_until
 
 MODEL = "mnist-simplecnn"
 
 
 def samples(service: LocalService) -> dict[str, dict[tuple[str, ...], float]]:
-    """Values by metric name and by label values; the labels model and version are left out."""
+    """Values by metric name and by label values; the labels model and version are left out.
+
+    A batch is counted after its answers are sent, so this waits until no batch is running.
+    """
+    wait_until(lambda: not any(model.batcher.pending for model in service.server.registry.models()), "batches ended")
     with urllib.request.urlopen(service.server.metrics_url) as response:
         families = text_string_to_metric_families(response.read().decode())
     values: dict[str, dict[tuple[str, ...], float]] = {}
