@@ -1,7 +1,7 @@
-"""What config.pbtxt says and what the graph says, made one.
+"""Reads config.pbtxt, completes it from the graph, and refuses contradictions between the two.
 
-Owns: filling in what the configuration leaves out, and naming every contradiction with both sides of it. Does not own:
-reading either (repository.py, engine.py).
+Owns the defaults for fields that the configuration leaves out, and the error messages, which name both sides of a
+contradiction. Not here: the other files of a model (repository.py), opening the graph (runtime/session.py).
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from service.models.repository import BACKEND, PLATFORM, ModelFolder, label_name
 from service.pb.model_config_pb2 import DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelOutput
 from service.runtime.session import Engine, GraphTensor
 
-# What Triton takes for a graph with a free first axis and no configuration.
+# Triton's default for a graph with a free first axis and no configuration.
 DERIVED_MAX_BATCH_SIZE = 4
 
 
 def read_config(folder: ModelFolder) -> ModelConfig:
-    """The model's config.pbtxt, empty where there is none.
+    """Read the model's config.pbtxt; an empty configuration if the file is absent.
 
     Raises:
-        ConfigurationError: it is no ModelConfig, is another model's, or asks for what this service does not do.
+        ConfigurationError: the file is not a ModelConfig, names another model, or sets an unsupported field.
     """
     path = folder.path / "config.pbtxt"
     config = ModelConfig()
@@ -38,18 +38,18 @@ def read_config(folder: ModelFolder) -> ModelConfig:
         raise ConfigurationError(f"{path} names the model {config.name!r}, its folder {folder.name!r}")
     if config.platform not in ("", PLATFORM) or config.backend not in ("", BACKEND):
         raise ConfigurationError(
-            f"{path}: only platform {PLATFORM!r} is served, not {config.platform or config.backend!r}"
+            f"{path}: this service supports platform {PLATFORM!r}, not {config.platform or config.backend!r}"
         )
     if config.max_batch_size < 0:
         raise ConfigurationError(f"{path}: max_batch_size is {config.max_batch_size}, expected 0 or more")
-    refused = [field for field in _refused_fields(config) if field]
-    if refused:
-        raise ConfigurationError(f"{path}: {', '.join(refused)} cannot be honoured by this service; remove it")
+    unsupported = [field for field in _unsupported_fields(config) if field]
+    if unsupported:
+        raise ConfigurationError(f"{path}: this service does not support {', '.join(unsupported)}; remove it")
     return config
 
 
-def _refused_fields(config: ModelConfig) -> list[str]:
-    """Fields that change what a model answers, which silence must not pass over."""
+def _unsupported_fields(config: ModelConfig) -> list[str]:
+    """The fields that are set, would change a model's answers, and are not supported. Ignoring them would be wrong."""
     return [
         "sequence_batching" if config.HasField("sequence_batching") else "",
         "ensemble_scheduling" if config.HasField("ensemble_scheduling") else "",
@@ -64,11 +64,11 @@ def _refused_fields(config: ModelConfig) -> list[str]:
 
 
 def complete_spec(folder: ModelFolder, version: int, config: ModelConfig, engine: Engine) -> ModelSpec:
-    """Fill in what the configuration leaves out from the graph, and hold it against the graph.
+    """Complete the configuration from the graph, and check that the two agree.
 
     Raises:
-        ConfigurationError: the two contradict each other, or the graph uses a type that is not served.
-        FilesError: the labels cannot be read.
+        ConfigurationError: the two contradict each other, or the graph uses an unsupported element type.
+        FilesError: the label file cannot be read.
     """
     name = folder.name
     free_first = all(tensor.shape and tensor.shape[0] is None for tensor in (*engine.inputs, *engine.outputs))
@@ -99,32 +99,37 @@ def complete_spec(folder: ModelFolder, version: int, config: ModelConfig, engine
 def _match(
     kind: str, declared: Sequence[ModelInput | ModelOutput], graph: Sequence[GraphTensor], batches: bool
 ) -> tuple[TensorSpec, ...]:
-    """The graph's tensors, in its order, narrowed to what the configuration declares, which may leave outputs out."""
+    """The specs of the graph's tensors, in its order; the configuration may omit outputs and fix free axes."""
     by_name = {tensor.name: tensor for tensor in declared}
     names = [tensor.name for tensor in graph]
-    odd = sorted(by_name.keys() - set(names)) or (sorted(set(names) - by_name.keys()) if kind == "input" else [])
-    if declared and odd:
+    unknown = sorted(by_name.keys() - set(names))
+    omitted = sorted(set(names) - by_name.keys()) if kind == "input" else []
+    if declared and (unknown or omitted):
         raise ConfigurationError(
-            f"config.pbtxt and the graph differ in {kind} {odd[0]!r}: {sorted(by_name)} against {names}"
+            f"config.pbtxt and the graph differ in {kind} {(unknown or omitted)[0]!r}: "
+            f"config.pbtxt has {sorted(by_name)}, the graph has {names}"
         )
     if declared and kind == "output":
         graph = [tensor for tensor in graph if tensor.name in by_name]
     specs = []
     for tensor in graph:
         if tensor.type not in BY_ONNX:
-            raise ConfigurationError(f"{kind} {tensor.name!r} has type {tensor.type}; served are {', '.join(BY_ONNX)}")
+            raise ConfigurationError(
+                f"{kind} {tensor.name!r} has type {tensor.type}; supported types: {', '.join(BY_ONNX)}"
+            )
         spec = TensorSpec(
             tensor.name,
             BY_ONNX[tensor.type],
             tuple(-1 if axis is None else axis for axis in tensor.shape[1 if batches else 0 :]),
         )
         if tensor.name in by_name:
-            spec = _narrow(kind, spec, by_name[tensor.name])
+            spec = _apply_declaration(kind, spec, by_name[tensor.name])
         specs.append(spec)
     return tuple(specs)
 
 
-def _narrow(kind: str, graph: TensorSpec, declared: ModelInput | ModelOutput) -> TensorSpec:
+def _apply_declaration(kind: str, graph: TensorSpec, declared: ModelInput | ModelOutput) -> TensorSpec:
+    """Check a declared tensor against the graph's; the declaration may fix axes that are free in the graph."""
     expected = BY_CONFIG.get(DataType.Name(declared.data_type))
     if expected is not graph.data_type:
         raise ConfigurationError(
@@ -132,20 +137,21 @@ def _narrow(kind: str, graph: TensorSpec, declared: ModelInput | ModelOutput) ->
             f"the graph has {graph.data_type.config}"
         )
     dims = tuple(declared.dims)
-    fits = len(dims) == len(graph.shape) and all(
-        ours in (-1, theirs) or (theirs == -1 and ours > 0) for ours, theirs in zip(dims, graph.shape, strict=True)
+    compatible = len(dims) == len(graph.shape) and all(
+        axis in (-1, graph_axis) or (graph_axis == -1 and axis > 0)
+        for axis, graph_axis in zip(dims, graph.shape, strict=True)
     )
-    if not fits:
+    if not compatible:
         raise ConfigurationError(
             f"{kind} {graph.name!r}: config.pbtxt says dims {_show(dims)}, the graph has {_show(graph.shape)} "
-            "(both without the batch axis where max_batch_size > 0)"
+            "(both without the batch axis if max_batch_size > 0)"
         )
-    shape = tuple(max(ours, theirs) for ours, theirs in zip(dims, graph.shape, strict=True))
+    shape = tuple(max(axis, graph_axis) for axis, graph_axis in zip(dims, graph.shape, strict=True))
     return TensorSpec(graph.name, graph.data_type, shape)
 
 
 def _write_back(config: ModelConfig, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-    """Put the matched tensors into the configuration that ModelConfig answers."""
+    """Write the matched tensors into the configuration that the ModelConfig method returns."""
     declared_inputs = {tensor.name: tensor for tensor in config.input}
     declared_outputs = {tensor.name: tensor for tensor in config.output}
     new_inputs, new_outputs = [], []

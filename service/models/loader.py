@@ -1,7 +1,9 @@
-"""From a version on disk to one that answers: every check that stands between a file and traffic.
+"""Loads one model version: every check between the files and the first request.
 
-Owns the order of them: read the files, compare the hash, open the graph, complete and compare the configuration, prove
-the golden answers in every batch size, and only then put a batcher before the engines.
+Owns the order: read the files and compare the hash, open the graph, complete the configuration and compare it with the
+graph, verify the golden answers in every batch size, then start a batcher. It also translates the configuration into
+devices, batch sizes and batching policy. Not here: the checks themselves (repository.py, config.py, verification.py),
+the choice of versions (reconciler.py).
 """
 
 import os
@@ -26,11 +28,11 @@ from service.pb.model_config_pb2 import ModelInstanceGroup, ModelQueuePolicy
 from service.runtime.cuda import DEFAULT_GPU_OPTIONS, GpuOptions
 from service.runtime.session import Engine
 
-# Of the thread that proves a version while others answer, as of nice(1).
+# nice(1) value of the thread that verifies a version while other versions serve.
 NICENESS = 15
-# How far an answer may be from its golden one where TensorRT computes in half precision, whose step at 1 is 1e-3.
+# Tolerance of golden answers if TensorRT computes in half precision, whose spacing at 1 is 1e-3.
 FP16_TOLERANCE = 1e-2
-# Batches that may wait where the configuration sets no limit.
+# Queue limit, in batches, if the configuration sets none.
 DEFAULT_QUEUE_BATCHES = 16
 MAX_PRIORITY_LEVELS = 100
 MAX_INSTANCES = 64
@@ -38,7 +40,7 @@ MAX_INSTANCES = 64
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How engines are made: the devices, one engine each unless a model says otherwise, and the threads of each."""
+    """Devices and threads of engines. A model gets one engine a device unless its configuration has instance groups."""
 
     devices: Sequence[str]
     intra_op_threads: int
@@ -47,26 +49,24 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A version that answers."""
+    """A version that is ready for requests."""
 
     spec: ModelSpec
     batcher: Batcher
     statistics: Statistics
-    predictions: Predictions | None  # of a model whose classes have labels
-    reported: ReportedMetrics  # how it did on the job's test set, as far as that is known
+    predictions: Predictions | None  # None if the classes have no labels
+    reported: ReportedMetrics  # test-set metrics from the manifest; empty without one
     sha256: str
-    verified: bool  # made by our training job: hash and golden answers hold
-    batch_max_abs_diff: (
-        float | None
-    )  # largest difference between a golden answer alone and in company, as measured here
-    device: str
+    verified: bool  # it has a manifest, and its hash and golden answers were checked
+    batch_max_abs_diff: float | None  # as Verifier.verify() returns it
+    device: str  # of every engine, joined with commas
     provider: str
     load_seconds: float = field(compare=False)
 
 
 @dataclass(frozen=True)
 class OpenedVersion:
-    """A version whose files, graph and configuration agree; nothing has run yet."""
+    """A version whose files, graph and configuration agree. No inference has run yet."""
 
     spec: ModelSpec
     files: VersionFiles
@@ -75,29 +75,28 @@ class OpenedVersion:
     policy: BatchingPolicy
 
     def verify(self) -> float | None:
-        """Prove every engine. Returns the largest difference between a sample's answers alone and in company, if known.
+        """Verify every engine. Returns the largest difference, as Verifier.verify().
 
         Raises:
             LoadError: as Verifier.verify().
         """
-        gaps = [self.verifier.verify(engine.run) for engine in self.engines]
-        return max((gap for gap in gaps if gap is not None), default=None)
+        diffs = [self.verifier.verify(engine.run) for engine in self.engines]
+        return max((diff for diff in diffs if diff is not None), default=None)
 
 
 def load(
     folder: ModelFolder, version: int, options: EngineOptions, *, on_broken: Callable[[], None] = lambda: None
 ) -> LoadedModel:
-    """Load a version and prove it. `on_broken` is called should one of its engines break later.
+    """Load and verify a version. `on_broken` is called if one of its engines breaks later.
 
     Raises:
-        LoadError: it cannot be served; the message says why.
-        engine.DeviceUnavailable: the device could not be had.
+        LoadError: the version cannot be served; the message says why.
     """
     started = time.perf_counter()
     opened = open_version(folder, version, options)
-    # On a thread of its own, behind all that answer: what it starts, such as a batcher's threads, would be as patient.
-    with ThreadPoolExecutor(1, thread_name_prefix="proof", initializer=_yield_to_others) as patient:
-        batch_max_abs_diff = patient.submit(opened.verify).result()
+    # On a separate thread: threads started by a low-priority thread, such as the batcher's, inherit its priority.
+    with ThreadPoolExecutor(1, thread_name_prefix="verify", initializer=_lower_priority) as executor:
+        batch_max_abs_diff = executor.submit(opened.verify).result()
     statistics = Statistics()
     predictions = predictions_for(opened.spec)
     batcher = Batcher(
@@ -126,21 +125,21 @@ def load(
 
 
 def open_version(folder: ModelFolder, version: int, options: EngineOptions) -> OpenedVersion:
-    """Read a version, open its graph and hold them against each other.
+    """Read a version's files, open its graph on every device, and complete the configuration from the graph.
 
     Raises:
-        LoadError, engine.DeviceUnavailable: as load().
+        LoadError: as load().
     """
     config = read_config(folder)
     files = read_version(folder, version, config.default_model_filename or GRAPH)
-    devices = _places(config.instance_group, options)
+    devices = _engine_devices(config.instance_group, options)
     engines = [_open(files, device, options) for device in devices]
     spec = complete_spec(folder, version, config, engines[0])
     for engine in engines:
         engine.select([tensor.name for tensor in spec.outputs])
-    limit = max(spec.max_batch_size, 1)
+    batch_rows = max(spec.max_batch_size, 1)
     strict = _is_strict(spec)
-    sizes = [limit] if strict else batch_sizes(limit)
+    sizes = [batch_rows] if strict else batch_sizes(batch_rows)
     bound = [engine.bind(spec, sizes) for engine in engines]
     return OpenedVersion(
         spec=spec,
@@ -161,8 +160,8 @@ def open_version(folder: ModelFolder, version: int, options: EngineOptions) -> O
     )
 
 
-def _yield_to_others() -> None:
-    """Give this thread little of a processor that others want; elsewhere than on Linux this is a process's matter."""
+def _lower_priority() -> None:
+    """Lower this thread's priority below that of the serving threads; only Linux has a nice value per thread."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
@@ -172,16 +171,16 @@ def _open(files: VersionFiles, device: str, options: EngineOptions) -> Engine:
         return Engine(
             files.model, device=device, intra_op_threads=options.intra_op_threads, folder=files.folder, gpu=options.gpu
         )
-    except Exception as error:  # ONNX Runtime's errors share no narrower base
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         if type(error).__module__.startswith("onnxruntime"):
             raise GraphError(f"{files.name} cannot be opened: {error}") from error
         raise
 
 
-def _places(groups: Sequence[ModelInstanceGroup], options: EngineOptions) -> list[str]:
-    """The device of each engine: the runtime's, or what the configuration's instance groups ask for."""
+def _engine_devices(groups: Sequence[ModelInstanceGroup], options: EngineOptions) -> list[str]:
+    """The device of each engine, from the configuration's instance groups; the service's devices if there are none."""
     gpus = [device for device in options.devices if device != "cpu"]
-    places: list[str] = []
+    engine_devices: list[str] = []
     for group in groups:
         match group.kind:
             case ModelInstanceGroup.KIND_CPU:
@@ -190,57 +189,58 @@ def _places(groups: Sequence[ModelInstanceGroup], options: EngineOptions) -> lis
                 raise ConfigurationError("instance_group asks for KIND_GPU, but the service runs on the CPU (--device)")
             case ModelInstanceGroup.KIND_MODEL:
                 raise ConfigurationError(
-                    "instance_group KIND_MODEL is not offered; use KIND_AUTO, KIND_CPU or KIND_GPU"
+                    "instance_group: KIND_MODEL is not supported; use KIND_AUTO, KIND_CPU or KIND_GPU"
                 )
             case _:
                 devices = [f"cuda:{gpu}" for gpu in group.gpus] if gpus and group.gpus else list(options.devices)
         if set(devices) - {"cpu", *options.devices}:
             raise ConfigurationError(
-                f"instance_group asks for {devices}, the service has {list(options.devices)} (--device)"
+                f"instance_group asks for {devices}, but the service has {list(options.devices)} (--device)"
             )
-        places += devices * max(group.count, 1)
-    if len(places) > MAX_INSTANCES:
-        raise ConfigurationError(f"instance_group asks for {len(places)} instances, at most {MAX_INSTANCES} are made")
-    return places or list(options.devices)
+        engine_devices += devices * max(group.count, 1)
+    if len(engine_devices) > MAX_INSTANCES:
+        raise ConfigurationError(
+            f"instance_group asks for {len(engine_devices)} instances, the limit is {MAX_INSTANCES}"
+        )
+    return engine_devices or list(options.devices)
 
 
 def _is_strict(spec: ModelSpec) -> bool:
-    """Whether every batch is to have the same size, so that an answer has the same bits alone and in company."""
+    """Whether every batch is padded to one size, so that an answer has the same bits alone and in a batch."""
     text = spec.config.parameters["strict"].string_value if "strict" in spec.config.parameters else "false"
     if text not in ("true", "false"):
         raise ConfigurationError(f'the parameter strict expected "true" or "false", got {text!r}')
     if text == "true" and not spec.batches:
-        raise ConfigurationError(
-            "the parameter strict means nothing for a model that does not batch; set max_batch_size"
-        )
+        raise ConfigurationError("the parameter strict needs a model that batches; set max_batch_size")
     return text == "true"
 
 
 def _policy(spec: ModelSpec, *, sizes: Sequence[int], inline_below_seconds: float) -> BatchingPolicy:
-    batching = spec.config.dynamic_batching  # all zeros where there is none
-    # As in Triton: a model whose configuration does not ask for batching computes each request alone.
-    limit = spec.max_batch_size if spec.batches and spec.config.HasField("dynamic_batching") else 1
+    """The batching policy that the configuration describes."""
+    batching = spec.config.dynamic_batching  # all zeros if it is absent
+    # As in Triton: without dynamic_batching each request runs alone.
+    max_batch_size = spec.max_batch_size if spec.batches and spec.config.HasField("dynamic_batching") else 1
     levels = batching.priority_levels
     if levels > MAX_PRIORITY_LEVELS:
-        raise ConfigurationError(f"priority_levels is {levels}, at most {MAX_PRIORITY_LEVELS} are offered")
+        raise ConfigurationError(f"priority_levels is {levels}, the limit is {MAX_PRIORITY_LEVELS}")
     if levels and not 1 <= batching.default_priority_level <= levels:
         raise ConfigurationError(
             f"default_priority_level expected 1 to {levels}, got {batching.default_priority_level}"
         )
-    odd = sorted(set(batching.priority_queue_policy) - set(range(1, levels + 1)))
-    if odd:
-        raise ConfigurationError(f"priority_queue_policy names level {odd[0]}, but priority_levels is {levels}")
-    wrong = [size for size in batching.preferred_batch_size if not 1 <= size <= spec.max_batch_size]
-    if wrong:
+    unknown = sorted(set(batching.priority_queue_policy) - set(range(1, levels + 1)))
+    if unknown:
+        raise ConfigurationError(f"priority_queue_policy names level {unknown[0]}, but priority_levels is {levels}")
+    invalid = [size for size in batching.preferred_batch_size if not 1 <= size <= spec.max_batch_size]
+    if invalid:
         raise ConfigurationError(
-            f"preferred_batch_size expected 1 to max_batch_size {spec.max_batch_size}, got {wrong[0]}"
+            f"preferred_batch_size expected 1 to max_batch_size {spec.max_batch_size}, got {invalid[0]}"
         )
     default = batching.default_queue_policy
     policies = [batching.priority_queue_policy.get(level, default) for level in range(1, max(levels, 1) + 1)]
-    rows = max(spec.max_batch_size, 1)
+    batch_rows = max(spec.max_batch_size, 1)
     return BatchingPolicy(
-        max_batch_size=limit,
-        levels=[_queue_policy(policy, rows) for policy in policies],
+        max_batch_size=max_batch_size,
+        levels=[_queue_policy(policy, batch_rows) for policy in policies],
         default_level=max(batching.default_priority_level, 1) - 1 if levels else 0,
         max_delay=batching.max_queue_delay_microseconds * 1e-6,
         preferred=frozenset(batching.preferred_batch_size),
@@ -250,10 +250,10 @@ def _policy(spec: ModelSpec, *, sizes: Sequence[int], inline_below_seconds: floa
     )
 
 
-def _queue_policy(policy: ModelQueuePolicy, batch: int) -> QueuePolicy:
+def _queue_policy(policy: ModelQueuePolicy, batch_rows: int) -> QueuePolicy:
     return QueuePolicy(
-        # Never less than a batch: a request of that size must be able to wait.
-        max_rows=max(batch, policy.max_queue_size or DEFAULT_QUEUE_BATCHES * batch),
+        # At least one batch: a request of that size must fit into the queue.
+        max_rows=max(batch_rows, policy.max_queue_size or DEFAULT_QUEUE_BATCHES * batch_rows),
         timeout=policy.default_timeout_microseconds * 1e-6,
         timeout_override=policy.allow_timeout_override,
         delay_late=policy.timeout_action == ModelQueuePolicy.DELAY,

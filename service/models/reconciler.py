@@ -1,9 +1,9 @@
-"""Makes what is loaded follow what is on disk: at the start, by poll, on SIGHUP and on RepositoryModelLoad.
+"""Reconciles the loaded versions with the repository: at start, by poll, on SIGHUP and on RepositoryModelLoad.
 
-Owns the order of a change: read the folder, select versions, load and verify the new ones beside the old ones, swap
-the table, then drain the old ones. A version that fails is refused with its reason, and the older one keeps serving.
-Models that an operator unloaded stay unloaded until they are loaded again. Not here: the tables (registry.py), how a
-version is loaded (loader.py), what is on disk (repository.py).
+Owns the order of a change: read the folder, select versions, load and verify the new versions while the old ones serve,
+swap the table, then drain the old versions. A version that fails is refused with a reason, and the older version keeps
+serving. A model that an operator unloaded stays unloaded until it is loaded again. Not here: the tables (registry.py),
+loading (loader.py), the files on disk (repository.py).
 """
 
 import threading
@@ -22,7 +22,7 @@ from service.models.routing import CANARY, NO_ROUTING, Routing, read_routing
 
 log = structlog.get_logger(__name__)
 
-# Seconds in which a replaced version may answer its pending requests.
+# Seconds that a replaced version gets to answer its pending requests.
 UNLOAD_SECONDS = 30.0
 
 Load = Callable[[ModelFolder, int], LoadedModel]
@@ -30,20 +30,20 @@ Load = Callable[[ModelFolder, int], LoadedModel]
 
 @dataclass(frozen=True)
 class _Selection:
-    """The versions that a configuration selects, best first, and how many to load beside the labelled ones."""
+    """The versions that a configuration selects, in order of preference, and how many to load besides the canary."""
 
     candidates: list[int]
-    enough: int
+    count: int
     routing: Routing
 
     def wants(self, version: int, loaded: Iterable[int]) -> bool:
         """Whether to load the version, given the versions that are loaded."""
         labels = self.routing.labels
-        return version in labels.values() or len(set(loaded) - {labels.get(CANARY)}) < self.enough
+        return version in labels.values() or len(set(loaded) - {labels.get(CANARY)}) < self.count
 
 
 class Reconciler:
-    """Reconciles a registry with its repository. One change runs at a time; every method may block for a load."""
+    """Reconciles a registry with its repository. One change runs at a time; every method may block on a load."""
 
     def __init__(self, repository: Path, registry: Registry, load: Load) -> None:
         self._repository = repository
@@ -53,7 +53,7 @@ class Reconciler:
         self._unreadable = ""  # why the repository could not be read last time
 
     def reconcile(self) -> None:
-        """Follow the repository. Never raises for what it finds there."""
+        """Load, replace and unload models until the registry matches the repository. Never raises a LoadError."""
         with self._lock:
             registry = self._registry
             try:
@@ -72,11 +72,11 @@ class Reconciler:
             registry.changed()
 
     def load(self, name: str) -> None:
-        """Load what the repository holds of the model now, including versions that were refused before.
+        """Load the model's versions that are on disk now, including versions that were refused before.
 
         Raises:
             NotFound: the repository has no such model.
-            NotReady: its best version was refused; the version that was loaded before keeps serving.
+            NotReady: a selected version was refused; the version that was loaded before keeps serving.
         """
         with self._lock:
             folder = self._find(name)
@@ -97,7 +97,7 @@ class Reconciler:
         """Answer the model's pending requests and unload it until it is loaded again.
 
         Raises:
-            NotFound: there is no such model.
+            NotFound: the model is unknown.
         """
         with self._lock:
             versions = self._registry.statuses(name)
@@ -118,7 +118,7 @@ class Reconciler:
         raise NotFound(f"model {name!r} is not in the repository {self._repository}")
 
     def _report_unreadable(self, reason: str) -> None:
-        """Keep what is loaded; log each reason once."""
+        """Keep the loaded models, and log each reason once."""
         if reason != self._unreadable:
             log.error("repository unreadable, keeping loaded models", reason=reason)
         self._unreadable = reason
@@ -143,9 +143,9 @@ class Reconciler:
             if not selection.wants(version, keep):
                 continue
             fingerprint = folder.versions.get(version, "")
-            known = before.get(version)
-            if known and known.fingerprint == fingerprint and known.state in (State.READY, State.UNAVAILABLE):
-                statuses[version] = known
+            status = before.get(version)
+            if status and status.fingerprint == fingerprint and status.state in (State.READY, State.UNAVAILABLE):
+                statuses[version] = status
                 if version in loaded:
                     keep[version] = loaded[version]
                 continue
@@ -155,7 +155,7 @@ class Reconciler:
             if model:
                 keep[version] = model
             elif version in loaded and version in folder.versions:
-                keep[version] = loaded[version]  # its files became invalid; the loaded version was verified
+                keep[version] = loaded[version]  # its files became invalid after it was loaded and verified
         if not selection.candidates:
             reason = f"{folder.path} holds no version, such as {name}/1"
             statuses[0] = VersionStatus(name, 0, State.UNAVAILABLE, reason, FilesError.code)
@@ -172,9 +172,9 @@ class Reconciler:
         except LoadError as error:
             log.error("model refused", model=folder.name, version=version, code=error.code, reason=str(error))
             return None, replace(status, reason=str(error), code=error.code)
-        except Exception as error:  # a file made to break its reader must not stop the other models
+        except Exception as error:  # a malicious file must not stop the other models
             log.exception("model refused", model=folder.name, version=version, code=LoadError.code)
-            reason = f"it could not be loaded ({type(error).__name__}); the log has more"
+            reason = f"loading failed ({type(error).__name__}); see the server's log"
             return None, replace(status, reason=reason, code=LoadError.code)
         log.info(
             "model ready",
@@ -188,7 +188,7 @@ class Reconciler:
         return model, replace(status, state=State.READY)
 
     def _refuse_model(self, name: str, error: LoadError) -> None:
-        """Record why the model's configuration is refused; loaded versions keep serving."""
+        """Record why the model's configuration is refused. Loaded versions keep serving."""
         before = self._registry.statuses(name)
         loaded = self._registry.versions(name)
         reason = str(error)
@@ -204,7 +204,7 @@ class Reconciler:
         drained = [model for model in registry.versions(name).values() if model not in models.values()]
         registry.route(name, models, routing)
         unloading = {
-            model.spec.version: VersionStatus(name, model.spec.version, State.UNLOADING, "it answers pending requests")
+            model.spec.version: VersionStatus(name, model.spec.version, State.UNLOADING, "answering pending requests")
             for model in drained
         }
         registry.set_statuses(name, unloading | dict(statuses))
@@ -227,7 +227,7 @@ def _drain(model: LoadedModel) -> None:
 def _select(folder: ModelFolder) -> _Selection:
     """The versions that the model's configuration selects.
 
-    `latest` makes every version a candidate, newest first: a refused version gives its place to the next older one.
+    With `latest` every version is a candidate, newest first: the next older version replaces a refused one.
     """
     config = read_config(folder)
     routing = read_routing(config)
@@ -236,10 +236,10 @@ def _select(folder: ModelFolder) -> _Selection:
     policy = config.version_policy
     match policy.WhichOneof("policy_choice"):
         case "all":
-            selected, enough = newest_first, len(newest_first)
+            selected, count = newest_first, len(newest_first)
         case "specific":
-            selected, enough = list(policy.specific.versions), len(policy.specific.versions)
+            selected, count = list(policy.specific.versions), len(policy.specific.versions)
         case _:
-            selected, enough = newest_first, policy.latest.num_versions or 1
+            selected, count = newest_first, policy.latest.num_versions or 1
     rest = sorted(set(selected) - labelled, reverse=True)
-    return _Selection(sorted(labelled, reverse=True) + rest, enough, routing)
+    return _Selection(sorted(labelled, reverse=True) + rest, count, routing)

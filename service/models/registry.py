@@ -1,7 +1,8 @@
-"""What is loaded: the table that routes requests to model versions, and the state of every version.
+"""The loaded model versions: the table that routes requests to them, and the state of every version.
 
-Owns look-ups by name, version and label, and the tables behind them, which the reconciler replaces and nobody changes:
-reads need no lock. Not here: following the disk (reconciler.py), loading (loader.py), the canary's share (routing.py).
+Owns look-ups by name, version and label. The reconciler replaces the tables as a whole and nothing changes them in
+place, so reads need no lock. Not here: changes on disk (reconciler.py), loading (loader.py), the canary's share
+(routing.py).
 """
 
 import time
@@ -14,12 +15,12 @@ from service.core.errors import NotFound, NotReady
 from service.models.loader import LoadedModel
 from service.models.routing import CANARY, NO_ROUTING, STABLE, Routing
 
-# The reason of a version that an operator unloaded.
+# Reason of a version that an operator unloaded.
 UNLOADED = "unloaded"
 
 
 class State(StrEnum):
-    """The state of a version, in RepositoryIndex's words."""
+    """The state of a version, as RepositoryIndex names it."""
 
     LOADING = "LOADING"
     READY = "READY"
@@ -35,8 +36,8 @@ class VersionStatus:
     version: int
     state: State
     reason: str = ""
-    code: str = ""  # of the LoadError that refused it
-    fingerprint: str = ""  # of the files that the state came from
+    code: str = ""  # of the LoadError that refused the version
+    fingerprint: str = ""  # of the files that were read; see ModelFolder
 
 
 Routes = Mapping[str, LoadedModel]  # by version and by label; "" is the default
@@ -58,13 +59,13 @@ class Registry:
     # --- look-ups ---
 
     def get(self, name: str, version: str = "", key: str | None = None) -> LoadedModel:
-        """The version with that number or label; for "" the stable version, or the newest if none is labelled stable.
+        """The version with this number or label; for "" the stable version, or the newest one if none has that label.
 
         With a `key`, a request without a version may go to the canary instead, as routing.py decides.
 
         Raises:
-            NotFound: there is no such model or version.
-            NotReady: there is, but it cannot answer now.
+            NotFound: the model or version is unknown.
+            NotReady: the version is known, but cannot answer now.
         """
         try:
             routes = self._routes[name]
@@ -91,7 +92,7 @@ class Registry:
         return {name for name, routes in self._routes.items() if not routes[""].batcher.broken}
 
     def index(self) -> list[VersionStatus]:
-        """The state of every version that is loaded or should be, by name and version."""
+        """The state of every version that is loaded or should be, sorted by name and version."""
         broken = {(m.spec.name, m.spec.version): m.batcher.broken for m in self.models() if m.batcher.broken}
         statuses = [
             replace(status, state=State.UNAVAILABLE, reason=broken[key], code="engine") if key in broken else status
@@ -108,7 +109,7 @@ class Registry:
         return self._routing.get(name, NO_ROUTING)
 
     def unready_reason(self) -> str:
-        """Why the server is not ready; "" if a model answers and every model that should answer does."""
+        """Why the server is not ready; "" if every model serves and there is at least one."""
         if self.problem:
             return self.problem
         if not self._statuses:
@@ -120,15 +121,15 @@ class Registry:
         return "; ".join(f"{status.name} {status.version or ''}: {status.reason}" for status in missing)
 
     def _lookup_error(self, name: str, version: str) -> NotFound | NotReady:
-        known = [status for status in self.index() if status.name == name]
-        if not known:
+        statuses = [status for status in self.index() if status.name == name]
+        if not statuses:
             if self.problem and not self._statuses:
                 return NotReady(f"model {name!r}: {self.problem}")
             return NotFound(f"model {name!r} is not found; there are {sorted(self.names()) or 'none'}")
         version = str(self.routing(name).labels.get(version, version))
-        matching = [status for status in known if version in ("", str(status.version)) or status.version == 0]
+        matching = [status for status in statuses if version in ("", str(status.version)) or status.version == 0]
         if not matching:
-            versions = [str(status.version) for status in known]
+            versions = [str(status.version) for status in statuses]
             return NotFound(f"model {name!r} has no version {version!r}; there are {versions}")
         status = matching[-1]
         label = f"model {name!r}" + (f" version {status.version}" if status.version else "")
@@ -137,11 +138,11 @@ class Registry:
     # --- changes, made by the reconciler ---
 
     def route(self, name: str, models: Mapping[int, LoadedModel], routing: Routing) -> None:
-        """Send the model's requests to exactly these versions from now on."""
+        """Route the model's requests to exactly these versions from now on."""
         routes = {other: table for other, table in self._routes.items() if other != name}
         if models:
             routes[name] = _routes(models, routing)
-        routings = {other: known for other, known in self._routing.items() if other != name}
+        routings = {other: kept for other, kept in self._routing.items() if other != name}
         self._routing = routings | ({name: routing} if routing.labels else {})
         self._routes = routes
 
@@ -153,7 +154,7 @@ class Registry:
     # --- shutdown ---
 
     def close(self) -> None:
-        """Refuse new requests at every batcher; pending requests are still answered."""
+        """Refuse new requests in every batcher. Pending requests are still answered."""
         for model in self.models():
             model.batcher.close()
 
@@ -166,7 +167,7 @@ class Registry:
 
 def _routes(models: Mapping[int, LoadedModel], routing: Routing) -> Routes:
     labels = {label: models[version] for label, version in routing.labels.items() if version in models}
-    # The canary is not the default, however new it is, unless it is the only version.
+    # The canary is the default only if it is the only version.
     others = [version for version in models if version != routing.labels.get(CANARY)] or list(models)
     default = labels.get(STABLE) or models[max(others)]
     return {**{str(version): model for version, model in models.items()}, **labels, "": default}

@@ -1,11 +1,12 @@
-"""The model repository on disk: Triton's layout, read.
+"""Reads the model repository on disk, which has Triton's layout.
 
-    REPOSITORY/NAME/config.pbtxt     optional: what it leaves out is derived from the graph
-                    labels.txt       where an output names it
-                    N/model.onnx     and, from our training job, manifest.json and golden.npz
+    REPOSITORY/NAME/config.pbtxt     optional; omitted fields are derived from the graph
+                    labels.txt       optional; an output's label_filename names it
+                    N/model.onnx     with manifest.json and golden.npz if the training job published it
 
-Owns: which models and versions there are, and reading their files with every problem named. Does not own: loading.
-Only folders whose name is a positive number without leading zeros are versions; all else is ignored.
+Owns the list of models and versions, their files, and the errors that name an invalid file. A version is a folder whose
+name is a positive number without leading zeros; other names are ignored. Not here: config.pbtxt (config.py), loading
+(loader.py).
 """
 
 import hashlib
@@ -26,20 +27,20 @@ from service.pb.model_config_pb2 import ModelConfig
 
 PLATFORM, BACKEND, GRAPH = "onnxruntime_onnx", "onnxruntime", "model.onnx"
 VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}")
-# Of config.pbtxt, what says which version answers; see routing.py.
+# Parameters of config.pbtxt that routing.py reads.
 ROUTING_PARAMETERS = ("stable", "canary", "canary_percent")
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model on disk: its newest-first version numbers and a fingerprint of each, which changes with its files."""
+    """A model on disk: its version numbers, newest first, each with a fingerprint that changes with its files."""
 
     path: Path
     versions: dict[int, str]
 
     @property
     def name(self) -> str:
-        """The folder's name is the model's."""
+        """The model's name, which is the folder's name."""
         return self.path.name
 
     def version_path(self, version: int) -> Path:
@@ -48,13 +49,13 @@ class ModelFolder:
 
 
 class Golden(BaseModel):
-    """The part of a manifest that says how exactly golden answers must be met."""
+    """The manifest's tolerance: how far an answer may differ from its golden answer."""
 
     tolerance: float
 
 
 class ReportedMetrics(BaseModel):
-    """How the version did on the job's test set: shares from 0 to 1, and numbers of images, true by predicted class."""
+    """Test-set metrics that the training job reported: ratios from 0 to 1; image counts by true and predicted class."""
 
     test_accuracy: float | None = None
     test_confidence: float | None = None
@@ -62,13 +63,13 @@ class ReportedMetrics(BaseModel):
 
     @property
     def shares(self) -> list[float]:
-        """Of each class among the predictions, by class id; empty if that is unknown."""
+        """The share of each class among the predictions, from 0 to 1, by class id; empty if unknown."""
         columns = [sum(column) for column in zip(*self.confusion, strict=False)]
         return [column / sum(columns) for column in columns] if sum(columns) else []
 
 
 class Manifest(BaseModel):
-    """What the service reads of manifest.json; the rest is for people."""
+    """The fields of manifest.json that the service reads."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -80,10 +81,10 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class VersionFiles:
-    """A version's files, read and consistent with each other. `manifest` None means made by somebody else."""
+    """A version's files, read and consistent with each other. `manifest` is None if another tool made the version."""
 
     name: str  # of the graph's file
-    folder: Path  # in which the graph's file lies, and what it refers to
+    folder: Path  # of the graph's file and of the weight files beside it
     model: bytes
     sha256: str
     manifest: Manifest | None
@@ -92,7 +93,7 @@ class VersionFiles:
 
 
 def scan(repository: Path) -> list[ModelFolder]:
-    """All model folders, by name.
+    """List all model folders, by name.
 
     Raises:
         FilesError: the repository cannot be read.
@@ -105,10 +106,10 @@ def scan(repository: Path) -> list[ModelFolder]:
 
 
 def read_model_folder(folder: Path) -> ModelFolder:
-    """One model folder.
+    """List the versions of one model folder.
 
     Raises:
-        FilesError: it cannot be read.
+        FilesError: the folder cannot be read.
     """
     try:
         return ModelFolder(folder.resolve(), _versions(folder))
@@ -126,7 +127,7 @@ def _versions(folder: Path) -> dict[int, str]:
 
 
 def _config_stamp(folder: Path) -> str:
-    """Changes with all that a version's engines are made from; not with the policy and the routing among versions."""
+    """The stamp of config.pbtxt. It changes with the settings of engines, but not with version policy or routing."""
     config = ModelConfig()
     try:
         text_format.Parse((folder / "config.pbtxt").read_text(), config)
@@ -149,14 +150,14 @@ def _stamp(path: Path) -> str:
 
 
 def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> VersionFiles:
-    """Read a version's files. The graph may also be a folder that holds a file of the same name, beside its weights.
+    """Read a version's files. `filename` may also name a folder that holds a graph of that name beside its weights.
 
     Raises:
-        FilesError: one is missing or cannot be read, or the graph is not the one that the manifest describes.
+        FilesError: a file is missing or unreadable, or the graph does not match its manifest.
     """
     path = folder.version_path(version)
     if Path(filename).name != filename:
-        raise FilesError(f"default_model_filename {filename!r} is no plain file name")
+        raise FilesError(f"default_model_filename {filename!r} is not a plain file name")
     graph = path / filename / filename if (path / filename).is_dir() else path / filename
     try:
         model = graph.read_bytes()
@@ -167,11 +168,10 @@ def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> Ve
     if manifest is None:
         return VersionFiles(filename, graph.parent, model, sha256, None, {}, 0.0)
     if manifest.model != folder.name:
-        raise FilesError(f"{path / 'manifest.json'} describes {manifest.model!r}, not {folder.name!r}")
+        raise FilesError(f"{path / 'manifest.json'} describes the model {manifest.model!r}, not {folder.name!r}")
     if manifest.sha256 != sha256:
         raise FilesError(
-            f"{graph} is not what its manifest describes: expected SHA-256 {manifest.sha256}, "
-            f"got {sha256}; publish it again"
+            f"{graph} does not match its manifest: expected SHA-256 {manifest.sha256}, got {sha256}; publish it again"
         )
     golden = _read_golden(path / "golden.npz")
     return VersionFiles(filename, graph.parent, model, sha256, manifest, golden, manifest.golden.tolerance)
@@ -191,18 +191,18 @@ def _read_golden(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise FilesError(f"{path} cannot be read: {error}; a version with a manifest must have it") from error
+        raise FilesError(f"{path} cannot be read: {error}; a version with a manifest needs it") from error
 
 
 def label_names(folder: ModelFolder, filename: str) -> tuple[str, ...]:
-    """The labels of an output, one a line, by class id.
+    """Read an output's labels: one a line, by class id.
 
     Raises:
-        FilesError: the file is missing or lies outside the model's folder.
+        FilesError: the file is missing, unreadable or outside the model's folder.
     """
     path = folder.path / filename
     if folder.path.resolve() not in path.resolve().parents:
-        raise FilesError(f"label_filename {filename!r} leads out of {folder.path}")
+        raise FilesError(f"label_filename {filename!r} points outside {folder.path}")
     try:
         return tuple(path.read_text().splitlines())
     except (OSError, UnicodeDecodeError) as error:

@@ -1,9 +1,9 @@
-"""ONNX Runtime.
+"""ONNX Runtime: sessions, devices and GPU memory.
 
-    session.py      one session on one device: an engine
-    devices.py      which devices engines run on
-    io_binding.py   fixed batch sizes with memory that is bound once
-    cuda.py         everything that holds for NVIDIA GPUs alone
+    session.py      an engine: one session on one device
+    devices.py      the devices that engines run on
+    io_binding.py   fixed batch sizes, each with memory that is bound once
+    cuda.py         everything specific to NVIDIA GPUs
 
-Not here: batches (batching/) and whether answers are right (models/verification.py).
+Not here: forming batches (batching/), verifying answers (models/verification.py).
 """

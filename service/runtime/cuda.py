@@ -1,6 +1,6 @@
-"""What ONNX Runtime needs to run on an NVIDIA GPU: devices, providers, page-locked memory, and errors that never pass.
+"""Everything specific to NVIDIA GPUs: device count, execution providers, IO binding, page-locked memory, sticky errors.
 
-Owns everything that is only true of CUDA. Does not own: sessions (engine.py), batch sizes (buffers.py).
+Not here: sessions (session.py), batch sizes (io_binding.py).
 Options: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html and TensorRT-ExecutionProvider.html
 """
 
@@ -24,15 +24,15 @@ from service.core.spec import Arrays, TensorSpec
 log = structlog.get_logger(__name__)
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
-# After so many runs ONNX Runtime has captured a graph: it allocates in the first and captures in the second.
+# Runs after which a CUDA graph is captured: ONNX Runtime allocates in the first run and captures in the second.
 RUNS_TO_CAPTURE = 3
-# cudaHostRegisterPortable: page-locked for every device's context.
-PORTABLE = 1
-CUDART = ("libcudart.so.13", "libcudart.so.12")
-# How ONNX Runtime's messages tell of errors after which a process can do nothing with its device any more: those that
-# CUDA calls sticky (illegal address, launch failure, assert, ECC, …), by number, and libraries that gave up.
+# cudaHostRegisterPortable: the memory is page-locked for every device's context.
+CUDA_HOST_REGISTER_PORTABLE = 1
+CUDART_LIBRARIES = ("libcudart.so.13", "libcudart.so.12")
+# ONNX Runtime's messages for errors after which a process cannot use its device any more: CUDA's sticky errors (illegal
+# address, launch failure, assert, ECC, …) by number, and fatal errors of cuBLAS and cuDNN.
 # https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html
-STICKY = re.compile(
+STICKY_ERROR = re.compile(
     r"CUDA (failure|error)[: ]+(46|214|220|700|702|709|71[0-9]|719|999)\b"
     r"|CUBLAS_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)|CUDNN_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)"
     r"|device-side assert|illegal memory access|unspecified launch failure|uncorrectable ECC|GPU is lost",
@@ -44,9 +44,9 @@ STICKY = re.compile(
 class GpuOptions:
     """How engines use a GPU."""
 
-    memory_bytes: int = 0  # most that one engine's arena may take; 0 for no bound
+    memory_bytes: int = 0  # limit of one engine's memory arena; 0 for no limit
     graphs: bool = False  # capture a CUDA graph for each batch size, and replay it
-    tensorrt_cache: Path | None = None  # build with TensorRT, and keep what was built there
+    tensorrt_cache: Path | None = None  # use TensorRT, and cache its engines in this folder
     fp16: bool = False  # let TensorRT compute in half precision
 
 
@@ -54,7 +54,7 @@ DEFAULT_GPU_OPTIONS = GpuOptions()
 
 
 def device_count() -> int:
-    """How many devices NVIDIA's driver shows; 0 without a driver."""
+    """The number of devices that NVIDIA's driver shows; 0 without a driver."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -66,12 +66,12 @@ def device_count() -> int:
 
 
 def providers(device: str, options: GpuOptions) -> list[tuple[str, dict[str, str]]]:
-    """ONNX Runtime's providers for `cuda:N` and their options, the first to be asked first."""
+    """ONNX Runtime's execution providers for `cuda:N` with their options, in order of preference."""
     number = device.removeprefix("cuda:")
     cuda = {
         "device_id": number,
-        "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE searches for seconds at every new batch size
-        "arena_extend_strategy": "kSameAsRequested",  # doubling would take memory that neighbours need
+        "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE takes seconds for each new batch size
+        "arena_extend_strategy": "kSameAsRequested",  # doubling would take memory from other engines
         "enable_cuda_graph": str(int(options.graphs)),
     }
     if options.memory_bytes:
@@ -95,14 +95,14 @@ def providers(device: str, options: GpuOptions) -> list[tuple[str, dict[str, str
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether the error says that the device is of no more use to this process."""
-    return STICKY.search(str(error)) is not None
+    """Whether the error is sticky: the process cannot use the device any more."""
+    return STICKY_ERROR.search(str(error)) is not None
 
 
 class CudaBinding:
-    """A batch size's memory on host and device, bound to a session. Shapes are `rows` and each spec's own.
+    """An io_binding.Binding of `rows` rows for a session. The shape of a tensor is (rows, *spec.shape).
 
-    With `graph` the session captures a CUDA graph under this size's number in its first runs and replays it after.
+    With `graph` the session captures a CUDA graph for this size in its first runs and replays it in later runs.
     """
 
     def __init__(
@@ -139,13 +139,13 @@ class CudaBinding:
         """As Binding.run().
 
         Raises:
-            EngineLost: the device is of no more use.
+            EngineLost: the process cannot use the device any more.
         """
         try:
             for value, array in zip(self._sources, self.inputs, strict=True):
                 value.update_inplace(array)
             self._session.run_with_iobinding(self._binding, self._options)
-            return [value.numpy().copy() for value in self._targets]  # on a CPU, as in tests, it is a view
+            return [value.numpy().copy() for value in self._targets]  # on a CPU, as in tests, numpy() is a view
         except Exception as error:
             if is_lost(error):
                 raise EngineLost(str(error)) from error
@@ -153,16 +153,16 @@ class CudaBinding:
 
 
 def pin(array: NDArray[np.generic]) -> bool:
-    """Page-lock the array's memory for as long as the array lives, so that copies to a device are direct.
+    """Page-lock the array's memory for the array's lifetime, so that copies to a device are direct.
 
-    Returns whether it was done; without, everything works, only slower.
+    Returns whether that succeeded; without it, copies are slower.
     """
     runtime = _cuda_runtime()
     if runtime is None:
-        log.warning("memory not page-locked, CUDA runtime library missing", looked_for=CUDART)
+        log.warning("memory not page-locked, CUDA runtime library missing", looked_for=CUDART_LIBRARIES)
         return False
     address = ctypes.c_void_p(array.ctypes.data)
-    status = runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), PORTABLE)
+    status = runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), CUDA_HOST_REGISTER_PORTABLE)
     if status:
         log.warning("memory not page-locked", cuda_error=status, bytes=array.nbytes)
         return False
@@ -171,7 +171,7 @@ def pin(array: NDArray[np.generic]) -> bool:
 
 
 def _cuda_runtime() -> ctypes.CDLL | None:
-    for name in CUDART:  # ONNX Runtime's preload_dlls() has loaded it
+    for name in CUDART_LIBRARIES:  # ONNX Runtime's preload_dlls() loaded one of them
         with contextlib.suppress(OSError):
             return ctypes.CDLL(name)
     return None

@@ -1,8 +1,8 @@
-"""Batches of a few sizes only, each with memory of its own that is bound to the graph once and used again and again.
+"""Runs batches in a few fixed sizes, each with preallocated memory that is bound to the session once (IO binding).
 
-Owns, for one engine: which sizes there are, the binding of each, and getting rows in and answers out of it. A GPU wants
-all three: its libraries prepare for every new shape, copies need page-locked memory, and a captured graph replays on
-the addresses that it was captured with. Does not own: how a binding is made (cuda.py; in tests, a fake).
+Owns the bindings of one engine: one for each batch size, padding up to that size, and copying rows in and answers out.
+A GPU needs this: its libraries prepare for every new shape, fast copies need page-locked memory, and a captured CUDA
+graph replays on the addresses of its capture. Not here: how a binding is made (cuda.py; in tests, a fake).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,16 +16,16 @@ from service.core.spec import Arrays
 
 
 class Binding(Protocol):
-    """One batch size: memory on the host and on the device, and the graph between its inputs and outputs."""
+    """Memory for one batch size, on the host and on the device, bound to the session."""
 
-    inputs: Arrays  # on the host; what lies there when it is run is computed
+    inputs: Arrays  # on the host; run() reads them
 
     def run(self) -> Sequence[NDArray[np.generic]]:
-        """Copy the inputs over, compute, and copy the outputs back, to arrays that later runs leave alone."""
+        """Copy the inputs to the device, compute, and copy the outputs to new arrays."""
 
 
 class BatchBindings:
-    """The bindings of one engine, which runs one batch at a time. `bind` makes one for so many rows."""
+    """The bindings of one engine, which runs one batch at a time. `bind` makes the binding for a number of rows."""
 
     def __init__(self, sizes: Sequence[int], bind: Callable[[int], Binding]) -> None:
         self.sizes = sorted(sizes)
@@ -33,24 +33,24 @@ class BatchBindings:
         self._bindings: dict[int, Binding] = {}
 
     def input_buffers(self, rows: int) -> Arrays | None:
-        """The inputs of the binding with exactly so many rows, to put them together in; None if there is none."""
+        """The input arrays of the binding with exactly `rows` rows, for the caller to fill; None if there is none."""
         return self._binding(rows).inputs if rows in self.sizes else None
 
     def run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
-        """The outputs. Inputs that do not lie in a room are copied to one, with the last row repeated to fill it.
+        """The outputs. Inputs outside the binding's arrays are copied into them, padded with the last row.
 
         Raises:
-            ValueError: there is no size for so many rows.
+            ValueError: the inputs have more rows than the largest size.
         """
         rows = len(inputs[0])
         size = padded(rows, self.sizes)
         if not 1 <= rows <= self.sizes[-1]:
             raise ValueError(f"{rows} rows, but the sizes are {self.sizes}")
         binding = self._binding(size)
-        for room, given in zip(binding.inputs, inputs, strict=True):
-            if given is not room:
-                room[:rows] = given
-                room[rows:] = given[-1:]
+        for buffer, array in zip(binding.inputs, inputs, strict=True):
+            if array is not buffer:
+                buffer[:rows] = array
+                buffer[rows:] = array[-1:]
         outputs = binding.run()
         return outputs if rows == size else [output[:rows] for output in outputs]
 

@@ -1,7 +1,8 @@
-"""One ONNX Runtime session on one device.
+"""The engine: one ONNX Runtime session on one device.
 
-Owns: choosing the device, the session's options, running a batch. Does not own: what is only true of GPUs (cuda.py,
-buffers.py), what a batch is (batcher.py), whether the answers are right (verifier.py).
+Owns the session's options, the check that ONNX Runtime took the requested device, and running a batch. Not here:
+everything specific to GPUs (cuda.py, io_binding.py), the choice of devices (devices.py), forming batches
+(batching/batcher.py), verifying answers (models/verification.py).
 """
 
 import ctypes
@@ -20,13 +21,13 @@ from service.runtime.cuda import DEFAULT_GPU_OPTIONS, GpuOptions
 from service.runtime.io_binding import BatchBindings
 
 CPU = "CPUExecutionProvider"
-# What NumPy does not have; its number is TensorProto.BFLOAT16 in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+# NumPy has no bfloat16. Its number is TensorProto.BFLOAT16 in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 BFLOAT16, BFLOAT16_NUMBER = "tensor(bfloat16)", 16
 
 
 @dataclass(frozen=True)
 class GraphTensor:
-    """An input or output as the graph declares it: ONNX Runtime's type name, and None for each free axis."""
+    """An input or output as the graph declares it. `type` is ONNX Runtime's name; None in `shape` is a free axis."""
 
     name: str
     type: str
@@ -34,10 +35,10 @@ class GraphTensor:
 
 
 class Engine:
-    """A loaded graph. `device` is `cpu` or `cuda:N`; `folder` holds the weights that lie outside the graph's file.
+    """A loaded graph on `device`, `cpu` or `cuda:N`. `folder` holds weights that are outside the graph's file.
 
     Raises:
-        DeviceUnavailable: ONNX Runtime did not take the device; by itself it falls back to another in silence.
+        DeviceUnavailable: ONNX Runtime did not take the device; without this check it would fall back silently.
     """
 
     def __init__(
@@ -52,22 +53,22 @@ class Engine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = intra_op_threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # its errors come as exceptions, which we log with the model's name
-        # Threads that spin take the core from those that read requests.
+        options.log_severity_level = 4  # errors are also raised; the service logs them with the model's name
+        # Spinning threads would take the core from the threads that read requests.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        wanted = [] if device == "cpu" else cuda.providers(device, gpu)
-        if wanted:
+        requested = [] if device == "cpu" else cuda.providers(device, gpu)
+        if requested:
             onnxruntime.preload_dlls()
-        self._session = onnxruntime.InferenceSession(model, options, providers=[*wanted, CPU])
-        self._session.disable_fallback()  # from a GPU that fails to the CPU, in the middle of it all
-        taken = self._session.get_providers()
-        self.provider: str = taken[0]
+        self._session = onnxruntime.InferenceSession(model, options, providers=[*requested, CPU])
+        self._session.disable_fallback()  # else a GPU that fails would silently be replaced by the CPU
+        active = self._session.get_providers()
+        self.provider: str = active[0]
         self.device = device
-        for name, _ in wanted:
-            if name not in taken:
-                raise DeviceUnavailable(f"{name} on {device} was asked for, but ONNX Runtime took {', '.join(taken)}")
+        for name, _ in requested:
+            if name not in active:
+                raise DeviceUnavailable(f"{name} on {device} was requested, but ONNX Runtime took {', '.join(active)}")
         self._gpu = gpu
         self._buffers: BatchBindings | None = None
         self.inputs = _tensors(self._session.get_inputs())
@@ -80,25 +81,27 @@ class Engine:
             self._session_run = self._session.run
 
     def select(self, outputs: Sequence[str]) -> None:
-        """From now on, compute these outputs only, in this order."""
+        """Compute only these outputs from now on, in this order."""
         self._output_names = list(outputs)
 
     def bind(self, spec: ModelSpec, sizes: Sequence[int]) -> bool:
-        """On a GPU, run from now on in batches of these sizes, each with memory of its own.
+        """On a GPU, bind memory for batches of these sizes, and run only in these sizes from now on.
 
-        Returns whether that is so: it takes a model that batches, of numbers, with no free axis but the batch.
+        Returns whether the engine is bound. The model must batch, be numeric and have no free axis but the batch.
 
         Raises:
-            LoadError: CUDA graphs were asked for, and the model is none of that kind.
+            ConfigurationError: CUDA graphs were requested, and the model cannot be bound.
         """
         tensors = (*spec.inputs, *spec.outputs)
-        free = [tensor.name for tensor in tensors if -1 in tensor.shape or tensor.data_type.name in ("BYTES", "BF16")]
+        unbindable = [
+            tensor.name for tensor in tensors if -1 in tensor.shape or tensor.data_type.name in ("BYTES", "BF16")
+        ]
         if self.device == "cpu":
             return False
-        if free or not spec.batches:
+        if unbindable or not spec.batches:
             if self._gpu.graphs:
-                why = f"{free[0]!r} has a free axis or is none of plain numbers" if free else "it does not batch"
-                raise ConfigurationError(f"--cuda-graphs cannot be had for this model: {why}")
+                reason = f"{unbindable[0]!r} has a free axis or is BYTES or BF16" if unbindable else "it does not batch"
+                raise ConfigurationError(f"--cuda-graphs does not work with this model: {reason}")
             return False
         self._buffers = BatchBindings(
             sizes,
@@ -109,11 +112,11 @@ class Engine:
         return True
 
     def run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
-        """The outputs for the inputs, both in the graph's order unless others were selected. Releases the GIL.
+        """The outputs, in the graph's order or as selected, for inputs in the graph's order. Releases the GIL.
 
         Raises:
-            EngineLost: the device is of no more use.
-            Exception: whatever ONNX Runtime raises for inputs that the graph cannot take.
+            EngineLost: the process cannot use the device any more.
+            Exception: any error that ONNX Runtime raises for inputs that the graph cannot run on.
         """
         if self._buffers is not None:
             return self._buffers.run(inputs)
@@ -128,11 +131,11 @@ class Engine:
         return outputs
 
     def input_buffers(self, rows: int) -> Arrays | None:
-        """Where inputs of so many rows are best put together; None for anywhere."""
+        """As Backend.input_buffers()."""
         return None if self._buffers is None else self._buffers.input_buffers(rows)
 
     def _run_bfloat16(self, names: list[str], inputs: dict[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
-        """As the session's run, for graphs with tensors of 16-bit brain floats, which are passed as uint16."""
+        """As the session's run, for graphs with bfloat16 tensors, which are passed as uint16."""
         make = onnxruntime.OrtValue
         values = {
             tensor.name: make.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), BFLOAT16_NUMBER)
@@ -144,7 +147,7 @@ class Engine:
 
 
 def _array(value: onnxruntime.OrtValue) -> NDArray[np.generic]:
-    """A copy of the value's elements; 16-bit brain floats as uint16."""
+    """The value's elements; bfloat16 as a uint16 copy."""
     if value.data_type() != BFLOAT16:
         array: NDArray[np.generic] = value.numpy()
         return array

@@ -1,4 +1,4 @@
-"""Training writes, others read: the files of a repository are all that the two halves share."""
+"""The contract between training and service: the service and Triton read the repository that the job publishes."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
 TRITON = CACHE / "serving-bench" / "triton"
 
 
-def test_a_second_run_publishes_the_next_version_and_the_service_takes_it(published: Path, tmp_path: Path) -> None:
+def test_a_second_training_publishes_the_next_version_and_the_service_loads_it(published: Path, tmp_path: Path) -> None:
     repository = copy_repository(published, tmp_path / "models")
     flags = ["--dataset", "mnist-sample", "--epochs", "1", "--min-accuracy", "0", "--device", "cpu", "--seed", "9"]
     result = run_command("training", *flags, "--repository", str(repository))
@@ -53,7 +53,7 @@ def test_the_service_reads_every_file_that_the_job_writes(published: Path) -> No
     ]  # fmt: skip
 
 
-def test_the_job_makes_the_same_graph_again_from_the_same_seed(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_graph(tmp_path: Path) -> None:
     digests = []
     for name in ("first", "second"):
         flags = ["--dataset", "mnist-sample", "--epochs", "1", "--min-accuracy", "0", "--device", "cpu"]
@@ -65,14 +65,14 @@ def test_the_job_makes_the_same_graph_again_from_the_same_seed(tmp_path: Path) -
 
 @pytest.fixture
 def triton(published: Path, tmp_path: Path) -> Iterator[str]:
-    """A real Triton over the repository as it was published; its gRPC address."""
+    """The gRPC address of a real Triton that serves the published repository."""
     if not (TRITON / "bin" / "python").exists():
-        pytest.skip("no Triton here: ../shared/bench/setup installs it")
+        pytest.skip("Triton is not installed: ../shared/bench/setup installs it")
     (site,) = TRITON.glob("lib/python3*/site-packages")
     server = site / "pytriton" / "tritonserver"
     python = site.parent.name.removeprefix("python")
     if python != sysconfig.get_python_version():
-        pytest.skip("Triton was installed for another Python")
+        pytest.skip("Triton is installed for another Python version")
     shutil.copytree(server / "backends", tmp_path / "backends")
     shutil.copy(
         server / "python_backend_stubs" / python / "triton_python_backend_stub", tmp_path / "backends" / "python"
@@ -95,7 +95,7 @@ def triton(published: Path, tmp_path: Path) -> Iterator[str]:
             stderr=log,
         )
 
-    def answers() -> bool:
+    def is_ready() -> bool:
         assert process.poll() is None, (tmp_path / "triton.log").read_text()[-3000:]
         try:
             with urlopen(f"http://127.0.0.1:{ports[1]}/v2/health/ready", timeout=1) as response:
@@ -104,7 +104,7 @@ def triton(published: Path, tmp_path: Path) -> Iterator[str]:
             return False
 
     try:
-        wait_until(answers, "Triton accepts the repository")
+        wait_until(is_ready, "Triton is ready")
         yield f"127.0.0.1:{ports[0]}"
     finally:
         process.terminate()
@@ -112,7 +112,7 @@ def triton(published: Path, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.peer
-def test_a_real_triton_accepts_what_we_publish_and_answers_the_same(
+def test_a_real_triton_serves_the_published_repository_with_the_same_answers(
     triton: str, published: Path, tmp_path: Path, test_images: tuple[NDArray[np.uint8], NDArray[np.uint8]]
 ) -> None:
     np.savez(tmp_path / "images.npz", images=test_images[0])
@@ -128,7 +128,7 @@ def test_a_real_triton_accepts_what_we_publish_and_answers_the_same(
     )
 
 
-def test_the_two_halves_start_without_each_others_libraries() -> None:
+def test_service_and_training_import_without_each_others_libraries() -> None:
     for module, absent in (("service.app.server", "torch"), ("training.publish", "grpc")):
         code = f"import sys; sys.modules[{absent!r}] = None; import {module}"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,6 +1,6 @@
-"""Models that this project did not make: the ONNX files that ship with the onnx package, and a Triton repository.
+"""Models from elsewhere: the ONNX files that ship with the onnx package, and a Triton repository.
 
-https://github.com/onnx/onnx/tree/main/onnx/backend/test/data has them, with inputs and outputs beside each.
+https://github.com/onnx/onnx/tree/main/onnx/backend/test/data has the models with their inputs and outputs.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from tests.support.requests import infer_request, outputs_of
 
 DATA = Path(onnx.backend.test.__file__).parent / "data"
 FOLDERS = {path.parent.name: path.parent for path in sorted(DATA.glob("*/*/model.onnx"))}
-# Networks of known architectures with made-up weights; one input of ones.
+# Networks of known architectures with placeholder weights, and their input shape. The expected output is for all ones.
 NETWORKS = {"light_squeezenet": (3, 224, 224), "light_shufflenet": (3, 224, 224)}
 
 
@@ -46,7 +46,7 @@ def read(path: Path) -> NDArray[Any]:
     return numpy_helper.to_array(TensorProto.FromString(path.read_bytes()))
 
 
-def test_whatever_onnx_runtime_can_open_is_served_and_the_rest_says_why(service: LocalService) -> None:
+def test_every_model_that_onnx_runtime_opens_is_served_and_the_others_report_why(service: LocalService) -> None:
     assert len(FOLDERS) > 100
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -60,7 +60,7 @@ def test_whatever_onnx_runtime_can_open_is_served_and_the_rest_says_why(service:
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_each_gives_the_answers_that_its_makers_give(service: LocalService, name: str) -> None:
+def test_each_model_gives_the_answers_that_ship_with_it(service: LocalService, name: str) -> None:
     if name not in service.server.registry.serving_models():
         pytest.skip("ONNX Runtime itself cannot open it")
     spec = service.server.registry.get(name).spec
@@ -75,7 +75,7 @@ def test_each_gives_the_answers_that_its_makers_give(service: LocalService, name
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_known_networks_answer_as_published(service: LocalService, name: str) -> None:
+def test_networks_give_the_answers_that_ship_with_them(service: LocalService, name: str) -> None:
     spec = service.server.registry.get(name).spec
     (tensor,) = spec.inputs
     ones = np.ones((1, *NETWORKS[name]), np.float32)
@@ -83,8 +83,8 @@ def test_known_networks_answer_as_published(service: LocalService, name: str) ->
     np.testing.assert_allclose(got, read(DATA / "light" / f"{name}_output_0.pb"), rtol=1e-3, atol=1e-5)
 
 
-def test_a_triton_repository_without_manifests_is_served_by_its_configuration(tmp_path: Path, grpc_server: str) -> None:
-    """Written as Triton's own examples are: batching, instances, a version policy, and fields that change no answer."""
+def test_a_triton_repository_is_served_by_its_configuration(tmp_path: Path, grpc_server: str) -> None:
+    """In the style of Triton's examples, with instance groups, warm-up and fields that change no answer."""
     network = (DATA / "light" / "light_squeezenet.onnx").read_bytes()
     config = """
       name: "squeezenet"

@@ -1,4 +1,4 @@
-"""What happens when an engine breaks, when replicas share a port, and when connections come of age."""
+"""An engine that breaks: readiness, health, pending and later requests, and the other models."""
 
 import threading
 import urllib.error
@@ -32,7 +32,7 @@ def read(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_an_engine_that_breaks_makes_the_service_unready_and_tells_all_who_wait(
+def test_a_broken_engine_makes_the_server_unready_and_its_model_unavailable(
     published: Path, tmp_path: Path, grpc_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository = copy_repository(published, tmp_path / "models")
@@ -40,12 +40,12 @@ def test_an_engine_that_breaks_makes_the_service_unready_and_tells_all_who_wait(
     broken = threading.Event()
     run = Engine.run
 
-    def break_down(engine: Engine, inputs: tuple[np.ndarray, ...]) -> object:
+    def fail_if_broken(engine: Engine, inputs: tuple[np.ndarray, ...]) -> object:
         if broken.is_set() and inputs[0].dtype == np.uint8:
             raise RuntimeError("CUDA error 719: unspecified launch failure")
         return run(engine, inputs)
 
-    monkeypatch.setattr(Engine, "run", break_down)
+    monkeypatch.setattr(Engine, "run", fail_if_broken)
     service = LocalService(repository, grpc_server).ready()
     try:
         health = health_pb2_grpc.HealthStub(service.channel)
@@ -65,7 +65,9 @@ def test_an_engine_that_breaks_makes_the_service_unready_and_tells_all_who_wait(
         assert not service.stub.ModelReady(pb.ModelReadyRequest(name=MODEL)).ready
         (index,) = [m for m in service.stub.RepositoryIndex(pb.RepositoryIndexRequest()).models if m.name == MODEL]
         assert index.state == "UNAVAILABLE" and "unspecified launch failure" in index.reason
-        assert service.stub.ModelInfer(infer_request("double", x=X)).model_name == "double", "the others are well"
+        assert service.stub.ModelInfer(infer_request("double", x=X)).model_name == "double", (
+            "the other models must serve"
+        )
         watch.cancel()
     finally:
         service.stop()

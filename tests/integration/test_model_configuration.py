@@ -1,4 +1,4 @@
-"""What a config.pbtxt asks for beside shapes: batching, instances, strictness, files; and how it is refused."""
+"""config.pbtxt in a running server: outputs, file names, element types, and the parameter strict."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.support.requests import infer_request, outputs_of
 from tests.support.waiting import WAIT, wait_until
 
 
-def test_a_configuration_may_leave_outputs_out(tmp_path: Path, grpc_server: str) -> None:
+def test_a_configuration_may_omit_outputs(tmp_path: Path, grpc_server: str) -> None:
     output = 'output [ { name: "difference" data_type: TYPE_INT32 dims: [ 2 ] } ]'
     add_version(tmp_path, "adding", adding_model(), config=f"max_batch_size: 8 {output}")
     with local_service(tmp_path, grpc_server) as service:
@@ -22,7 +22,7 @@ def test_a_configuration_may_leave_outputs_out(tmp_path: Path, grpc_server: str)
     assert {name: values.tolist() for name, values in answer.items()} == {"difference": [[4, 5]]}
 
 
-def test_the_graphs_file_may_have_another_name_or_be_a_folder_with_weights_beside_it(tmp_path: Path) -> None:
+def test_default_model_filename_may_name_a_folder_with_external_weights(tmp_path: Path) -> None:
     weights = numpy_helper.from_array(np.full((4,), 3, np.float32), "weights")
     graph = helper.make_graph(
         [helper.make_node("Mul", ["x", "weights"], ["y"])],
@@ -50,11 +50,11 @@ def test_the_graphs_file_may_have_another_name_or_be_a_folder_with_weights_besid
         ("BFLOAT16", "BF16"), ("FLOAT", "FP32"), ("DOUBLE", "FP64"), ("STRING", "BYTES"),
     )],
 )  # fmt: skip
-def test_every_type_goes_through_a_served_model_and_back(tmp_path: Path, element: int, datatype: str) -> None:
-    """Three axes, the middle one free, in batches of requests of one and two rows."""
+def test_every_element_type_passes_through_a_model_unchanged(tmp_path: Path, element: int, datatype: str) -> None:
+    """Three axes, of which the middle one is free, in requests of one and two rows."""
     add_version(tmp_path, "same", identity_model(element, ["N", "M", 2]))
     with local_service(tmp_path, "native") as service:
-        assert service.stub.ModelInfer  # it was loaded: zeros went through
+        assert service.stub.ModelInfer  # the model is loaded: it ran on zeros
         for rows, width in ((1, 3), (2, 1)):
             numbers = np.arange(rows * width * 2).reshape(rows, width, 2)
             if datatype == "BYTES":
@@ -75,7 +75,7 @@ def _dtype(datatype: str) -> str:
 STRICT = ' parameters { key: "strict" value { string_value: "true" } }'
 
 
-def test_strict_gives_the_same_bits_alone_and_in_company(
+def test_strict_gives_the_same_bits_alone_and_in_a_batch(
     published: Path, tmp_path: Path, test_images: tuple[np.ndarray, np.ndarray]
 ) -> None:
     repository = copy_repository(published, tmp_path / "models")
@@ -84,24 +84,24 @@ def test_strict_gives_the_same_bits_alone_and_in_company(
     images = test_images[0][:64]
     with local_service(repository, "native") as service:
 
-        def ask(pick: slice) -> np.ndarray:
-            answer = service.stub.ModelInfer(infer_request("mnist-simplecnn", images=images[pick]))
+        def probabilities(rows: slice) -> np.ndarray:
+            answer = service.stub.ModelInfer(infer_request("mnist-simplecnn", images=images[rows]))
             return outputs_of(answer)["probabilities"]
 
-        together = ask(slice(0, 64))
+        batched = probabilities(slice(0, 64))
         for start, size in ((0, 1), (17, 1), (63, 1), (5, 2), (9, 33)):
-            alone = ask(slice(start, start + size))
-            assert alone.tobytes() == together[start : start + size].tobytes()
+            alone = probabilities(slice(start, start + size))
+            assert alone.tobytes() == batched[start : start + size].tobytes()
         model = service.server.registry.get("mnist-simplecnn")
         assert model.batch_max_abs_diff == 0.0
         assert set(model.statistics.by_size) == {64, 1, 2, 33} and model.statistics.padding_rows == 63 * 3 + 62 + 31
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_strict_makes_bits_equal_where_they_would_differ(
+def test_strict_pads_every_batch_to_one_size_so_that_bits_are_equal(
     tmp_path: Path, grpc_server: str, gate: Gate, strict: bool
 ) -> None:
-    """The graph's answers depend on the rows of a run; without strict, which is the control, that is seen."""
+    """The graph's answers depend on the batch size. Without strict, the control, they differ."""
     config = "max_batch_size: 8 dynamic_batching { }" + (STRICT if strict else "")
     add_version(tmp_path, "sized", size_dependent_model(), config=config)
     x = np.arange(4, dtype=np.float32).reshape(1, 4)
@@ -111,15 +111,15 @@ def test_strict_makes_bits_equal_where_they_would_differ(
         calls = [service.stub.ModelInfer.future(infer_request("sized", x=x))]
         gate.wait_for(1)
         calls += [service.stub.ModelInfer.future(infer_request("sized", x=x)) for _ in range(3)]
-        wait_until(lambda: batcher.queued_rows == 3, "three wait")
+        wait_until(lambda: batcher.queued_rows == 3, "three requests are queued")
         gate.open()
-        company = {call.result(WAIT).raw_output_contents[0] for call in calls[1:]}
+        batched = {call.result(WAIT).raw_output_contents[0] for call in calls[1:]}
         assert gate.sizes == ([8, 8] if strict else [1, 3])
         alone = service.stub.ModelInfer(infer_request("sized", x=x)).raw_output_contents[0]
-        assert (company == {alone}) is strict
+        assert (batched == {alone}) is strict
 
 
-def test_the_batch_invariance_of_a_version_is_measured_and_shown(published: Path) -> None:
+def test_the_largest_difference_that_batching_makes_is_measured_at_load(published: Path) -> None:
     with local_service(published, "native") as service:
         model = service.server.registry.get("mnist-simplecnn")
         assert model.batch_max_abs_diff is not None and model.batch_max_abs_diff <= 1e-5

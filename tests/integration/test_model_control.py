@@ -1,4 +1,4 @@
-"""Loading and unloading by call, and what may be logged, on both grpc_servers."""
+"""Model control on both gRPC servers: load, unload and log settings."""
 
 import urllib.request
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def service(toys: Path, grpc_server: str) -> Iterator[LocalService]:
 
 
 def states(service: LocalService) -> dict[str, tuple[str, str]]:
-    """Version → state and reason, of `double`."""
+    """State and reason of each version of `double`."""
     index = service.stub.RepositoryIndex(pb.RepositoryIndexRequest())
     return {model.version: (model.state, model.reason) for model in index.models if model.name == "double"}
 
@@ -39,25 +39,27 @@ def unload(service: LocalService, name: str = "double") -> None:
     service.stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name=name))
 
 
-def serving(service: LocalService, name: str) -> int:
+def health_status(service: LocalService, name: str) -> int:
     health = health_pb2_grpc.HealthStub(service.channel)
     return int(health.Check(health_pb2.HealthCheckRequest(service=name)).status)
 
 
-def test_an_unloaded_model_stays_so_until_it_is_loaded(service: LocalService) -> None:
+def test_an_unloaded_model_stays_unloaded_until_it_is_loaded(service: LocalService) -> None:
     unload(service)
     assert states(service) == {"1": ("UNAVAILABLE", "unloaded")}
     service.server.reconciler.reconcile()
-    assert states(service) == {"1": ("UNAVAILABLE", "unloaded")}, "a look at the repository brought it back"
+    assert states(service) == {"1": ("UNAVAILABLE", "unloaded")}, "reconciling loaded it again"
     with pytest.raises(grpc.RpcError) as caught:
         service.stub.ModelInfer(infer_request("double", x=X))
     error = Refusal(caught.value)
     assert error.code is grpc.StatusCode.UNAVAILABLE and "unloaded" in error.text
     assert not service.stub.ModelReady(pb.ModelReadyRequest(name="double")).ready
-    assert serving(service, "double") == health_pb2.HealthCheckResponse.NOT_SERVING
-    assert service.stub.ServerReady(pb.ServerReadyRequest()).ready, "what an operator took away is not missing"
+    assert health_status(service, "double") == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert service.stub.ServerReady(pb.ServerReadyRequest()).ready, "an unloaded model must not make the server unready"
     with urllib.request.urlopen(service.server.metrics_url) as page:
-        assert 'inference_model_refused{model="double"' not in page.read().decode(), "nobody refused it"
+        assert 'inference_model_refused{model="double"' not in page.read().decode(), (
+            "an unloaded model is not a refused one"
+        )
     load(service)
     assert states(service) == {"1": ("READY", "")}
     assert service.stub.ModelInfer(infer_request("double", x=X)).model_version == "1"
@@ -67,10 +69,10 @@ def test_a_server_without_any_loaded_model_is_not_ready(service: LocalService) -
     unload(service)
     unload(service, "lookup")
     assert not service.stub.ServerReady(pb.ServerReadyRequest()).ready
-    assert serving(service, "") == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert health_status(service, "") == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def test_load_takes_what_is_new_and_tells_what_was_refused(service: LocalService, toys: Path) -> None:
+def test_load_loads_new_versions_and_reports_a_refused_one(service: LocalService, toys: Path) -> None:
     add_version(toys, "double", doubling_model(), version=2)
     load(service)
     assert service.stub.ModelInfer(infer_request("double", x=X)).model_version == "2"
@@ -83,8 +85,8 @@ def test_load_takes_what_is_new_and_tells_what_was_refused(service: LocalService
     assert service.stub.ModelInfer(infer_request("double", x=X)).model_version == "2"
 
 
-def test_a_refused_version_is_tried_again(service: LocalService, toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By itself it would be only once its files change."""
+def test_load_tries_a_refused_version_again(service: LocalService, toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The poll tries a refused version again only when its files change."""
     add_version(toys, "double", doubling_model(), version=2)
     with monkeypatch.context() as patch:
         patch.setattr(service.server.reconciler, "_load", lambda *_: 1 / 0)
@@ -104,7 +106,7 @@ def test_an_unknown_model_is_not_found(service: LocalService, call: type) -> Non
     assert error.code is grpc.StatusCode.NOT_FOUND and "nobody" in error.text
 
 
-def test_kserves_message_which_has_the_name_elsewhere_is_told_apart(service: LocalService) -> None:
+def test_a_request_with_the_name_in_kserves_field_is_refused(service: LocalService) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         service.stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(repository_name="double"))
     error = Refusal(caught.value)
@@ -112,7 +114,7 @@ def test_kserves_message_which_has_the_name_elsewhere_is_told_apart(service: Loc
 
 
 @pytest.mark.parametrize("parameter", ["config", "file:1/model.onnx"])
-def test_overrides_are_not_offered(service: LocalService, parameter: str) -> None:
+def test_override_parameters_are_refused(service: LocalService, parameter: str) -> None:
     request = pb.RepositoryModelLoadRequest(model_name="double")
     request.parameters[parameter].string_param = "{}"
     with pytest.raises(grpc.RpcError) as caught:
@@ -130,7 +132,7 @@ def log_settings(service: LocalService, **settings: bool) -> dict[str, bool]:
     return {name: setting.bool_param for name, setting in response.settings.items()}
 
 
-def test_log_levels_are_told_and_switched(service: LocalService) -> None:
+def test_log_settings_are_read_and_changed(service: LocalService) -> None:
     assert log_settings(service) == {"log_info": True, "log_warning": True, "log_error": True}
     try:
         assert log_settings(service, log_info=False)["log_info"] is False
@@ -142,7 +144,7 @@ def test_log_levels_are_told_and_switched(service: LocalService) -> None:
     assert Refusal(caught.value).code is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_log_levels_are_not_switched_by_whoever_comes_along(toys: Path, grpc_server: str) -> None:
+def test_changing_log_settings_needs_model_control(toys: Path, grpc_server: str) -> None:
     with local_service(toys, grpc_server) as service:
         assert log_settings(service)["log_info"]
         with pytest.raises(grpc.RpcError) as caught:

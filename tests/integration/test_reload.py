@@ -1,4 +1,4 @@
-"""What is loaded follows what is on disk, and traffic never meets a bad or half-made version."""
+"""Reload in a running server: no request is lost, and a refused version is reported."""
 
 import re
 import shutil
@@ -21,9 +21,9 @@ def states(registry: Registry) -> list[tuple[str, int, State]]:
     return [(status.name, status.version, status.state) for status in registry.index()]
 
 
-def test_versions_are_swapped_under_load_without_a_failed_call(toys: Path, grpc_server: str) -> None:
+def test_new_versions_replace_old_ones_under_load_without_a_failed_call(toys: Path, grpc_server: str) -> None:
     failures: list[str] = []
-    answered: list[str] = []
+    versions: list[str] = []
     stop = threading.Event()
 
     def call(service: LocalService, seed: int) -> None:
@@ -31,10 +31,10 @@ def test_versions_are_swapped_under_load_without_a_failed_call(toys: Path, grpc_
         while not stop.is_set():
             try:
                 response = service.stub.ModelInfer(infer_request("double", x=x))
-                answered.append(response.model_version)
+                versions.append(response.model_version)
                 if not (outputs_of(response)["y"] == 2 * x).all():
                     failures.append("wrong answer")
-            except Exception as error:  # noqa: BLE001 # whatever it is, it is a failure
+            except Exception as error:  # noqa: BLE001 # every error is a failure
                 failures.append(repr(error))
 
     with local_service(toys, grpc_server) as service:
@@ -48,33 +48,33 @@ def test_versions_are_swapped_under_load_without_a_failed_call(toys: Path, grpc_
         for thread in threads:
             thread.join()
     assert not failures
-    assert len(set(answered)) > 1, "no version was swapped under load"
+    assert len(set(versions)) > 1, "no version was replaced under load"
 
 
-def test_a_version_that_is_deleted_while_it_serves_answers_what_it_has_accepted(
+def test_a_version_that_is_deleted_while_it_serves_answers_its_pending_requests(
     toys: Path, grpc_server: str, gate: Gate
 ) -> None:
     add_version(toys, "double", doubling_model(), version=2)
     with (toys / "double" / "config.pbtxt").open("a") as config:
-        config.write(" version_policy { all { } }")  # so that version 1 is loaded before the engines are held
+        config.write(" version_policy { all { } }")  # loads version 1 too, before the gate holds the engines
     with local_service(toys, grpc_server) as service:
         gate.hold()
         calls = [service.stub.ModelInfer.future(infer_request("double", str(index), x=X)) for index in range(5)]
         batcher = service.server.registry.get("double").batcher
-        wait_until(lambda: batcher.pending == 5, "they are accepted")
+        wait_until(lambda: batcher.pending == 5, "the five requests are pending")
         shutil.rmtree(toys / "double" / "2")
-        look = threading.Thread(target=service.server.reconciler.reconcile)
-        look.start()
-        wait_until(lambda: ("double", 2, State.UNLOADING) in states(service.server.registry), "it is being unloaded")
+        reconcile = threading.Thread(target=service.server.reconciler.reconcile)
+        reconcile.start()
+        wait_until(lambda: ("double", 2, State.UNLOADING) in states(service.server.registry), "version 2 is unloading")
         new = service.stub.ModelInfer.future(infer_request("double", x=X))
         gate.open()
-        look.join(WAIT)
+        reconcile.join(WAIT)
         assert [call.result(WAIT).model_version for call in calls] == ["2"] * 5
         assert new.result(WAIT).model_version == "1"
         assert ("double", 2, State.UNLOADING) not in states(service.server.registry)
 
 
-def test_a_refused_version_is_a_metric_with_its_reason(toys: Path) -> None:
+def test_a_refused_version_is_reported_as_a_metric_with_a_reason_code(toys: Path) -> None:
     add_version(toys, "double", b"no graph", version=9)
     with local_service(toys, "aio") as service, urllib.request.urlopen(service.server.metrics_url) as response:
         text = response.read().decode()

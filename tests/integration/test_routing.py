@@ -1,4 +1,4 @@
-"""Labels and canaries: which version answers."""
+"""Routing by label and the canary's share, in calls to a running server."""
 
 from collections import Counter
 from pathlib import Path
@@ -23,13 +23,13 @@ def parameters(**values: object) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """`double` in versions 1 to 3."""
+    """The model `double` in versions 1 to 3."""
     for version in (1, 2, 3):
         add_version(tmp_path, "double", doubling_model(), version=version)
     return tmp_path
 
 
-def test_requests_are_shared_out_on_the_wire(repository: Path, grpc_server: str) -> None:
+def test_calls_are_routed_by_label_key_and_percentage(repository: Path, grpc_server: str) -> None:
     (repository / "double" / "config.pbtxt").write_text(parameters(stable=1, canary=2, canary_percent=30))
     with local_service(repository, grpc_server) as service:
 
@@ -42,7 +42,7 @@ def test_requests_are_shared_out_on_the_wire(repository: Path, grpc_server: str)
             assert version(infer_request("double", str(user), x=X)) == by_id[str(user)]
             keyed = infer_request("double", "another id", x=X)
             keyed.parameters["sticky_key"].string_param = str(user)
-            assert version(keyed) == by_id[str(user)], "the key comes before the id"
+            assert version(keyed) == by_id[str(user)], "sticky_key must take precedence over the request id"
         for _ in range(20):
             metadata = service.stub.ModelMetadata(pb.ModelMetadataRequest(name="double"))
             assert metadata.versions == ["1", "2"]

@@ -1,4 +1,4 @@
-"""Stand-ins for a GPU: a binding that is kept on the host, and NVIDIA's management library."""
+"""Fakes of a GPU: a binding in host memory, and NVIDIA's management library (NVML)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from service.core.spec import Arrays
 
 
 class FakeBinding:
-    """Doubles its one input of three floats a row, counts its runs, and fails when it is told to."""
+    """Doubles its only input, FP32 [rows, 3]. It counts its runs and raises `error` if that is set."""
 
     def __init__(self, rows: int) -> None:
         self.inputs: Arrays = (np.zeros((rows, 3), np.float32),)
@@ -31,7 +31,7 @@ class FakeBinding:
 
 @dataclass
 class FakeNvml:
-    """Two GPUs, by number and UUID."""
+    """NVML with two GPUs, found by number and by UUID; `broken` makes its calls fail."""
 
     devices: dict[str, int] = field(default_factory=lambda: {"0": 0, "1": 1, "GPU-zero": 0, "GPU-one": 1})
     broken: bool = False

@@ -1,4 +1,4 @@
-"""Toy models whose answers are known, and repositories of them."""
+"""Toy models with known answers, and model repositories."""
 
 import shutil
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 
 def doubling_model(width: int = 4) -> bytes:
-    """`x` FP32 [N, width] → `y` = 2x: every row's answer depends on that row alone and is exact."""
+    """`x` FP32 [N, width] → `y` = 2x: exact, and each row is independent of the others."""
     two = helper.make_tensor("two", TensorProto.FLOAT, [], [2.0])
     return _model(
         [helper.make_node("Mul", ["x", "two"], ["y"])],
@@ -40,7 +40,7 @@ def adding_model() -> bytes:
 
 
 def size_dependent_model() -> bytes:
-    """`x` FP32 [N, 4] → `y` = x + N/1000: answers differ with the rows of the run, as those of real kernels may."""
+    """`x` FP32 [N, 4] → `y` = x + N/1000: an answer depends on the batch size, as with real kernels."""
     constants = [
         helper.make_tensor("first", TensorProto.INT64, [], [0]),
         helper.make_tensor("thousandth", TensorProto.FLOAT, [], [0.001]),
@@ -49,8 +49,8 @@ def size_dependent_model() -> bytes:
         helper.make_node("Shape", ["x"], ["shape"]),
         helper.make_node("Gather", ["shape", "first"], ["rows"]),
         helper.make_node("Cast", ["rows"], ["count"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["count", "thousandth"], ["trace"]),
-        helper.make_node("Add", ["x", "trace"], ["y"]),
+        helper.make_node("Mul", ["count", "thousandth"], ["offset"]),
+        helper.make_node("Add", ["x", "offset"], ["y"]),
     ]
     return _model(
         nodes,
@@ -87,7 +87,7 @@ def _model(
 
 
 def add_version(repository: Path, name: str, model: bytes, *, version: int = 1, config: str | None = None) -> Path:
-    """Put a model that somebody else made, without a manifest, into a repository."""
+    """Add a version without a manifest to a repository. Returns the version's folder."""
     folder = repository / name / str(version)
     folder.mkdir(parents=True)
     if config is not None:
@@ -97,6 +97,6 @@ def add_version(repository: Path, name: str, model: bytes, *, version: int = 1, 
 
 
 def copy_repository(source: Path, target: Path) -> Path:
-    """A copy that a test may change."""
+    """Copy a repository, so that a test may change it."""
     shutil.copytree(source, target)
     return target

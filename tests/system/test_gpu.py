@@ -1,4 +1,4 @@
-"""On a real GPU: the same answers as the CPU's, whatever the size of the batch and with whichever options."""
+"""On a real GPU: the answers match the CPU's, in every batch size and with every option."""
 
 from pathlib import Path
 from urllib.request import urlopen
@@ -21,13 +21,13 @@ from tests.support.requests import infer_request, outputs_of
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not cuda.device_count(), reason="NO GPU: nothing of the CUDA path was run for real"),
+    pytest.mark.skipif(not cuda.device_count(), reason="NO GPU: the CUDA path was not tested on a device"),
 ]
 OPTIONS = [GpuOptions(), GpuOptions(graphs=True), GpuOptions(memory_bytes=2**30)]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "graphs", "bounded"])
-def test_a_published_model_is_proved_in_every_size(published: Path, options: GpuOptions) -> None:
+@pytest.mark.parametrize("options", OPTIONS, ids=["default", "graphs", "memory_limit"])
+def test_a_published_model_is_verified_in_every_batch_size(published: Path, options: GpuOptions) -> None:
     (folder,) = scan(published)
     model = load(folder, 1, EngineOptions(["cuda:0"], 1, options))
     assert (model.provider, model.device, model.verified) == (cuda.CUDA, "cuda:0", True)
@@ -36,7 +36,7 @@ def test_a_published_model_is_proved_in_every_size(published: Path, options: Gpu
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_replays_answer_new_inputs(graphs: bool, tmp_path: Path) -> None:
+def test_repeated_runs_answer_new_inputs(graphs: bool, tmp_path: Path) -> None:
     add_version(tmp_path, "double", doubling_model(), config="max_batch_size: 8 dynamic_batching { }")
     (folder,) = scan(tmp_path)
     model = load(folder, 1, EngineOptions(["cuda:0"], 1, GpuOptions(graphs=graphs)))
@@ -49,10 +49,10 @@ def test_replays_answer_new_inputs(graphs: bool, tmp_path: Path) -> None:
     model.batcher.close()
 
 
-def test_graphs_are_refused_for_a_model_with_free_axes(tmp_path: Path) -> None:
+def test_cuda_graphs_are_refused_for_a_model_with_a_free_axis(tmp_path: Path) -> None:
     add_version(tmp_path, "double", doubling_model(), config="max_batch_size: 0")
     (folder,) = scan(tmp_path)
-    with pytest.raises(LoadError, match="--cuda-graphs cannot be had"):
+    with pytest.raises(LoadError, match="--cuda-graphs does not work with this model"):
         load(folder, 1, EngineOptions(["cuda:0"], 1, GpuOptions(graphs=True)))
 
 
@@ -65,7 +65,7 @@ def test_auto_takes_every_gpu() -> None:
     assert choose_devices("auto") == [f"cuda:{number}" for number in range(cuda.device_count())]
 
 
-def test_the_service_answers_from_the_gpu_as_from_the_cpu(published: Path) -> None:
+def test_the_service_gives_the_same_answers_on_gpu_and_cpu(published: Path) -> None:
     images = np.random.default_rng(1).integers(0, 256, (7, 28, 28, 1), np.uint8)
     answers = []
     for device in ("cpu", "cuda"):
@@ -79,7 +79,7 @@ def test_the_service_answers_from_the_gpu_as_from_the_cpu(published: Path) -> No
     assert "inference_gpu_memory_used_bytes" in metrics
 
 
-def test_training_on_a_gpu_publishes_what_the_service_takes_and_repeats_its_bits(tmp_path: Path) -> None:
+def test_training_on_a_gpu_is_reproducible_and_the_service_loads_the_result(tmp_path: Path) -> None:
     flags = ["--dataset", "mnist-sample", "--epochs", "3", "--device", "cuda", "--runs-dir", str(tmp_path / "runs")]
     for name in ("first", "second"):
         result = run_command("training", *flags, "--repository", str(tmp_path / name))

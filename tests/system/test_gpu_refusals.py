@@ -1,4 +1,4 @@
-"""What can be shown of the GPU path without a GPU: sizes, reuse of memory, graphs' bookkeeping, failures, metrics."""
+"""The command refuses GPU options that this machine cannot provide, with exit status 2."""
 
 import re
 
@@ -8,7 +8,7 @@ from service.runtime import cuda
 from tests.support.processes import run_command
 
 
-def test_a_gpu_that_is_not_there_is_refused_by_the_command() -> None:
+def test_a_missing_gpu_is_refused() -> None:
     if cuda.device_count():
         pytest.skip("this machine has a GPU")
     result = run_command("service", "--device", "cuda")

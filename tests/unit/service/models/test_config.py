@@ -1,4 +1,4 @@
-"""What a config.pbtxt asks for beside shapes: batching, instances, strictness, files; and how it is refused."""
+"""config.pbtxt: batching, instance groups, the parameter strict, the graph's file name, and error messages."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def load_with(folder: Path, config: str, model: bytes | None = None) -> LoadedMo
     return loaded
 
 
-def test_dynamic_batching_is_honoured_in_all_its_fields(tmp_path: Path) -> None:
+def test_every_field_of_dynamic_batching_is_applied(tmp_path: Path) -> None:
     policy = load_with(
         tmp_path,
         """max_batch_size: 8 dynamic_batching {
@@ -42,45 +42,45 @@ def test_dynamic_batching_is_honoured_in_all_its_fields(tmp_path: Path) -> None:
     assert policy.preserve_ordering and policy.max_batch_size == 8
 
 
-def test_without_dynamic_batching_every_request_is_computed_alone(tmp_path: Path) -> None:
+def test_without_dynamic_batching_each_request_runs_alone(tmp_path: Path) -> None:
     assert load_with(tmp_path, "max_batch_size: 8").batcher.policy.max_batch_size == 1
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "message"),
     [
         ("preferred_batch_size: 9", "preferred_batch_size expected 1 to max_batch_size 8, got 9"),
         ("priority_levels: 2", "default_priority_level expected 1 to 2, got 0"),
         ("priority_levels: 2 default_priority_level: 3", "expected 1 to 2, got 3"),
-        ("priority_levels: 5000 default_priority_level: 1", "priority_levels is 5000, at most 100"),
+        ("priority_levels: 5000 default_priority_level: 1", "priority_levels is 5000, the limit is 100"),
         ("priority_queue_policy { key: 1 value { } }", "names level 1, but priority_levels is 0"),
     ],
 )
-def test_batching_that_makes_no_sense_is_refused(tmp_path: Path, config: str, says: str) -> None:
-    with pytest.raises(LoadError, match=says):
+def test_invalid_batching_is_refused(tmp_path: Path, config: str, message: str) -> None:
+    with pytest.raises(LoadError, match=message):
         load_with(tmp_path, f"max_batch_size: 8 dynamic_batching {{ {config} }}")
 
 
-def test_instances_are_engines_on_one_queue(tmp_path: Path) -> None:
+def test_each_instance_is_an_engine_on_the_same_queue(tmp_path: Path) -> None:
     loaded = load_with(tmp_path, "max_batch_size: 8 dynamic_batching { } instance_group { count: 3 kind: KIND_CPU }")
     assert loaded.device == "cpu,cpu,cpu"
 
 
 @pytest.mark.parametrize(
-    ("group", "says"),
+    ("group", "message"),
     [
         ("kind: KIND_GPU", "asks for KIND_GPU, but the service runs on the CPU"),
-        ("kind: KIND_MODEL", "KIND_MODEL is not offered"),
-        ("count: 1000", "asks for 1000 instances, at most 64"),
+        ("kind: KIND_MODEL", "KIND_MODEL is not supported"),
+        ("count: 1000", "asks for 1000 instances, the limit is 64"),
     ],
 )
-def test_instances_that_cannot_be_had_are_refused(tmp_path: Path, group: str, says: str) -> None:
-    with pytest.raises(LoadError, match=says):
+def test_an_unsupported_instance_group_is_refused(tmp_path: Path, group: str, message: str) -> None:
+    with pytest.raises(LoadError, match=message):
         load_with(tmp_path, f"instance_group {{ {group} }}")
 
 
-def test_a_file_name_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match="is no plain file name"):
+def test_a_model_filename_with_a_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="is not a plain file name"):
         load_with(tmp_path, 'default_model_filename: "../../secret.onnx"')
 
 
@@ -91,27 +91,27 @@ def tensor(name: str) -> TensorSpec:
     return TensorSpec(name, BY_NAME["FP32"], (4,))
 
 
-def test_strictness_that_cannot_be_held_is_refused() -> None:
-    """A graph whose answers depend on the batch mates: a trace of how far a row is from the batch's first."""
+def test_strict_is_refused_if_answers_depend_on_the_batch() -> None:
+    """Each answer depends on the row's distance from the first row of the batch, by up to 4e-9."""
     spec = ModelSpec("m", 1, (tensor("x"),), (tensor("y"),), 8, ModelConfig())
     golden = {"x": np.arange(16.0).reshape(4, 4), "y": np.tile([0.0, 0, 0, 9], (4, 1))}
 
-    def company(inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    def batch_dependent(inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
         return [np.array([0.0, 0, 0, 9]) + (inputs[0] - inputs[0][0]) * 1e-9]
 
-    with pytest.raises(LoadError, match="strict asks for the same bits alone and in company"):
-        Verifier(spec, golden, 1.0, [2], strict=True).verify(company)
-    assert Verifier(spec, golden, 1.0, [1, 2]).verify(company) == pytest.approx(4e-9)
+    with pytest.raises(LoadError, match="strict requires the same bits alone and in a batch"):
+        Verifier(spec, golden, 1.0, [2], strict=True).verify(batch_dependent)
+    assert Verifier(spec, golden, 1.0, [1, 2]).verify(batch_dependent) == pytest.approx(4e-9)
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "message"),
     [
         (STRICT.replace("true", "yes"), 'strict expected "true" or "false", got \'yes\''),
-        ("max_batch_size: 0 input [ ] " + STRICT, "strict means nothing for a model that does not batch"),
+        ("max_batch_size: 0 input [ ] " + STRICT, "strict needs a model that batches"),
     ],
 )
-def test_strictness_that_makes_no_sense_is_refused(tmp_path: Path, config: str, says: str) -> None:
+def test_an_invalid_strict_parameter_is_refused(tmp_path: Path, config: str, message: str) -> None:
     model = identity_model(TensorProto.FLOAT, [2, 2]) if "max_batch_size" in config else None
-    with pytest.raises(LoadError, match=says):
+    with pytest.raises(LoadError, match=message):
         load_with(tmp_path, config, model)
