@@ -39,7 +39,7 @@ def running_service(repository: Path) -> Iterator[tuple[str, str]]:
                 break
         if facts.get("event") != "ready":
             sys.exit(f"error: the service is not ready: {facts.get('reason', facts.get('event'))}")
-        seconds, address, server = float(facts["seconds"]), facts["grpc"], facts["grpc_server"]
+        seconds, address, server = float(facts["seconds"]), facts["address"], facts["grpc_server"]
         print(f"\nservice ready after {seconds:.2f} s: gRPC on {address} ({server} server)")
         yield address, facts["url"]
     finally:
