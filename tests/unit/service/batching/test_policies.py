@@ -314,7 +314,7 @@ def test_a_deadline_that_the_batch_would_miss_costs_no_compute_unless_nobody_els
     clock.now = 4.0  # a row takes 4 s, two are waiting, and 2 s are left
     engine.let(1)
     first.result()
-    assert "cannot be met any more after 4000 ms" in tight.failure().message
+    assert "can no longer be met after 4000 ms" in tight.failure().message
     alone = FakeRequest(3, arrived=4.0, deadline=40.0)
     batcher.submit(alone)
     engine.wait_for(2)

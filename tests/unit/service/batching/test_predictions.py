@@ -56,7 +56,7 @@ def test_what_is_kept_between_two_readings_is_bounded() -> None:
     predictions = Predictions(0, ["a", "b"])
     for _ in range(10 * TALLY_ROWS):
         predictions.add([np.array([[0.4, 0.6]], np.float32)], rows=1)
-        assert len(predictions._kept) < TALLY_ROWS
+        assert len(predictions._uncounted) < TALLY_ROWS
     assert predictions.read()[0] == {"a": 0, "b": 10 * TALLY_ROWS}
 
 
