@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-containers check-deploy lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs dashboards lock clean
+.PHONY: help demo test test-containers check-deploy lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,18 +16,18 @@ help: ## list the targets
 demo: .venv/installed ## train on bundled digits, serve, and classify held-out images over gRPC
 	@test -e $(REPOSITORY)/mnist-simplecnn/1 || \
 	  $(BIN)/python -m training --dataset mnist-sample --repository $(REPOSITORY)
-	@$(BIN)/python deploy/demo.py $(REPOSITORY)
+	@$(BIN)/python -m tests.demo $(REPOSITORY)
 	@echo
-	@echo "next: make serve    then, elsewhere: $(BIN)/python -m service.client classify PICTURE.png"
+	@echo "next: make serve, then in another terminal: $(BIN)/python -m service.client classify PICTURE.png"
 
 test: .venv/installed ## run the whole test suite
 	$(BIN)/pytest
 
-test-containers: .venv/installed ## build the image, and run the stack and what can befall it in real containers; 2 minutes
-	$(BIN)/pytest -m containers tests/test_containers.py
+test-containers: .venv/installed ## build the image and test the Compose stack in real containers; 2 minutes
+	$(BIN)/pytest -m containers tests/deploy/test_containers.py
 
-# Not asked for: digests and pulling always (the overlays name versions in your registry), and a fixed base (an argument).
-check-deploy: .venv/installed ## hold Dockerfiles and Kubernetes manifests against checkov's rules, which it installs
+# Skipped: image digests and imagePullPolicy Always (the overlays name tags in your registry); a fixed base (an argument).
+check-deploy: .venv/installed ## check Dockerfiles and manifests with checkov, which it installs
 	$(BIN)/uv tool run --from checkov==3.3.30 checkov --quiet --compact --skip-download --framework dockerfile kustomize \
 	  --skip-check CKV_K8S_43,CKV_K8S_15,CKV_DOCKER_7 --directory deploy
 
@@ -36,7 +36,7 @@ lint: .venv/installed ## check style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/hadolint deploy/*.Dockerfile
+	$(BIN)/hadolint deploy/docker/*.Dockerfile
 
 train: .venv/installed ## train on the full MNIST, downloaded into data/ if it is not there, and publish
 	$(BIN)/python -m training --repository $(REPOSITORY) $(TRAINING_FLAGS)
@@ -89,23 +89,22 @@ soak-overload: .venv/installed ## ten times the capacity for a minute
 soak-storm: .venv/installed ## 1,024 callers with deadlines of 100 ms
 	$(BIN)/python -m tests.soaks.storm --repository $(REPOSITORY) $(SOAK_FLAGS)
 
-stubs: .venv/installed ## make service/pb anew from proto/
-	$(BIN)/python -m grpc_tools.protoc -Iservice/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/*.proto
+stubs: .venv/installed ## generate service/pb from proto/
+	$(BIN)/python proto/generate.py
 
-dashboards: .venv/installed ## make deploy/grafana/dashboards anew from deploy/dashboards.py
-	$(BIN)/python deploy/dashboards.py
-
-LOCK := $(BIN)/uv pip compile --universal --generate-hashes --no-annotate --quiet --custom-compile-command "make lock"
+LOCK := $(BIN)/uv pip compile --universal --generate-hashes --no-annotate --quiet --custom-compile-command "make lock" \
+  --constraints deploy/locks/constraints.txt
 # An image has the versions that were tested.
 LOCK_IMAGE := $(LOCK) --python-version 3.13 --constraints deploy/locks/dev.txt
-CPU := --overrides deploy/locks/cpu-overrides.txt --no-emit-package onnxruntime-gpu
+# `make lock UPGRADE=` keeps the versions that are locked and still allowed.
+UPGRADE ?= --upgrade
 
-lock: .venv/installed ## make the lock files anew from pyproject.toml
-	$(LOCK) --upgrade --extra dev pyproject.toml -o deploy/locks/dev.txt
+lock: .venv/installed ## resolve the lock files from pyproject.toml
+	$(LOCK) $(UPGRADE) --extra dev pyproject.toml -o deploy/locks/dev.txt
 	echo 'setuptools>=77' | $(LOCK_IMAGE) - -o deploy/locks/build.txt
-	$(LOCK_IMAGE) $(CPU) --extra service pyproject.toml -o deploy/locks/service-cpu.txt
-	$(LOCK_IMAGE) --extra service --extra cuda pyproject.toml -o deploy/locks/service-gpu.txt
-	$(LOCK_IMAGE) $(CPU) --extra training pyproject.toml -o deploy/locks/training.txt
+	$(LOCK_IMAGE) --extra service --extra cpu pyproject.toml -o deploy/locks/service-cpu.txt
+	$(LOCK_IMAGE) --extra service --extra gpu pyproject.toml -o deploy/locks/service-gpu.txt
+	$(LOCK_IMAGE) --extra training --extra cpu pyproject.toml -o deploy/locks/training.txt
 
 clean: ## remove all that was made here: the environment, published models, caches
 	rm -rf .venv build models runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -97,11 +98,16 @@ def test_no_server_is_one_line_and_status_1() -> None:
     assert len(result.stderr.splitlines()) == 1 and "UNAVAILABLE" in result.stderr
 
 
+def test_version_is_the_packages() -> None:
+    result = run_command("service.client", "--version")
+    assert (result.returncode, result.stdout) == (0, f"simplecnn {version('simplecnn')}\n")
+
+
 def test_health_imports_nothing_heavy(service: ServiceProcess) -> None:
     """What keeps it fast; the figure itself is in `make bench`."""
     code = (
-        "import sys; from service import client; sys.argv[1:] = sys.argv[1:]\n"
-        "try:\n    client.main()\nexcept SystemExit as end:\n    status = end.code\n"
+        "import sys; from service.client import command\n"
+        "try:\n    command.main()\nexcept SystemExit as end:\n    status = end.code\n"
         "heavy = {'numpy', 'PIL', 'onnxruntime', 'pydantic', 'structlog'} & set(sys.modules)\n"
         "sys.exit(status or (repr(heavy) if heavy else 0))"
     )

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto
 
 from tests.conftest import outside
-from tests.support.models import add_version, adding_model, identity_model
-from tests.support.paths import SHARED
+from tests.support.models import add_version, adding_model, doubling_model, identity_model
+from tests.support.paths import ROOT, SHARED
 from tests.support.processes import service_process
 
 PERF_ANALYZER = SHARED / "bench" / "perf_analyzer"
@@ -65,6 +65,38 @@ def test_tritonclient_can_ask_for_all_that_is_offered(repository: Path, tmp_path
         "loaded": True,
         "index": ["adding", "classes", "half", "text"],
     }
+
+
+OURS, THEIRS = "service.client,service.pb.health_pb2_grpc", "tritonclient.grpc,grpc_health.v1.health_pb2_grpc"
+
+
+@pytest.mark.parametrize("order", [f"{OURS},{THEIRS}", f"{THEIRS},{OURS}"], ids=["ours first", "theirs first"])
+def test_our_client_and_tritonclient_work_in_one_process(
+    published: Path, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both describe the packages `inference` and `grpc.health.v1`; ours do so in a descriptor pool of their own."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with service_process(published) as service:
+        seen: dict[str, Any] = outside("both_clients.py", service.address, order)
+    assert seen["pools"] == [True, False]
+    assert seen["health"] == [True, "SERVING"]
+    assert seen["models"] == [[["mnist-simplecnn", "1", "READY"]]] * 2
+    assert seen["largest difference"] == 0 and seen["shape"] == [3, 10]
+    assert seen["classified"] == ["OK", "INVALID_ARGUMENT"]
+
+
+def test_reflection_describes_every_service_that_it_lists(toys: Path, front: str) -> None:
+    add_version(toys, "mnist-simplecnn", doubling_model())  # the script asks for its health
+    with service_process(toys, "--front", front) as service:
+        seen: dict[str, Any] = outside("grpc_tools_clients.py", service.address)
+    assert seen["services"] == [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "inference.GRPCInferenceService",
+        "simplecnn.v1.ImageClassifier",
+    ]
+    counts = {name: len(methods) for name, methods in seen["described"].items()}
+    assert counts == dict(zip(seen["services"], (3, 1, 20, 1), strict=True))
 
 
 @pytest.mark.peer

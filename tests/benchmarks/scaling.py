@@ -1,4 +1,4 @@
-"""The costs of deploy/fleet.py, measured, and its one-replica case beside the real service: `make bench-scaling`.
+"""The costs of fleet.py, measured, and its one-replica case beside the real service: `make bench-scaling`.
 
 - What a batch costs by its rows is what the service itself notes of its batches.
 - Reading and checking a request, which the same thread does, is what is missing to its throughput at 128 in flight,
@@ -20,9 +20,9 @@ from statistics import median
 
 import grpc
 
-from deploy.fleet import Costs, closed_loop
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
+from tests.benchmarks.fleet import Costs, closed_loop
 from tests.benchmarks.load import HAS_PERF_ANALYZER, Load, generate
 from tests.benchmarks.models import MNIST, repository_with
 from tests.benchmarks.servers import Server, echo, ours

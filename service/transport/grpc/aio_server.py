@@ -19,13 +19,13 @@ import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service.core.auth import CONTROL, INFER
 from service.core.errors import Draining, EngineFailed, InvalidArgument, ServiceError
 from service.inference.encode import stream_error, stream_response
 from service.inference.handler import InferenceHandler, PendingInfer
-from service.pb import classifier_pb2, health_pb2, inference_pb2
+from service.pb import POOL, classifier_pb2, health_pb2, inference_pb2
 from service.transport.grpc.classifier_servicer import ClassifierServicer
 from service.transport.grpc.health_servicer import HealthServicer
 from service.transport.grpc.inference_servicer import InferenceServicer
@@ -34,6 +34,8 @@ from service.transport.grpc.streaming import InferenceStream
 INFERENCE: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 CLASSIFIER: ServiceDescriptor = classifier_pb2.DESCRIPTOR.services_by_name["ImageClassifier"]
 HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
+# Reflection describes itself too, so its own file must be in the pool that it reads.
+POOL.AddSerializedFile(reflection_pb2.DESCRIPTOR.serialized_pb)
 
 MAX_PENDING_CALLS = 2**13
 NO_MAX_AGE_MS = 2**31 - 1  # as gRPC writes it, in milliseconds
@@ -98,7 +100,9 @@ class AioServer:
             )
         )
         reflection.enable_server_reflection(
-            (INFERENCE.full_name, CLASSIFIER.full_name, HEALTH.full_name, reflection.SERVICE_NAME), self._server
+            (INFERENCE.full_name, CLASSIFIER.full_name, HEALTH.full_name, reflection.SERVICE_NAME),
+            self._server,
+            pool=POOL,
         )
         try:
             self.port = self._server.add_insecure_port(address)
