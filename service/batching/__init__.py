@@ -1,11 +1,11 @@
-"""Requests to batches to answers, for one model version.
+"""Dynamic batching of one model version: queue requests, form batches, run them, split the outputs.
 
-    batcher.py       admission, when a batch starts, and the engines' threads
-    queue.py         what waits, in which order, and which requests form the next batch
+    batcher.py       admission, when a batch starts, and the engine threads
+    queue.py         pending requests, their order, and batch composition
     execution.py     runs a batch, splits its outputs, isolates failures
-    sequencer.py     keeps answers in order (`preserve_ordering`)
-    statistics.py    what happened, counted once a batch
-    predictions.py   what was answered: classes and confidence
+    sequencer.py     keeps responses in batch order (`preserve_ordering`)
+    statistics.py    counters and histograms of requests and batches
+    predictions.py   counts of predicted classes and their confidence
 
-Not here: what an engine is (any core.spec.Backend) and what requests and answers look like on the wire.
+Not here: running a graph (runtime, behind core.spec.Backend), the format of requests and responses (inference).
 """

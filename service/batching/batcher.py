@@ -1,13 +1,13 @@
-"""Joins requests that wait into batches.
+"""The dynamic batcher of one model version: admission, batch start, and the engine threads.
 
-Owns, for one model version:
-1. the door: a full queue refuses, and so does one that cannot meet the request's deadline;
-2. when a batch starts: as soon as an engine is free, unless the configuration asks it to wait for company;
-3. the threads that run the batches, one an engine; a front may lend its own thread for a short batch, which saves two
-   changes of thread.
+Owns:
+1. admission: reject a request if the queue is full or if its deadline cannot be met;
+2. when a batch starts: as soon as an engine is free, unless the configuration sets a queue delay;
+3. one thread for each engine. A server may run a short batch on its own thread instead (`run_inline`), which saves two
+   thread switches.
 
-Does not own: who rides with whom (queue.py), what becomes of a batch (execution.py), what runs (a callable), how
-requests are read and answers written (the `PendingRequest` does that), the wire.
+Not here: batch composition (queue.py), execution and splitting of outputs (execution.py), decoding and encoding (the
+`PendingRequest` does both), transport.
 """
 
 import functools
@@ -30,36 +30,36 @@ from service.core.spec import Backend, Run
 
 log = structlog.get_logger(__name__)
 
-# The longest that a thread waits at once, in seconds: Python has a limit, and requests and configurations have none.
+# Longest single wait of a thread, in seconds: Python limits waits, but configured delays and timeouts have no limit.
 MAX_WAIT_SECONDS = 3600.0
-# How much longer than estimated a batch may take, when deadlines are held against it.
+# Safety factor on the estimated time when it is compared with a deadline.
 ESTIMATE_MARGIN = 1.1
 
 
 class BatcherClosed(Exception):
-    """The batcher takes nothing new: its model version is being unloaded."""
+    """The batcher accepts no new requests: its model version is being unloaded."""
 
 
 @dataclass(frozen=True)
 class BatchingPolicy:
-    """How requests are joined. Times are in seconds."""
+    """How requests form batches. Times are in seconds."""
 
-    max_batch_size: int  # rows; 1 means that requests run alone
-    levels: Sequence[QueuePolicy]  # of priority, the first is served first
+    max_batch_size: int  # rows; 1 runs every request alone
+    levels: Sequence[QueuePolicy]  # one for each priority level, highest priority first
     default_level: int = 0
-    max_delay: float = 0.0  # how long the oldest request may wait for company while an engine is free
-    preferred: Set[int] = frozenset()  # batches of these numbers of rows are formed where they can be
-    preserve_ordering: bool = False  # answers leave in the order in which their batches were formed
-    sizes: Sequence[int] = ()  # every batch is filled up to the next of these numbers of rows, which ascend
-    inline_below_seconds: float = 0.005  # a batch that takes less may run on a thread that is lent; 0 for none
+    max_delay: float = 0.0  # longest wait of the oldest request for a larger batch while an engine is free
+    preferred: Set[int] = frozenset()  # preferred batch sizes in rows
+    preserve_ordering: bool = False  # send responses in the order in which batches were formed
+    sizes: Sequence[int] = ()  # ascending; every batch is padded to the next of these sizes; empty for no padding
+    inline_below_seconds: float = 0.005  # run_inline runs a batch whose estimate is below this; 0 for none
 
 
 class Batcher:
-    """One model version's queue and the threads that empty it, one for each of `engines`.
+    """One model version's request queue and its engine threads, one for each of `engines`.
 
-    `fixed_shapes` says that all requests can be joined, so that their shapes need not be compared. What is answered is
-    also counted in `predictions`. `probe` is as of Execution; when it finds a run broken, everything that waits fails
-    and `on_broken` is called.
+    `fixed_shapes` means that all requests have equal shapes apart from the first axis, so these are not compared.
+    `predictions` counts the predicted classes. `probe` raises if an engine is broken (see BatchExecutor): then the
+    batcher fails all pending requests, closes and calls `on_broken`.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Batcher:
     ) -> None:
         self.policy = policy
         self.name = name
-        self.broken = ""  # why it cannot go on
+        self.broken = ""  # why the engine is broken; "" while it works
         self._executor = BatchExecutor(
             statistics,
             name=name,
@@ -85,7 +85,7 @@ class Batcher:
             sizes=policy.sizes,
             predictions=predictions,
             probe=probe,
-            on_broken=self._break,
+            on_broken=self._mark_broken,
         )
         self._fixed_shapes = fixed_shapes
         self._on_broken = on_broken
@@ -95,14 +95,13 @@ class Batcher:
         self._queue = RequestQueue(policy.levels, policy.default_level)
         self._rows_running = 0
         self._requests_running = 0
-        self._seconds_per_row: float | None = None  # moving average, of whole batches
+        self._seconds_per_row: float | None = None  # moving average over batches; None before the first
         self._closed = False
-        self._free_engines: list[
-            tuple[threading.Lock, Backend]
-        ] = []  # engines that are free, and what wakes their threads
-        self._engines = len(engines)
-        self._timer: threading.Thread | None = None  # fails what times out; made when first needed
-        self._timer_at = math.inf  # when it looks next
+        # Free engines, each with the lock whose release wakes its thread.
+        self._free_engines: list[tuple[threading.Lock, Backend]] = []
+        self._engine_count = len(engines)
+        self._timer: threading.Thread | None = None  # fails requests that time out; started when first needed
+        self._timer_at = math.inf  # time of its next check
         self._timer_changed = threading.Condition(self._lock)
         self._threads = [
             threading.Thread(target=self._run_engine, args=(engine,), name=f"engine-{name}-{index}", daemon=True)
@@ -118,7 +117,7 @@ class Batcher:
 
     @property
     def max_queue_rows(self) -> int:
-        """Rows that may wait, of all priorities together."""
+        """Capacity of the queue in rows, all priority levels together."""
         return sum(level.max_rows for level in self.policy.levels)
 
     @property
@@ -135,14 +134,14 @@ class Batcher:
     # --- admission ---
 
     def submit(self, request: PendingRequest, *, wake: bool = True) -> None:
-        """Put the request in the queue, and wake an engine unless the caller will lend its thread.
+        """Put the request in the queue and wake a free engine. With `wake=False` the caller calls `run_inline` next.
 
         Raises:
-            InvalidArgument: its priority is none of the model's.
-            QueueFull: the queue has no room for its rows.
-            DeadlineExceeded: its deadline has passed, or would while it waits.
+            InvalidArgument: the model has no such priority level.
+            QueueFull: the request's rows exceed the free capacity of its level.
+            DeadlineExceeded: the deadline has passed, or the estimated wait exceeds it.
             NotReady: the engine is broken.
-            BatcherClosed: the batcher was closed; another version may have taken over.
+            BatcherClosed: the batcher is closed; another version may have replaced this one.
         """
         with self._lock:
             if self.broken:
@@ -151,9 +150,9 @@ class Batcher:
                 raise BatcherClosed
             queue = self._queue
             queue.admit(request)
-            waiting, limit = queue.level_rows(request)
-            if waiting + request.rows > limit:
-                raise QueueFull(waiting, limit, retry_after=self._estimate_seconds(waiting))
+            queued, limit = queue.level_rows(request)
+            if queued + request.rows > limit:
+                raise QueueFull(queued, limit, retry_after=self._estimate_seconds(queued))
             if request.deadline is not None:
                 self._check_deadline(request, request.deadline)
             queue.push(request)
@@ -163,12 +162,12 @@ class Batcher:
                 self._watch_timeouts()
 
     def cancel(self, request: PendingRequest) -> bool:
-        """Take the request out of the queue; False if it is no longer there."""
+        """Remove the request from the queue; False if it is no longer queued."""
         with self._lock:
             return self._queue.remove(request)
 
     def close(self) -> None:
-        """Refuse new requests; those that wait are still answered."""
+        """Refuse new requests; the engine threads answer the queued ones and end."""
         with self._lock:
             self._closed = True
             for wake, _ in self._free_engines:
@@ -177,25 +176,25 @@ class Batcher:
             self._timer_changed.notify()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until all is answered and the threads have ended; False if that took longer than `timeout` seconds."""
+        """After `close`, wait for the engine threads to end; False if they still run after `timeout` seconds."""
         limit = None if timeout is None else self._clock() + timeout
         for thread in self._threads:
             thread.join(None if limit is None else max(0.0, limit - self._clock()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def fail_pending(self, error: ServiceError) -> None:
-        """Empty the queue, failing every request in it."""
+        """Fail every queued request with `error` and empty the queue."""
         with self._lock:
             requests = self._queue.clear()
         for request in requests:
             request.fail(error)
 
     def _estimate_seconds(self, rows: int) -> float:
-        """How long the engines take for that many rows, by what they took lately; 0 while nothing is known."""
+        """Estimated time of all engines together for `rows` rows, from recent batches; 0 before the first batch."""
         if sizes := self.policy.sizes:
-            full, rest = divmod(rows, sizes[-1])
-            rows = full * sizes[-1] + (padded(rest, sizes) if rest else 0)
-        return rows * (self._seconds_per_row or 0.0) / self._engines
+            full_batches, rest = divmod(rows, sizes[-1])
+            rows = full_batches * sizes[-1] + (padded(rest, sizes) if rest else 0)
+        return rows * (self._seconds_per_row or 0.0) / self._engine_count
 
     def _check_deadline(self, request: PendingRequest, deadline: float) -> None:
         now = self._clock()
@@ -203,7 +202,7 @@ class Batcher:
             raise DeadlineExceeded("the deadline had passed when the request arrived")
         ahead = self._queue.rows_ahead(request) + self._rows_running
         if not ahead:
-            return  # nothing in the way: let it run, and the estimate learn from it
+            return  # nothing delays it: run it even if the estimate is too long, and so update the estimate
         wait = self._estimate_seconds(ahead + request.rows)
         if now + ESTIMATE_MARGIN * wait > deadline:
             raise DeadlineExceeded(
@@ -211,16 +210,17 @@ class Batcher:
                 f"and {(deadline - now) * 1e3:.0f} ms are left"
             )
 
-    # --- what times out ---
+    # --- timeouts ---
 
     def _watch_timeouts(self) -> None:
-        """See that the request that just came is failed in time; the wire ends calls at deadlines, not at timeouts."""
+        """Make the timer check in time for a new request. The transport enforces deadlines, not queue timeouts."""
         if self._timer is None:
             self._timer = threading.Thread(target=self._expire_requests, name=f"timeouts-{self.name}", daemon=True)
             self._timer.start()
         self._timer_changed.notify()
 
     def _expire_requests(self) -> None:
+        """The timer thread: fail queued requests as they time out, until the batcher is closed and the queue empty."""
         while True:
             with self._lock:
                 expired = self._queue.drop_expired(self._clock())
@@ -235,15 +235,15 @@ class Batcher:
     # --- batches ---
 
     def run_inline(self) -> bool:
-        """Run the next batch here if an engine is free and the batch is short, else see that its own thread does.
+        """Run the next batch on the calling thread if an engine is free and the batch is short; else wake its thread.
 
-        Returns whether requests still wait for the caller: it should look for more of them, and come again.
+        Returns whether the caller must call again because requests are still queued; it may receive more calls first.
         """
         with self._lock:
             if not self._queue or not self._free_engines:
                 return False
             wake, engine = self._free_engines.pop()
-            expected = self._estimate_seconds(min(self._queue.rows, self.policy.max_batch_size)) * self._engines
+            expected = self._estimate_seconds(min(self._queue.rows, self.policy.max_batch_size)) * self._engine_count
             if self.policy.max_delay or self._sequencer or not 0 < expected < self.policy.inline_below_seconds:
                 wake.release()
                 return False
@@ -255,13 +255,13 @@ class Batcher:
         finally:
             with self._lock:
                 if self._closed:
-                    wake.release()  # its thread answers what is left, and ends
+                    wake.release()  # the engine thread answers the queued requests, then ends
                 else:
                     self._free_engines.append((wake, engine))
         return bool(self._queue) and not self._closed
 
     def _run_engine(self, engine: Backend) -> None:
-        """An engine's thread: run batches until the batcher is closed and the queue empty."""
+        """The engine thread: run batches until the batcher is closed and the queue empty."""
         wake = threading.Lock()
         wake.acquire()
         while True:
@@ -287,10 +287,10 @@ class Batcher:
                     if (wake, engine) in self._free_engines:
                         self._free_engines.remove((wake, engine))
                     else:
-                        wake.acquire()  # released in the same instant
+                        wake.acquire()  # woken in the same instant: consume that release
 
     def _next_start(self) -> tuple[float, str]:
-        """Seconds until the next batch should start, at most 0 for now, and what will have closed it."""
+        """Seconds until the next batch starts, 0 or less for now, and the reason that closes it."""
         policy = self.policy
         if self._queue.rows >= policy.max_batch_size or self._closed or not policy.max_delay:
             return 0.0, "engine_free"
@@ -298,26 +298,26 @@ class Batcher:
             return 0.0, "preferred"
         now = self._clock()
         sleep, closed_by = min(request.arrived for request in self._queue) + policy.max_delay - now, "delay"
-        tightest = min((request.deadline for request in self._queue if request.deadline is not None), default=None)
-        if tightest is not None:
-            # Twice the estimate, for an engine is not always as fast; while there is none, do not gamble.
+        earliest = min((request.deadline for request in self._queue if request.deadline is not None), default=None)
+        if earliest is not None:
+            # Allow twice the estimate, because run times vary. Without an estimate, start now.
             estimate = self._estimate_seconds(self._queue.rows)
-            latest = tightest - 2 * estimate - 1e-3 - now if estimate else 0.0
-            if latest < sleep:
-                return latest, "deadline"
+            latest_start = earliest - 2 * estimate - 1e-3 - now if estimate else 0.0
+            if latest_start < sleep:
+                return latest_start, "deadline"
         return sleep, closed_by
 
     def _next_batch(self, closed_by: str) -> tuple[list[PendingRequest], str, list[PendingRequest], int]:
-        """The next batch, what closed it, the requests that expired before it, and its turn to be answered."""
+        """Take the next batch: its requests, the reason that closed it, the expired requests, its sequencer ticket."""
         policy = self.policy
-        # A batch that has waited as long as it may takes all that fits.
+        # When the queue delay is over, the batch takes everything that fits.
         preferred = frozenset[int]() if closed_by in ("delay", "deadline") else policy.preferred
         now = self._clock()
-        seconds = self._estimate_seconds(min(self._queue.rows, policy.max_batch_size)) * self._engines
+        seconds = self._estimate_seconds(min(self._queue.rows, policy.max_batch_size)) * self._engine_count
         batch, closed, expired = self._queue.take(
             policy.max_batch_size,
             now,
-            done=now + ESTIMATE_MARGIN * seconds,
+            expected_end=now + ESTIMATE_MARGIN * seconds,
             fixed_shapes=self._fixed_shapes,
             preferred=preferred,
         )
@@ -327,7 +327,7 @@ class Batcher:
         return batch, closed or closed_by, expired, ticket
 
     def _execute(self, engine: Backend, batch: list[PendingRequest], closed_by: str, ticket: int) -> None:
-        """Run a batch, and learn from how long it took."""
+        """Run a batch and update the estimate with its duration."""
         rows = sum([request.rows for request in batch])
         started = self._clock()
         try:
@@ -346,8 +346,8 @@ class Batcher:
                 before = self._seconds_per_row
                 self._seconds_per_row = seconds if before is None else 0.8 * before + 0.2 * seconds
 
-    def _break(self, reason: str) -> None:
-        """Take no more, and tell all that wait."""
+    def _mark_broken(self, reason: str) -> None:
+        """Fail all queued requests, close, and report the engine as broken; once."""
         with self._lock:
             first = not self.broken
             self.broken = self.broken or reason
@@ -360,6 +360,6 @@ class Batcher:
 
 def _fail_expired(requests: Sequence[PendingRequest], now: float) -> None:
     for request in requests:
-        what = "passed" if request.deadline is None or request.deadline <= now else "cannot be met any more"
+        problem = "passed" if request.deadline is None or request.deadline <= now else "can no longer be met"
         waited = now - request.arrived
-        request.fail(DeadlineExceeded(f"the deadline {what} after {waited * 1e3:.0f} ms in the queue"))
+        request.fail(DeadlineExceeded(f"the deadline {problem} after {waited * 1e3:.0f} ms in the queue"))

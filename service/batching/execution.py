@@ -1,8 +1,8 @@
-"""What happens to a batch: it is run, its requests get each their own rows, and it is counted.
+"""Executes a batch: join the inputs, run the backend, give each request its rows, update the statistics.
 
-Owns isolation: a batch that fails is run again in parts until only the guilty request fails, one's trouble with its
-answer is not its batch mates', and an engine that has failed must pass a probe before it goes on. Does not own: which
-requests form a batch (queue.py) and when it starts (batcher.py).
+Owns failure isolation: a batch that fails is bisected and run again until only the requests that cause the failure
+fail; a response that cannot be encoded or sent affects no other request; an engine that failed is probed.
+Not here: batch composition (queue.py), when a batch starts (batcher.py).
 """
 
 import math
@@ -21,15 +21,15 @@ from service.core.spec import Arrays, Backend, Outputs, Run
 
 log = structlog.get_logger(__name__)
 
-# An engine is probed at most once in so many seconds.
+# Minimum seconds between two probes, so that a caller cannot cause one probe for each bad request.
 PROBE_SECONDS = 1.0
 
 
 class BatchExecutor:
-    """How one model version's batches are run.
+    """Runs the batches of one model version.
 
-    Every batch is filled up to the next of `sizes`, if there are any. `probe` is called with a backend's `run` after it
-    failed on a single request, and raises if it is broken for good, which `on_broken` is then told with the reason.
+    Every batch is padded to the next of `sizes`, if any are given. After a single request failed, `probe` is called
+    with the backend's `run` and raises if the engine is broken; then `on_broken` is called with the reason.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class BatchExecutor:
         closed_by: str,
         wait_turn: Callable[[], None] = lambda: None,
     ) -> None:
-        """Run a batch, answer its requests and count it. `wait_turn` is called before the first answer leaves."""
+        """Run a batch, answer its requests and count it. `wait_turn` is called before the first response is sent."""
         started = self._clock()
         rows = sum([request.rows for request in batch])
         padding = padded(rows, self._sizes) - rows
@@ -84,7 +84,7 @@ class BatchExecutor:
             self.execute(backend, batch[:middle], closed_by, wait_turn)
             self.execute(backend, batch[middle:], closed_by, wait_turn)
             return
-        # From here on nothing may lead to a second run: some may have their answers already.
+        # From here on the batch must not run again: some requests may already be answered.
         wait_turn()
         answered = _answer(batch, Outputs(outputs, whole=len(batch) == 1 and not padding))
         ended = self._clock()
@@ -104,25 +104,25 @@ class BatchExecutor:
             self._predictions.add(outputs, rows)
 
     def _fail_alone(self, backend: Backend, request: PendingRequest, wait_turn: Callable[[], None]) -> None:
-        """Fail the request that the engine could not compute, and see whether the engine still can anything."""
+        """Fail a request that failed in a batch of its own, and probe the engine."""
         error = EngineFailed()
         log.exception("engine failed", model=self._name, error_id=error.error_id, rows=request.rows)
         wait_turn()
         request.fail(error)
         now = self._clock()
         if now < self._probed_at + PROBE_SECONDS:
-            return  # requests made to fail must not cost a run each
+            return
         self._probed_at = now
         try:
             self._probe(backend.run)
-        except Exception as failure:  # noqa: BLE001 # whatever it is, the engine is not what it was
-            self._on_broken(f"the engine is broken: after a failure it cannot do what it could when loaded: {failure}")
+        except Exception as failure:  # noqa: BLE001 # any failure of the probe means that the engine is broken
+            self._on_broken(f"the engine is broken: a request failed, then the probe failed: {failure}")
 
 
 def _join(batch: Sequence[PendingRequest], padding: int, buffers: Arrays | None) -> Arrays:
-    """The inputs of all requests, one after the other, and `padding` times the last row, in `buffers` if there is any.
+    """Concatenate the inputs of all requests and `padding` copies of the last row, into `buffers` if given.
 
-    A single request's are left where they are if that will do.
+    A single request's inputs are returned as they are if there are neither buffers nor padding.
     """
     if buffers is None and len(batch) == 1 and not padding:
         return batch[0].inputs
@@ -134,27 +134,27 @@ def _join(batch: Sequence[PendingRequest], padding: int, buffers: Arrays | None)
 
 
 def _checked(outputs: Sequence[NDArray[np.generic]], batch: Sequence[PendingRequest], rows: int) -> Arrays:
-    """The outputs, if they can be divided among the requests."""
+    """The outputs, after a check that they can be split among the requests."""
     if (len(batch) > 1 or rows > batch[0].rows) and any(len(output) != rows for output in outputs):
-        raise ValueError(f"outputs of shapes {[output.shape for output in outputs]} for {rows} rows")
+        raise ValueError(f"outputs have shapes {[output.shape for output in outputs]}, expected {rows} rows")
     return tuple(outputs)
 
 
 def _answer(batch: Sequence[PendingRequest], outputs: Outputs) -> list[PendingRequest]:
-    """Give each request its rows; those that got them. One's trouble is not its batch mates'."""
+    """Send each request its rows; return the requests that were answered. An error in one affects no other."""
     prepared = []
-    row = 0
+    first = 0
     for request in batch:
-        following = row + request.rows
+        end = first + request.rows
         try:
-            request.prepare(outputs, row, following)
+            request.prepare(outputs, first, end)
             prepared.append(request)
         except Exception:
             error = EngineFailed()
             log.exception("response not encoded", error_id=error.error_id)
             request.fail(error)
-        row = following
-    return [request for request in prepared if _send(request)]  # at once, so that a front can write few packets
+        first = end
+    return [request for request in prepared if _send(request)]  # in one burst, so that the server writes few packets
 
 
 def _send(request: PendingRequest) -> bool:

@@ -1,7 +1,8 @@
-"""What a model version says, so that drift can be seen: how often each class, and how sure of it.
+"""Predicted classes and confidence of one model version, to detect drift.
 
-Owns the counts behind inference_predictions_total and inference_prediction_confidence. Only outputs with labels are
-counted: without, nothing says that numbers are classes. What to compare them with is in the manifest (repository.py).
+Owns the counts behind inference_predictions_total and inference_prediction_confidence. Only an output with labels is
+counted, because only labels show that its values are classes. Not here: the values of the test set to compare with
+(ReportedMetrics in models/repository.py).
 """
 
 import threading
@@ -15,14 +16,14 @@ from service.batching.statistics import Histogram
 from service.core.spec import ModelSpec
 
 CONFIDENCE_BUCKETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
-# Every class is a time series a version; of outputs with more than so many none is counted.
+# Each class of each version is a time series. An output with more classes is not counted at all.
 MAX_COUNTED_CLASSES = 1000
-# Answers are kept until there are so many rows: that takes 0.9 µs for an answer of one row, counting each at once 4.8.
+# Rows to collect before counting them: 0.9 µs for an output of one row, where counting it at once takes 4.8 µs.
 TALLY_ROWS = 256
 
 
 class Predictions:
-    """Counts of one output's rows by the class with the highest value, and of these values. From any thread."""
+    """Counts of one output's rows by the class with the highest value, and a histogram of that value. Thread-safe."""
 
     def __init__(self, output: int, labels: Sequence[str]) -> None:
         self.labels = labels
@@ -30,22 +31,22 @@ class Predictions:
         self._lock = threading.Lock()  # guards all below
         self._counts = np.zeros(len(labels), np.int64)
         self._confidence = Histogram(CONFIDENCE_BUCKETS)
-        self._kept: list[NDArray[np.generic]] = []
-        self._rows = 0
+        self._uncounted: list[NDArray[np.generic]] = []
+        self._uncounted_rows = 0
 
     def add(self, outputs: Sequence[NDArray[np.generic]], rows: int) -> None:
-        """Count the first `rows` rows of a batch's outputs, which are left alone from now on."""
+        """Count the first `rows` rows of a batch's outputs. The arrays must not change afterwards."""
         values = outputs[self._output]
         if values.shape[1:] != (len(self.labels),):
-            return  # a graph may give other shapes than its configuration says
+            return  # a graph may return other shapes than its configuration declares
         with self._lock:
-            self._kept.append(values[:rows])
-            self._rows += rows
-            if self._rows >= TALLY_ROWS:
+            self._uncounted.append(values[:rows])
+            self._uncounted_rows += rows
+            if self._uncounted_rows >= TALLY_ROWS:
                 self._tally()
 
     def read(self) -> tuple[Mapping[str, int], list[tuple[str, float]], float]:
-        """Rows by label, and the confidence's cumulative buckets and sum."""
+        """Rows by label, and the cumulative buckets and the sum of the confidence histogram."""
         with self._lock:
             self._tally()
             counts: Counter[str] = Counter()
@@ -54,22 +55,22 @@ class Predictions:
             return counts, self._confidence.cumulative(), self._confidence.sum
 
     def _tally(self) -> None:
-        if not self._kept:
+        if not self._uncounted:
             return
-        values = np.concatenate(self._kept)
-        self._kept.clear()
-        self._rows = 0
+        values = np.concatenate(self._uncounted)
+        self._uncounted.clear()
+        self._uncounted_rows = 0
         highest = values.max(1)
-        known = np.isfinite(highest)  # one NaN would spoil the sum for good
-        self._counts += np.bincount(values.argmax(1)[known], minlength=len(self.labels))
-        self._confidence.observe(highest[known].tolist())
+        finite = np.isfinite(highest)  # one NaN would make the sum NaN for good
+        self._counts += np.bincount(values.argmax(1)[finite], minlength=len(self.labels))
+        self._confidence.observe(highest[finite].tolist())
 
 
 def predictions_for(spec: ModelSpec) -> Predictions | None:
-    """What counts the answers of a version: of its first output that has labels and one float for each class."""
+    """Predictions for the first output that has labels and one float for each class; None if there is none."""
     for index, output in enumerate(spec.outputs):
-        floats = output.data_type.dtype.kind == "f"
-        if spec.batches and output.labels and floats and len(output.shape) == 1:
+        is_float = output.data_type.dtype.kind == "f"
+        if spec.batches and output.labels and is_float and len(output.shape) == 1:
             classes = output.shape[0]
             if 0 < classes <= MAX_COUNTED_CLASSES:
                 names = [*output.labels[:classes], *map(str, range(len(output.labels), classes))]

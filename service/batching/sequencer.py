@@ -1,4 +1,4 @@
-"""Keeps the answers of several engines in the order in which their batches were formed (`preserve_ordering`)."""
+"""Keeps the responses of several engines in the order in which their batches were formed (`preserve_ordering`)."""
 
 import threading
 
@@ -22,7 +22,7 @@ class Sequencer:
             self._advanced.wait_for(lambda: self._next == ticket)
 
     def done(self) -> None:
-        """Release the next ticket; the current one has been answered."""
+        """Release the next ticket, after the current batch has been answered."""
         with self._advanced:
             self._next += 1
             self._advanced.notify_all()

@@ -1,7 +1,7 @@
-"""What happened to a model version, counted once a batch.
+"""Statistics of one model version, updated once a batch.
 
-Owns the counters and histograms behind both /metrics and ModelStatistics, so that the two can never disagree.
-Durations are in seconds.
+Owns the counters and histograms behind both /metrics and ModelStatistics, so that the two always agree. Durations are
+in seconds. Not here: predicted classes (predictions.py), the formats of metrics (telemetry) and of gRPC (transport).
 """
 
 import threading
@@ -20,26 +20,26 @@ ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Histogram:
-    """Counts by bucket; the caller holds the lock."""
+    """Counts by bucket. Not thread-safe: the caller holds a lock."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)  # the last: above every bound
+        self.counts = [0] * (len(bounds) + 1)  # the last counts values above every bound
         self.sum = 0.0
 
     def observe(self, values: Iterable[float]) -> None:
-        """Count each value in the first bucket whose bound is not below it."""
+        """Count each value in the first bucket whose upper bound is at least the value."""
         bounds, counts = self.bounds, self.counts
         last, bucket, total = -1.0, 0, 0.0
         for value in values:
-            if value != last:  # requests that came in one burst have waited equally long
+            if value != last:  # requests of one burst have the same duration: look its bucket up once
                 last, bucket = value, bisect_left(bounds, value)
             counts[bucket] += 1
             total += value
         self.sum += total
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """(bound, values up to it) pairs, as Prometheus wants them."""
+        """(upper bound, number of values up to it) pairs, as Prometheus expects them."""
         result, running = [], 0
         for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
             running += count
@@ -47,23 +47,23 @@ class Histogram:
         return result
 
 
-@dataclass(slots=True)  # frozen would cost more to make than a request to count
+@dataclass(slots=True)  # not frozen: that would cost more than counting a request
 class Batch:
-    """One execution: how many rows, why it closed, and how long its parts took, in seconds."""
+    """One execution: its rows, the reason that closed it, and the duration of each part in seconds."""
 
     rows: int
     closed_by: str
-    queued: Sequence[float]  # a request each: from arrival to the start of the batch
-    total: Sequence[float]  # a request each: from arrival to its answer
-    gather: float  # joining the inputs
+    queued: Sequence[float]  # for each request, from arrival to the start of the batch
+    total: Sequence[float]  # for each request, from arrival to its response
+    gather: float  # concatenating the inputs
     compute: float
-    scatter: float  # building and handing over the answers
-    padding: int = 0  # rows computed beside those, only to fill the batch up
+    scatter: float  # encoding and sending the responses
+    padding: int = 0  # additional rows that only pad the batch
 
 
 @dataclass
 class SizeStatistics:
-    """Executions of one batch size and the seconds spent in their parts."""
+    """Number of executions of one batch size, and the total seconds of each part."""
 
     executions: int = 0
     gather: float = 0.0
@@ -73,16 +73,16 @@ class SizeStatistics:
 
 @dataclass
 class Statistics:
-    """All that happened to one model version since it was loaded. Read and written under `lock`."""
+    """Counters and histograms of one model version since it was loaded. Hold `lock` to read or write."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     by_size: defaultdict[int, SizeStatistics] = field(default_factory=lambda: defaultdict(SizeStatistics))
     closed_by: Counter[str] = field(default_factory=Counter)
-    codes: Counter[str] = field(default_factory=Counter)  # answered requests by gRPC status name
+    codes: Counter[str] = field(default_factory=Counter)  # ended requests by gRPC status name
     rows: int = 0
     padding_rows: int = 0
-    failed_seconds: float = 0.0
-    gather_seconds: float = 0.0  # summed over requests, as ModelStatistics reports it
+    failed_seconds: float = 0.0  # total duration of failed requests
+    gather_seconds: float = 0.0  # this and the next two: summed over requests, as ModelStatistics reports them
     compute_seconds: float = 0.0
     scatter_seconds: float = 0.0
     last_inference: float = 0.0  # seconds since the epoch
@@ -93,11 +93,11 @@ class Statistics:
 
     @property
     def executions(self) -> int:
-        """Batches that were run to the end."""
+        """Number of batches that completed."""
         return sum(size.executions for size in self.by_size.values())
 
     def batch(self, batch: Batch) -> None:
-        """Count an execution that answered all its requests."""
+        """Count a completed execution and its answered requests."""
         requests = len(batch.total)
         with self.lock:
             size = self.by_size[batch.rows]
@@ -119,7 +119,7 @@ class Statistics:
             self.batch_rows.observe((batch.rows,))
 
     def failure(self, code: str, seconds: float) -> None:
-        """Count a request that was answered with an error, `seconds` after it arrived."""
+        """Count a request that failed with status `code`, `seconds` after it arrived."""
         with self.lock:
             self.codes[code] += 1
             self.failed_seconds += seconds

@@ -1,7 +1,7 @@
-"""The networks that are measured, in one folder: the published one, and two with random weights for contrast.
+"""The benchmarked networks: the published `mnist-simplecnn`, and two larger ones with random weights.
 
-Speed does not depend on what weights were learned, so `cifar10-cnn` and `resnet18` are exported untrained, by the code
-that exports what is trained.
+Speed does not depend on the weights, so `cifar10-cnn` and `resnet18` are exported without training, with the code of
+the training job.
 """
 
 import shutil
@@ -42,7 +42,7 @@ SHAPES = {MNIST: (28, 28, 1)} | {name: network.image_shape for name, (network, _
 
 
 def repository_with(name: str, published: Path, folder: Path) -> Path:
-    """A repository below `folder` with that model alone, made if it is not there; `published` has the trained one."""
+    """A model repository below `folder` with the model `name` alone; mnist-simplecnn is copied from `published`."""
     repository = folder / name
     if name == MNIST:
         shutil.rmtree(repository, ignore_errors=True)
@@ -60,6 +60,6 @@ def repository_with(name: str, published: Path, folder: Path) -> Path:
 
 
 def graph_of(repository: Path, name: str) -> Path:
-    """The newest version's graph."""
+    """The ONNX file of the newest version."""
     newest = max(int(path.name) for path in (repository / name).iterdir() if path.name.isdecimal())
     return repository / name / str(newest) / "model.onnx"

@@ -1,7 +1,7 @@
 """Rolling restarts of two replicas on one port, under load.
 
-Clients of the aio server do not retry; clients of the native server have the standard retry policy of service/client.
-Either way no call may fail, and every answer that a server gave must have arrived.
+Clients of the aio server do not retry; clients of the native server have the retry policy of service/client. No call
+may fail, and every response that a server sent must reach its client.
 """
 
 import argparse
@@ -18,11 +18,11 @@ REPLICAS, CLIENTS = 2, 16
 
 
 def main() -> int:
-    """Run on one grpc_server, or both."""
+    """Run the soak on the given gRPC servers; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.soaks.restart", description=__doc__)
-    parser.add_argument("--repository", type=Path, default=Path("models"))
-    parser.add_argument("--grpc-server", choices=("native", "aio"), action="append")
-    parser.add_argument("--restarts", type=int, default=10, help="each of all replicas, one after the other")
+    parser.add_argument("--repository", type=Path, default=Path("models"), help="repository with mnist-simplecnn")
+    parser.add_argument("--grpc-server", choices=("native", "aio"), action="append", help="repeatable; default: both")
+    parser.add_argument("--restarts", type=int, default=10, help="rolling restarts of all replicas (%(default)s)")
     options = parser.parse_args()
     return max(
         restart(options.repository, grpc_server, options.restarts)
@@ -31,8 +31,8 @@ def main() -> int:
 
 
 def restart(repository: Path, grpc_server: str, restarts: int) -> int:
-    """The exit status."""
-    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as holder:  # a port that nobody else takes meanwhile
+    """Run the soak on one gRPC server; the exit status."""
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as holder:  # keeps the port reserved
         port = holder.getsockname()[1]
         flags = ["--grpc-server", grpc_server, "--reuse-port", "--grpc-port", str(port), "--lame-duck-seconds", "1"]
         flags += ["--max-connection-age-seconds", "1", "--device", "cpu"]
@@ -48,7 +48,7 @@ def restart(repository: Path, grpc_server: str, restarts: int) -> int:
             replicas.append(ServiceProcess(repository, *flags))
             if sys.stderr.isatty():
                 print(
-                    f"\r{grpc_server}: {number + 1} of {restarts * REPLICAS} replicas restarted",
+                    f"\r{grpc_server} server: {number + 1} of {restarts * REPLICAS} replicas restarted",
                     end="",
                     file=sys.stderr,
                 )
@@ -60,14 +60,14 @@ def restart(repository: Path, grpc_server: str, restarts: int) -> int:
     outcome = load.outcome
     for text, count in outcome.texts.most_common(5):
         print(f"  {count} × {text}")
-    print(f"\n{grpc_server}: {restarts} rolling restarts of {REPLICAS} replicas in {seconds:.0f} s, {CLIENTS} clients")
+    print(f"\n{grpc_server} server: {restarts} restarts of {REPLICAS} replicas in {seconds:.0f} s, {CLIENTS} clients")
     return report(
         grpc_server,
         {
             "calls": (f"{outcome.count() + outcome.failed:,}", outcome.count() > 1000),
             "failed": (str(outcome.failed), outcome.failed == 0),
-            "answers given − answers received": (str(answered - outcome.count()), answered == outcome.count()),
-            "p50, p99, worst (ms)": (
+            "responses sent − received": (str(answered - outcome.count()), answered == outcome.count()),
+            "p50, p99, maximum (ms)": (
                 f"{outcome.percentile(50):.1f}, {outcome.percentile(99):.1f}, {outcome.percentile(100):.0f}",
                 True,
             ),

@@ -1,4 +1,4 @@
-"""What the batcher's tests need: requests that keep what they are given, an engine that is held, and a clock."""
+"""Fakes for the batcher's tests: a request that records its outcome, engines, and a clock."""
 
 import threading
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from tests.support.waiting import WAIT
 
 
 class FakeRequest(PendingRequest):
-    """A request of `rows` rows, all of value `value`, that keeps what it is given."""
+    """A request of `rows` rows, all of value `value`, that records its outputs or its error."""
 
     __slots__ = ("done", "error", "outputs")
 
@@ -50,63 +50,63 @@ class FakeRequest(PendingRequest):
         self.done.set()
 
     def result(self) -> NDArray[np.generic]:
-        """Its rows of the only output; waits."""
+        """Wait for the answer and return its rows of the only output."""
         assert self.done.wait(WAIT), "never answered"
         assert self.outputs is not None, self.error
         return self.outputs[0]
 
     def failure(self) -> ServiceError:
-        """Its error; waits."""
+        """Wait for the error and return it."""
         assert self.done.wait(WAIT), "never answered"
-        assert self.error is not None, "it was answered"
+        assert self.error is not None, "answered instead of failed"
         return self.error
 
 
 @dataclass(frozen=True)
-class Computing:
-    """An engine that is one function."""
+class FunctionEngine:
+    """An engine that calls a function."""
 
     run: Run
 
     def input_buffers(self, rows: int) -> None:
-        """Inputs may be put together anywhere."""
+        """No preference: the executor allocates the inputs."""
 
 
-class HeldEngine:
-    """Negates its input, one run at a time, each when it is let; a value of 666 makes it fail."""
+class BlockingEngine:
+    """Negates its input. Each run blocks until the test releases it; a run with the value 666 fails."""
 
     def __init__(self) -> None:
-        self.batches: list[list[float]] = []  # the values of each run's rows
+        self.batches: list[list[float]] = []  # the values of the rows of each run
         self._permits = threading.Semaphore(0)
-        self._begun = threading.Condition()
+        self._started = threading.Condition()
 
     def run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
-        """The negatives, once the test lets it."""
+        """Return the negated input after the test releases the run."""
         (x,) = inputs
-        with self._begun:
+        with self._started:
             self.batches.append([float(value) for value in x[:, 0]])
-            self._begun.notify_all()
+            self._started.notify_all()
         assert self._permits.acquire(timeout=WAIT)
         if (x == 666).any():
-            raise RuntimeError("the number of the beast")
+            raise RuntimeError("the input holds 666")
         return [np.negative(x)]
 
     def input_buffers(self, rows: int) -> None:
-        """Inputs may be put together anywhere."""
+        """No preference: the executor allocates the inputs."""
 
-    def let(self, runs: int) -> None:
-        """Let that many runs end."""
+    def release(self, runs: int) -> None:
+        """Let `runs` runs end."""
         for _ in range(runs):
             self._permits.release()
 
-    def wait_for(self, runs: int) -> None:
-        """Wait until that many have begun."""
-        with self._begun:
-            assert self._begun.wait_for(lambda: len(self.batches) >= runs, WAIT), f"{runs} runs never began"
+    def wait_for_runs(self, runs: int) -> None:
+        """Wait until `runs` runs have started."""
+        with self._started:
+            assert self._started.wait_for(lambda: len(self.batches) >= runs, WAIT), f"never started: {runs} runs"
 
 
-class Clock:
-    """Time that moves when the test says so."""
+class FakeClock:
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -115,9 +115,9 @@ class Clock:
         return self.now
 
 
-def busy(batcher: Batcher, engine: HeldEngine) -> FakeRequest:
-    """Occupy the engine with one row, so that what follows waits."""
+def occupy(batcher: Batcher, engine: BlockingEngine) -> FakeRequest:
+    """Occupy the engine with a request of one row, so that later requests are queued."""
     request = FakeRequest(0)
     batcher.submit(request)
-    engine.wait_for(1)
+    engine.wait_for_runs(1)
     return request

@@ -1,4 +1,4 @@
-"""What a model says is counted by class and confidence, beside what the job saw on its test set."""
+"""Predictions are counted by class and confidence, and compared with the shares on the test set."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def spec(shape: tuple[int, ...], labels: int, *, kind: str = "tensor(float)", ma
     return ModelSpec("m", 1, (), (TensorSpec("other", BY_ONNX[kind], (4,)), output), max_batch_size, ModelConfig())
 
 
-def test_only_outputs_that_say_classes_are_counted() -> None:
+def test_only_outputs_of_labelled_classes_are_counted() -> None:
     found = predictions_for(spec((3,), 3))
     assert found is not None and found.labels == ["label 0", "label 1", "label 2"]
     found = predictions_for(spec((3,), 2))
@@ -31,7 +31,7 @@ def test_only_outputs_that_say_classes_are_counted() -> None:
         assert predictions_for(other) is None
 
 
-def test_padding_is_no_prediction_and_what_is_no_number_spoils_nothing() -> None:
+def test_padding_and_nan_are_not_counted() -> None:
     predictions = Predictions(0, ["a", "b"])
     predictions.add([np.array([[0.9, 0.1], [np.nan, 0.2], [0.3, 0.7], [0.3, 0.7]], np.float32)], rows=3)
     counts, buckets, total = predictions.read()
@@ -39,27 +39,27 @@ def test_padding_is_no_prediction_and_what_is_no_number_spoils_nothing() -> None
     assert total == pytest.approx(1.6) and buckets[-1] == ("+Inf", 2.0)
 
 
-def test_answers_of_another_shape_are_left_out() -> None:
+def test_outputs_of_another_shape_are_not_counted() -> None:
     predictions = Predictions(0, ["a", "b"])
     for shape in ((3, 4), (3,), (3, 2, 1), ()):
         predictions.add([np.ones(shape, np.float32)], rows=3)
     assert predictions.read()[0] == {"a": 0, "b": 0}
 
 
-def test_classes_of_one_name_are_counted_together() -> None:
+def test_classes_with_the_same_label_are_counted_together() -> None:
     predictions = Predictions(0, ["crane", "crane", "other"])
     predictions.add([np.eye(3, dtype=np.float32)], rows=3)
     assert predictions.read()[0] == {"crane": 2, "other": 1}
 
 
-def test_what_is_kept_between_two_readings_is_bounded() -> None:
+def test_the_outputs_that_are_kept_uncounted_are_bounded() -> None:
     predictions = Predictions(0, ["a", "b"])
     for _ in range(10 * TALLY_ROWS):
         predictions.add([np.array([[0.4, 0.6]], np.float32)], rows=1)
-        assert len(predictions._kept) < TALLY_ROWS
+        assert len(predictions._uncounted) < TALLY_ROWS
     assert predictions.read()[0] == {"a": 0, "b": 10 * TALLY_ROWS}
 
 
-def test_shares_come_from_the_columns_of_the_confusion_matrix() -> None:
+def test_shares_of_predictions_are_the_columns_of_the_confusion_matrix() -> None:
     assert ReportedMetrics(confusion=[[3, 1], [2, 4]]).shares == [0.5, 0.5]
     assert ReportedMetrics().shares == ReportedMetrics(confusion=[[0, 0], [0, 0]]).shares == []
