@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-unit coverage test-containers check-deploy lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs lock clean
+.PHONY: help demo test test-unit coverage test-containers check-deploy lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,7 +83,7 @@ bench-scaling: .venv/installed ## measure what a request costs, and hold the sim
 bench-train: .venv/installed ## measure training against the plain recipe, on the full MNIST
 	$(BIN)/python -m tests.benchmarks.train_speed $(BENCH_FLAGS)
 
-soak: soak-reload soak-restart soak-overload soak-storm ## all of the next four; 10 minutes
+soak: soak-reload soak-restart soak-overload soak-deadlines ## all of the next four; 10 minutes
 
 soak-reload: .venv/installed ## 20 hot reloads under load, against the same load without
 	$(BIN)/python -m tests.soaks.reload --repository $(REPOSITORY) $(SOAK_FLAGS)
@@ -94,8 +94,8 @@ soak-restart: .venv/installed ## 10 rolling restarts of two replicas on one port
 soak-overload: .venv/installed ## ten times the capacity for a minute
 	$(BIN)/python -m tests.soaks.overload $(SOAK_FLAGS)
 
-soak-storm: .venv/installed ## 1,024 callers with deadlines of 100 ms
-	$(BIN)/python -m tests.soaks.storm --repository $(REPOSITORY) $(SOAK_FLAGS)
+soak-deadlines: .venv/installed ## 1,024 callers with deadlines of 100 ms
+	$(BIN)/python -m tests.soaks.deadlines --repository $(REPOSITORY) $(SOAK_FLAGS)
 
 stubs: .venv/installed ## generate service/pb from proto/
 	$(BIN)/python proto/generate.py

@@ -49,7 +49,7 @@ def check(path: Path, version: int | None, options: EngineOptions) -> None:
         difference = f"differ by at most {max_abs_diff:.1e}" if max_abs_diff else "are bit-identical"
         print(f"golden     answers hold in batches of {sizes}; computed alone and in a batch, they {difference}")
     try:
-        times = {size: opened.verifier.seconds(opened.engines[0].run, size) for size in opened.verifier.sizes}
+        times = {size: opened.verifier.time_run(opened.engines[0].run, size) for size in opened.verifier.sizes}
     except CannotRun as error:
         print(f"times      none: {error}")
     else:

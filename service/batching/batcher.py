@@ -121,7 +121,7 @@ class Batcher:
         return sum(level.max_rows for level in self.policy.levels)
 
     @property
-    def pending(self) -> int:
+    def pending_rows(self) -> int:
         """Rows in the queue or in an engine now."""
         return self._queue.rows + self._rows_running
 

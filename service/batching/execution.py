@@ -88,7 +88,7 @@ class BatchExecutor:
         wait_turn()
         answered = _answer(batch, Outputs(outputs, whole=len(batch) == 1 and not padding))
         ended = self._clock()
-        self._statistics.batch(
+        self._statistics.record_batch(
             Batch(
                 rows=rows,
                 padding=padding,

@@ -96,7 +96,7 @@ class Statistics:
         """Number of batches that completed."""
         return sum(size.executions for size in self.by_size.values())
 
-    def batch(self, batch: Batch) -> None:
+    def record_batch(self, batch: Batch) -> None:
         """Count a completed execution and its answered requests."""
         requests = len(batch.total)
         with self.lock:
@@ -118,7 +118,7 @@ class Statistics:
             self.compute.observe((batch.compute,))
             self.batch_rows.observe((batch.rows,))
 
-    def failure(self, code: str, seconds: float) -> None:
+    def record_failure(self, code: str, seconds: float) -> None:
         """Count a request that failed with status `code`, `seconds` after it arrived."""
         with self.lock:
             self.codes[code] += 1

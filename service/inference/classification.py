@@ -96,7 +96,7 @@ class Classifier:
             try:
                 pixels = _fit(source, shape, fit)
             except InvalidArgument as error:
-                model.statistics.failure(error.code.name, 0.0)  # counted here: ModelInfer is not called
+                model.statistics.record_failure(error.code.name, 0.0)  # counted here: ModelInfer is not called
                 raise
             return _infer_request(model_name, version, key, spec.inputs[0].name, shape, pixels)
 

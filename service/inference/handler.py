@@ -77,7 +77,7 @@ class PendingInfer(PendingRequest):
     def fail(self, error: ServiceError) -> None:
         """Send the error and count it."""
         self.answered = True
-        self.model.statistics.failure(error.code.name, time.monotonic() - self.arrived)
+        self.model.statistics.record_failure(error.code.name, time.monotonic() - self.arrived)
         self.sink.fail(self.call, error)
 
     def cancel(self) -> None:
@@ -85,7 +85,7 @@ class PendingInfer(PendingRequest):
         if self.model.batcher.cancel(self):
             now = time.monotonic()
             expired = self.deadline is not None and now >= self.deadline - CLOCK_TOLERANCE
-            self.model.statistics.failure("DEADLINE_EXCEEDED" if expired else "CANCELLED", now - self.arrived)
+            self.model.statistics.record_failure("DEADLINE_EXCEEDED" if expired else "CANCELLED", now - self.arrived)
 
 
 class InferenceHandler:
@@ -114,7 +114,7 @@ class InferenceHandler:
         try:
             self._tokens.check(dict(metadata).get(AUTHORIZATION), right)
         except ServiceError as error:
-            self.unrouted_statistics.failure(error.code.name, 0.0)
+            self.unrouted_statistics.record_failure(error.code.name, 0.0)
             raise
 
     def submit(
@@ -160,10 +160,10 @@ class InferenceHandler:
                     if self.draining:
                         raise Draining from None
         except ServiceError as error:
-            statistics.failure(error.code.name, time.monotonic() - arrived)
+            statistics.record_failure(error.code.name, time.monotonic() - arrived)
             sink.fail(call, error)
         except Exception:
-            statistics.failure(EngineFailed.code.name, time.monotonic() - arrived)
+            statistics.record_failure(EngineFailed.code.name, time.monotonic() - arrived)
             raise
         return None
 

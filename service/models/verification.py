@@ -85,7 +85,7 @@ class Verifier:
         if self.golden:
             self._run_golden(run, np.zeros(self.sizes[0], np.int64))
 
-    def seconds(self, run: Run, size: int) -> float:
+    def time_run(self, run: Run, size: int) -> float:
         """The median time of a run of `size` rows, in seconds.
 
         Raises:

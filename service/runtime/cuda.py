@@ -94,7 +94,7 @@ def providers(device: str, options: GpuOptions) -> list[tuple[str, dict[str, str
     return chosen
 
 
-def is_lost(error: Exception) -> bool:
+def is_sticky(error: Exception) -> bool:
     """Whether the error is sticky: the process cannot use the device any more."""
     return STICKY_ERROR.search(str(error)) is not None
 
@@ -147,7 +147,7 @@ class CudaBinding:
             self._session.run_with_iobinding(self._binding, self._options)
             return [value.numpy().copy() for value in self._targets]  # on a CPU, as in tests, numpy() is a view
         except Exception as error:
-            if is_lost(error):
+            if is_sticky(error):
                 raise EngineLost(str(error)) from error
             raise
 

@@ -125,7 +125,7 @@ class Engine:
                 self._output_names, dict(zip(self._input_names, inputs, strict=True))
             )
         except Exception as error:
-            if self.device != "cpu" and cuda.is_lost(error):
+            if self.device != "cpu" and cuda.is_sticky(error):
                 raise EngineLost(str(error)) from error
             raise
         return outputs

@@ -15,9 +15,9 @@ from PIL import Image
 from service.inference import images
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc
+from tests.support.images import big_scan
 from tests.support.local_service import Gate, LocalService, local_service
 from tests.support.models import add_version, doubling_model
-from tests.support.pictures import big_scan
 from tests.support.refusal import Refusal
 from tests.support.waiting import wait_until
 

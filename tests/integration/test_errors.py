@@ -403,7 +403,7 @@ def test_requests_leave_the_queue_by_priority(tmp_path: Path, grpc_server: str, 
             call = service.stub.ModelInfer.future(with_parameter("priority", priority, x=X))
             call.add_done_callback(functools.partial(answered, name))
             calls.append(call)
-            wait_until(lambda: batcher.pending == len(calls), "the request is queued")
+            wait_until(lambda: batcher.pending_rows == len(calls), "the request is queued")
         for turn in range(1, 5):
             gate.let_through()
             wait_until(functools.partial(lambda turn: len(order) >= turn, turn), "the next request is answered")

@@ -23,7 +23,9 @@ def samples(service: LocalService) -> dict[str, dict[tuple[str, ...], float]]:
 
     A batch is counted after its answers are sent, so this waits until no batch is running.
     """
-    wait_until(lambda: not any(model.batcher.pending for model in service.server.registry.models()), "batches ended")
+    wait_until(
+        lambda: not any(model.batcher.pending_rows for model in service.server.registry.models()), "batches ended"
+    )
     with urllib.request.urlopen(service.server.metrics_url) as response:
         families = text_string_to_metric_families(response.read().decode())
     values: dict[str, dict[tuple[str, ...], float]] = {}

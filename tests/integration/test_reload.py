@@ -61,7 +61,7 @@ def test_a_version_that_is_deleted_while_it_serves_answers_its_pending_requests(
         gate.hold()
         calls = [service.stub.ModelInfer.future(infer_request("double", str(index), x=X)) for index in range(5)]
         batcher = service.server.registry.get("double").batcher
-        wait_until(lambda: batcher.pending == 5, "the five requests are pending")
+        wait_until(lambda: batcher.pending_rows == 5, "the five requests are pending")
         shutil.rmtree(toys / "double" / "2")
         reconcile = threading.Thread(target=service.server.reconciler.reconcile)
         reconcile.start()

@@ -100,12 +100,12 @@ def test_queued_requests_of_a_cancelled_stream_never_reach_the_engine(toys: Path
         stream = Stream(service)
         for index in range(4):
             stream.send("double", str(index), x=X)
-        wait_until(lambda: model.batcher.pending == 4, "all requests are pending")
+        wait_until(lambda: model.batcher.pending_rows == 4, "all requests are pending")
         running = sum(gate.sizes)
         stream.answers.cancel()
         wait_until(lambda: model.batcher.queued_rows == 0, "the queue is empty")
         gate.open()
-        wait_until(lambda: model.batcher.pending == 0, "the engine is free")
+        wait_until(lambda: model.batcher.pending_rows == 0, "the engine is free")
         assert sum(gate.sizes) == running
         assert model.statistics.codes["CANCELLED"] == 4 - running
 
@@ -120,9 +120,9 @@ def test_a_stream_reads_no_more_requests_than_may_be_in_flight(
         stream = Stream(service)
         for index in range(20):
             stream.send("double", str(index), x=X)
-        wait_until(lambda: model.batcher.pending == 8, "8 requests are in flight")
+        wait_until(lambda: model.batcher.pending_rows == 8, "8 requests are in flight")
         threading.Event().wait(0.1)
-        assert model.batcher.pending == 8
+        assert model.batcher.pending_rows == 8
         gate.open()
         stream.close()
         assert len(list(stream.answers)) == 20

@@ -1,1 +1,1 @@
-"""Long runs under load, started by hand: `make soak-reload`, `soak-restart`, `soak-overload`, `soak-storm`."""
+"""Long runs under load, started by hand: `make soak-reload`, `soak-restart`, `soak-overload`, `soak-deadlines`."""

@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.support.images import big_scan
 from tests.support.models import add_version, doubling_model
 from tests.support.paths import ROOT
-from tests.support.pictures import big_scan
 from tests.support.processes import ServiceProcess, run_command, service_process
 
 TestImages = tuple[NDArray[np.uint8], NDArray[np.uint8]]

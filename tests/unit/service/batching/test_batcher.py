@@ -57,7 +57,7 @@ def test_requests_queued_during_a_run_share_the_next_batch_and_get_their_own_row
     others = [FakeRequest(1, 1), FakeRequest(2, 3), FakeRequest(3, 2)]
     for request in others:
         batcher.submit(request)
-    assert (batcher.queued_rows, batcher.pending) == (6, 7)
+    assert (batcher.queued_rows, batcher.pending_rows) == (6, 7)
     engine.release(2)
     first.result()
     for request, rows in zip(others, (1, 3, 2), strict=True):
@@ -66,7 +66,7 @@ def test_requests_queued_during_a_run_share_the_next_batch_and_get_their_own_row
     assert engine.batches == [[0], [1, 2, 2, 2, 3, 3]]
     assert statistics.by_size[6].executions == 1
     assert statistics.rows == 7
-    assert batcher.pending == 0
+    assert batcher.pending_rows == 0
 
 
 def test_a_batch_keeps_to_max_batch_size_and_no_request_is_split_or_overtaken(
@@ -121,7 +121,7 @@ def test_a_deadline_below_the_estimated_wait_is_refused_if_rows_are_ahead(
     clock.now = 4.0  # the estimate is 4 s a row
     engine.release(1)
     first.result()
-    wait_until(lambda: batcher.pending == 0, "the engine is free")
+    wait_until(lambda: batcher.pending_rows == 0, "the engine is free")
     alone = FakeRequest(1, deadline=5.0)
     batcher.submit(alone)  # nothing is ahead, so it runs although the estimate is too long
     engine.wait_for_runs(2)
@@ -129,7 +129,7 @@ def test_a_deadline_below_the_estimated_wait_is_refused_if_rows_are_ahead(
         batcher.submit(FakeRequest(2, deadline=11.0))
     batcher.submit(FakeRequest(3, deadline=13.0))
     engine.release(2)
-    wait_until(lambda: batcher.pending == 0, "the queue is empty and no engine runs")
+    wait_until(lambda: batcher.pending_rows == 0, "the queue is empty and no engine runs")
     assert engine.batches == [[0], [1], [3]]
 
 
@@ -144,7 +144,7 @@ def test_a_cancelled_request_leaves_the_queue_and_frees_its_rows(batcher: Batche
     batcher.submit(FakeRequest(3, 8))
     engine.release(3)
     kept.result()
-    wait_until(lambda: batcher.pending == 0, "the queue is empty and no engine runs")
+    wait_until(lambda: batcher.pending_rows == 0, "the queue is empty and no engine runs")
     assert engine.batches == [[0], [2] * 8, [3] * 8]
     assert not cancelled.done.is_set()
 
@@ -160,7 +160,7 @@ def test_a_failing_batch_is_bisected_until_only_the_faulty_request_fails(
     assert isinstance(requests[2].failure(), EngineFailed)
     for request in (*requests[:2], *requests[3:]):
         assert request.result()[0, 0] == -request.inputs[0][0, 0]
-    wait_until(lambda: batcher.pending == 0, "the queue is empty and no engine runs")
+    wait_until(lambda: batcher.pending_rows == 0, "the queue is empty and no engine runs")
     assert engine.batches == [[0], [1, 2, 666, 4, 5], [1, 2], [666, 4, 5], [666], [4, 5]]
     assert statistics.codes["OK"] == 5
 
@@ -193,7 +193,7 @@ def test_a_response_that_cannot_be_sent_causes_no_second_run_or_answer(
     engine.release(10)
     for request in (requests[0], requests[2]):
         request.result()
-    wait_until(lambda: batcher.pending == 0, "the queue is empty and no engine runs")
+    wait_until(lambda: batcher.pending_rows == 0, "the queue is empty and no engine runs")
     assert engine.batches == [[0], [1, 2, 3]]
     assert statistics.codes == {"OK": 3}
 

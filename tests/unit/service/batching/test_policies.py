@@ -62,7 +62,7 @@ def test_higher_priorities_run_first_and_each_level_keeps_its_order(
     for value, priority in ((1, 3), (2, 0), (3, 1), (4, 2), (5, 1)):
         batcher.submit(FakeRequest(value, priority=priority))
     engine.release(10)
-    wait_until(lambda: batcher.pending == 0, "the queue is empty and no engine runs")
+    wait_until(lambda: batcher.pending_rows == 0, "the queue is empty and no engine runs")
     assert engine.batches == [[0], [3, 5], [2, 4], [1]]
 
 
@@ -100,7 +100,7 @@ def test_a_timed_out_request_fails_at_once_while_the_engine_is_busy(
     assert batcher.queued_rows == 1, "the rows of the expired request still count"
     engine.release(2)
     other.result()
-    wait_until(lambda: batcher.pending == 0, "the queue is empty and no engine runs")
+    wait_until(lambda: batcher.pending_rows == 0, "the queue is empty and no engine runs")
     assert engine.batches == [[0], [2]]
 
 
@@ -189,7 +189,7 @@ def test_the_largest_possible_preferred_size_is_formed(
     for value in range(1, 8):
         batcher.submit(FakeRequest(value))
     engine.release(10)
-    wait_until(lambda: batcher.pending == 0, "the queue is empty and no engine runs")
+    wait_until(lambda: batcher.pending_rows == 0, "the queue is empty and no engine runs")
     assert engine.batches == [[0], [1, 2, 3, 4], [5, 6], [7]]
     assert statistics.closed_by == {"engine_free": 2, "preferred": 2}
 
@@ -259,7 +259,7 @@ def test_batches_are_padded_to_a_fixed_size_and_no_request_gets_the_padding(
         batcher.submit(request)
     engine.release(2)
     assert [request.result().tolist() for request in requests] == [[[-1, -1]] * 2, [[-2, -2]] * 3]
-    wait_until(lambda: batcher.pending == 0, "the batches are counted")
+    wait_until(lambda: batcher.pending_rows == 0, "the batches are counted")
     assert engine.batches == [[0] * 8, [1, 1, 2, 2, 2, 2, 2, 2]]
     assert (statistics.rows, statistics.padding_rows) == (6, 10)
 

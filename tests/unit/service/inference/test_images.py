@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.inference.images import MAX_PIXELS, BadImage, Fit, decode, fit, from_pixels
-from tests.support.pictures import big_scan
+from tests.support.images import big_scan
 
 TestImages = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 GREY, COLOUR = (28, 28, 1), (32, 32, 3)

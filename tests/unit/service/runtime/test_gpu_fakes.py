@@ -20,7 +20,7 @@ from service.core.spec import Arrays, ModelSpec, TensorSpec
 from service.models.verification import Verifier
 from service.pb.model_config_pb2 import ModelConfig
 from service.runtime import cuda
-from service.runtime.cuda import CUDA, TENSORRT, CudaBinding, GpuOptions, is_lost, providers
+from service.runtime.cuda import CUDA, TENSORRT, CudaBinding, GpuOptions, is_sticky, providers
 from service.runtime.io_binding import BatchBindings
 from service.runtime.session import Engine
 from service.telemetry.gpu import GpuCollector
@@ -143,7 +143,7 @@ def test_a_batch_is_joined_in_the_bound_memory_and_its_padding_is_counted(
 ) -> None:
     requests = submit(batcher, 1, 2, 3)
     assert [request.result()[0, 0] for request in requests] == [2, 4, 6]
-    wait_until(lambda: batcher.pending == 0, "the batch has ended")
+    wait_until(lambda: batcher.pending_rows == 0, "the batch has ended")
     assert bindings[4].inputs[0][:, 0].tolist() == [1, 2, 3, 3]
     statistics = batcher._executor._statistics
     assert (statistics.rows, statistics.padding_rows) == (3, 1)
@@ -195,7 +195,7 @@ def test_a_transient_error_fails_only_the_request_that_caused_it(
     ],
 )
 def test_sticky_errors_are_distinguished_from_others(message: str, lost: bool) -> None:
-    assert is_lost(RuntimeError(message)) is lost
+    assert is_sticky(RuntimeError(message)) is lost
 
 
 # --- options of ONNX Runtime's providers ---

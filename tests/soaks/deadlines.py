@@ -22,7 +22,7 @@ MANY_CALLERS, FEW_CALLERS = 1024, 32
 
 def main() -> int:
     """Run the soak on the given gRPC servers; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soaks.storm", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.soaks.deadlines", description=__doc__)
     parser.add_argument("--repository", type=Path, default=Path("models"), help="repository with mnist-simplecnn")
     parser.add_argument("--grpc-server", choices=("native", "aio"), action="append", help="repeatable; default: both")
     parser.add_argument("--seconds", type=float, default=8.0, help="duration of each of the three phases (%(default)s)")
