@@ -43,7 +43,7 @@ def classify(client: Client, arguments: argparse.Namespace) -> int:
     unreadable: list[Path] = []
     for files in _file_groups(arguments.files, unreadable):
         results = client.classify(
-            arguments.model, [data for _, data in files], arguments.version, top_k=arguments.top, fit=arguments.fit
+            arguments.model, [data for _, data in files], arguments.model_version, top_k=arguments.top, fit=arguments.fit
         )
         for (path, _), result in zip(files, results, strict=True):
             if result.HasField("error"):
@@ -110,7 +110,7 @@ def _add_classify(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     command = commands.add_parser("classify", help="classify image files")
     command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="PNG, JPEG, WebP or BMP of any size")
     command.add_argument("--model", default="mnist-simplecnn", help="model name (%(default)s)")
-    command.add_argument("--version", default="", help="model version or label (default: the server chooses)")
+    command.add_argument("--model-version", default="", help="model version or label (default: the server chooses)")
     command.add_argument("--top", type=int, default=1, help="classes to print per file (%(default)s)")
     command.add_argument(
         "--fit",
