@@ -1,4 +1,4 @@
-# `make` lists what can be made.
+# `make` lists the targets.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,35 +8,43 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-containers check-deploy lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-storm stubs dashboards lock clean
+.PHONY: help demo test test-unit coverage test-containers check-deploy lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines stubs lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/installed ## train on bundled digits, serve, and classify held-out images over gRPC
 	@test -e $(REPOSITORY)/mnist-simplecnn/1 || \
 	  $(BIN)/python -m training --dataset mnist-sample --repository $(REPOSITORY)
-	@$(BIN)/python deploy/demo.py $(REPOSITORY)
+	@$(BIN)/python -m tests.demo $(REPOSITORY)
 	@echo
-	@echo "next: make serve    then, elsewhere: $(BIN)/python -m service.client classify PICTURE.png"
+	@echo "next: make serve, then in another terminal: $(BIN)/python -m service.client classify PICTURE.png"
 
-test: .venv/installed ## run the whole test suite
+test: .venv/installed ## run everything that CI runs, short of containers; 7 minutes
 	$(BIN)/pytest
 
-test-containers: .venv/installed ## build the image, and run the stack and what can befall it in real containers; 2 minutes
-	$(BIN)/pytest -m containers tests/test_containers.py
+test-unit: .venv/installed ## run the tests that need no server and no process; half a minute
+	$(BIN)/pytest tests/unit
 
-# Not asked for: digests and pulling always (the overlays name versions in your registry), and a fixed base (an argument).
-check-deploy: .venv/installed ## hold Dockerfiles and Kubernetes manifests against checkov's rules, which it installs
+coverage: .venv/installed ## measure what tests/unit and tests/integration execute of the service's core; 2 minutes
+	$(BIN)/pytest tests/unit/service tests/integration --cov=service/batching --cov=service/models --cov=service/inference \
+	  --cov-branch --cov-report=term
+
+test-containers: .venv/installed ## build the image and test the Compose stack in real containers; 2 minutes
+	$(BIN)/pytest -m containers tests/deploy/test_containers.py
+
+# Skipped: image digests and imagePullPolicy Always (the overlays name tags in your registry); a fixed base (an argument).
+check-deploy: .venv/installed ## check Dockerfiles and manifests with checkov, which it installs
 	$(BIN)/uv tool run --from checkov==3.3.30 checkov --quiet --compact --skip-download --framework dockerfile kustomize \
 	  --skip-check CKV_K8S_43,CKV_K8S_15,CKV_DOCKER_7 --directory deploy
 
-lint: .venv/installed ## check style, types and the direction of imports
+lint: .venv/installed ## check style, types, the direction of imports and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/hadolint deploy/*.Dockerfile
+	$(BIN)/typos
+	$(BIN)/hadolint deploy/docker/*.Dockerfile
 
 train: .venv/installed ## train on the full MNIST, downloaded into data/ if it is not there, and publish
 	$(BIN)/python -m training --repository $(REPOSITORY) $(TRAINING_FLAGS)
@@ -55,7 +63,7 @@ check-served: .venv/installed ## send whole test sets to every published model o
 	$(BIN)/python -m tests.soaks.served --repository $(REPOSITORY) $(SOAK_FLAGS)
 
 serve: .venv/installed ## serve the model repository until Ctrl-C
-	$(BIN)/python -m service --repository $(REPOSITORY) $(SERVICE_FLAGS)
+	$(BIN)/python -m service --model-repository $(REPOSITORY) $(SERVICE_FLAGS)
 
 bench: .venv/installed ## measure the service, side by side with Triton where it is installed; 17 minutes
 	$(BIN)/python -m tests.benchmarks.serving $(BENCH_FLAGS)
@@ -75,7 +83,7 @@ bench-scaling: .venv/installed ## measure what a request costs, and hold the sim
 bench-train: .venv/installed ## measure training against the plain recipe, on the full MNIST
 	$(BIN)/python -m tests.benchmarks.train_speed $(BENCH_FLAGS)
 
-soak: soak-reload soak-restart soak-overload soak-storm ## all of the next four; 10 minutes
+soak: soak-reload soak-restart soak-overload soak-deadlines ## all of the next four; 10 minutes
 
 soak-reload: .venv/installed ## 20 hot reloads under load, against the same load without
 	$(BIN)/python -m tests.soaks.reload --repository $(REPOSITORY) $(SOAK_FLAGS)
@@ -86,26 +94,25 @@ soak-restart: .venv/installed ## 10 rolling restarts of two replicas on one port
 soak-overload: .venv/installed ## ten times the capacity for a minute
 	$(BIN)/python -m tests.soaks.overload $(SOAK_FLAGS)
 
-soak-storm: .venv/installed ## 1,024 callers with deadlines of 100 ms
-	$(BIN)/python -m tests.soaks.storm --repository $(REPOSITORY) $(SOAK_FLAGS)
+soak-deadlines: .venv/installed ## 1,024 callers with deadlines of 100 ms
+	$(BIN)/python -m tests.soaks.deadlines --repository $(REPOSITORY) $(SOAK_FLAGS)
 
-stubs: .venv/installed ## make service/pb anew from proto/
-	$(BIN)/python -m grpc_tools.protoc -Iservice/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/*.proto
+stubs: .venv/installed ## generate service/pb from proto/
+	$(BIN)/python proto/generate.py
 
-dashboards: .venv/installed ## make deploy/grafana/dashboards anew from deploy/dashboards.py
-	$(BIN)/python deploy/dashboards.py
-
-LOCK := $(BIN)/uv pip compile --universal --generate-hashes --no-annotate --quiet --custom-compile-command "make lock"
+LOCK := $(BIN)/uv pip compile --universal --generate-hashes --no-annotate --quiet --custom-compile-command "make lock" \
+  --constraints deploy/locks/constraints.txt
 # An image has the versions that were tested.
 LOCK_IMAGE := $(LOCK) --python-version 3.13 --constraints deploy/locks/dev.txt
-CPU := --overrides deploy/locks/cpu-overrides.txt --no-emit-package onnxruntime-gpu
+# `make lock UPGRADE=` keeps the versions that are locked and still allowed.
+UPGRADE ?= --upgrade
 
-lock: .venv/installed ## make the lock files anew from pyproject.toml
-	$(LOCK) --upgrade --extra dev pyproject.toml -o deploy/locks/dev.txt
+lock: .venv/installed ## resolve the lock files from pyproject.toml
+	$(LOCK) $(UPGRADE) --extra dev pyproject.toml -o deploy/locks/dev.txt
 	echo 'setuptools>=77' | $(LOCK_IMAGE) - -o deploy/locks/build.txt
-	$(LOCK_IMAGE) $(CPU) --extra service pyproject.toml -o deploy/locks/service-cpu.txt
-	$(LOCK_IMAGE) --extra service --extra cuda pyproject.toml -o deploy/locks/service-gpu.txt
-	$(LOCK_IMAGE) $(CPU) --extra training pyproject.toml -o deploy/locks/training.txt
+	$(LOCK_IMAGE) --extra service --extra cpu pyproject.toml -o deploy/locks/service-cpu.txt
+	$(LOCK_IMAGE) --extra service --extra gpu pyproject.toml -o deploy/locks/service-gpu.txt
+	$(LOCK_IMAGE) --extra training --extra cpu pyproject.toml -o deploy/locks/training.txt
 
 clean: ## remove all that was made here: the environment, published models, caches
 	rm -rf .venv build models runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,50 +1,73 @@
-"""`python -m service`: serve a model repository; `python -m service check MODEL_DIR`: try a model (check.py).
+"""`python -m service`: serve a model repository; `python -m service check MODEL_DIR`: verify a model (app/check.py).
 
-Exit status: 0 stopped by a signal with every accepted call answered; 2 a setting makes no sense or cannot be had; 3 an
-engine broke: start it again.
+Exit status: 0 stopped by a signal with every pending call answered; 1 `check` refused the model; 2 a setting is invalid
+or not available here; 3 an engine broke, restart the service.
 """
 
 import os
 import sys
+from argparse import ArgumentParser
+from importlib.metadata import version
+from importlib.util import find_spec
 
 from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsError
+from pydantic_settings import CliApp, CliSettingsSource, SettingsError
 
-from service.settings import Settings
+from service.app.settings import Settings
 
 
 def main() -> None:
     """Run the command and exit."""
     if sys.argv[1:2] == ["check"]:
-        from service import check
+        _require_onnx_runtime()
+        from service.app import check
 
         sys.exit(check.main(sys.argv[2:]))
     try:
-        settings = CliApp.run(Settings)
+        settings = _read_settings()
     except (ValidationError, SettingsError) as error:
-        sys.exit(_refuse(error))
+        sys.exit(_report_invalid(error))
 
-    # gRPC's own lines are not of the log's form; what matters in them comes as errors.
+    _require_onnx_runtime()
+    # gRPC logs in a format of its own; what matters in those lines also arrives as an error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from service import logs, server  # ONNX Runtime and gRPC take a moment; --help and refusals need not wait
+    # Imported here because ONNX Runtime and gRPC load slowly, and --help and invalid settings need neither.
+    from service.app import server
+    from service.core import logs
 
     logs.configure(settings.log_format)
     if settings.workers > 1:
-        from service import workers
+        from service.app import supervisor
 
-        sys.exit(workers.serve(settings))
+        sys.exit(supervisor.serve(settings))
     sys.exit(server.serve(settings))
 
 
-def _refuse(error: ValidationError | SettingsError) -> int:
-    """Say in a line each which settings make no sense; the exit status."""
+def _read_settings() -> Settings:
+    """The settings of the command line and the environment; --help and --version end the process."""
+    command_line: CliSettingsSource[ArgumentParser] = CliSettingsSource(Settings)
+    command_line.root_parser.add_argument(
+        "--version", action="version", version=f"simplecnn {version('simplecnn')}", help="print the version and exit"
+    )
+    return CliApp.run(Settings, cli_settings_source=command_line)
+
+
+def _require_onnx_runtime() -> None:
+    """Exit with status 2 and a line that says what to install, if ONNX Runtime is missing."""
+    if find_spec("onnxruntime") is None:
+        print("error: ONNX Runtime is not installed: pip install 'simplecnn[cpu]' or 'simplecnn[gpu]'", file=sys.stderr)
+        sys.exit(2)
+
+
+def _report_invalid(error: ValidationError | SettingsError) -> int:
+    """Print a line for each invalid setting and return the exit status."""
     if isinstance(error, SettingsError):
         print(f"error: {error}", file=sys.stderr)
         return 2
     for problem in error.errors():
-        where = "".join(f"--{part} ".replace("_", "-") for part in problem["loc"])
-        got = f"{problem['input']!r}: " if where else ""
-        print(f"error: {where}{got}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
+        flag = "".join(f"--{part} ".replace("_", "-") for part in problem["loc"])
+        value = f"{problem['input']!r}: " if flag else ""
+        print(f"error: {flag}{value}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
     return 2
 
 

@@ -1,4 +1,4 @@
-"""Fixtures: a repository that our own training job published, and services over it."""
+"""Fixtures that all tests share: a published model, its test images, toy models, gRPC servers, a gate, NVML."""
 
 import json
 import shutil
@@ -12,24 +12,17 @@ import pynvml
 import pytest
 from numpy.typing import NDArray
 
-from service.engine import Engine
-from tests.gpu import FakeNvml
-from tests.support import (
-    FRONTS,
-    ROOT,
-    RUNS,
-    Gate,
-    add_version,
-    clean_environment,
-    doubling_model,
-    lookup_model,
-    run_command,
-)
+from service.runtime.session import Engine
+from tests.support.gpu import FakeNvml
+from tests.support.local_service import Gate
+from tests.support.models import add_version, doubling_model, lookup_model
+from tests.support.paths import GRPC_SERVERS, ROOT
+from tests.support.processes import RUNS, clean_environment, run_command
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_runs_are_left() -> Iterator[None]:
-    """Whatever the tests train is gone afterwards."""
+def delete_runs() -> Iterator[None]:
+    """Delete the training runs of the tests at the end."""
     yield
     shutil.rmtree(RUNS, ignore_errors=True)
 
@@ -51,15 +44,15 @@ def test_images() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         return arrays["test_images"][..., None], arrays["test_labels"]
 
 
-@pytest.fixture(params=FRONTS)
-def front(request: pytest.FixtureRequest) -> str:
-    """Each front in turn."""
+@pytest.fixture(params=GRPC_SERVERS)
+def grpc_server(request: pytest.FixtureRequest) -> str:
+    """Each gRPC server in turn."""
     return str(request.param)
 
 
 @pytest.fixture
 def toys(tmp_path: Path) -> Path:
-    """A repository of toy models: `double` in batches of up to 8 with a queue of 16 rows, and `lookup`."""
+    """A repository of toy models: `double`, with batches of up to 8 rows and a queue of 16 rows, and `lookup`."""
     config = "max_batch_size: 8 dynamic_batching { default_queue_policy { max_queue_size: 16 } }"
     add_version(tmp_path / "toys", "double", doubling_model(), config=config)
     add_version(tmp_path / "toys", "lookup", lookup_model(), config="max_batch_size: 8 dynamic_batching { }")
@@ -68,7 +61,7 @@ def toys(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Stands before the engines of services in this process that are made after it."""
+    """A gate in front of the engines of services that start in this process after it."""
     gate = Gate(Engine.run)
     monkeypatch.setattr(Engine, "run", lambda engine, inputs: gate.run(engine, inputs))
     yield gate
@@ -77,7 +70,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 @pytest.fixture
 def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
-    """Stands in for NVIDIA's management library."""
+    """A stand-in for NVIDIA's management library."""
     fake = FakeNvml()
     for name in [name for name in dir(fake) if name.startswith("nvml")]:
         monkeypatch.setattr(pynvml, name, getattr(fake, name))
@@ -85,7 +78,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
 
 
 def outside(script: str, *arguments: str) -> dict[str, object]:
-    """Run a script of tests/outside, whose libraries cannot live in this process, and return the JSON it prints."""
+    """Run a script of tests/outside, whose libraries cannot be imported here, and return the JSON that it prints."""
     result = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "outside" / script), *arguments],
         capture_output=True,

@@ -1,21 +1,23 @@
-"""The training job: data in, a published model version out.
+"""The training job: from a data set to a published model version.
 
-A run goes through these stops, in reading order:
+The modules in reading order:
 
-    settings.py    every flag and environment variable
-    __main__.py    the command (listing.py)
-    launch.py      the order of things while it trains
-    job.py         what is to be done
-    sources.py     images and labels, verified (data.py, folder.py)
-    networks.py    what is computed, layer for layer, from raw pixels to probabilities (pooling.py)
-    recipe.py      how the weights are found and which are kept (augment.py, group.py)
-    runs.py        what a run leaves behind, and how it goes on (files.py, signals.py)
-    progress.py    what a person sees meanwhile
-    finish.py      the order of things afterwards
-    evaluate.py    how good they are
-    export.py      the ONNX graph, and the proof that it answers as torch does (quantize.py)
-    report.py      pictures of what was learned (layers.py)
-    publish.py     the model repository, written atomically
+    settings.py       every flag and environment variable
+    __main__.py       the command (signals.py, errors.py, summary.py)
+    pipeline.py       all stages, from data to the published version
+    experiment.py     what the settings ask for, with data set, network and recipe
+    datasets.py       the named data sets, verified (dataset.py, image_folder.py)
+    networks.py       the networks, layer for layer (pooling.py)
+    recipe.py         the hyperparameters (augment.py)
+    trainer.py        the training loop (device.py, distributed.py, checkpoint.py)
+    progress.py       the progress bar
+    run_folder.py     the files that a run leaves (atomic_files.py)
+    evaluate.py       accuracy and other figures on the test split
+    report.py         report.html, with pictures of what was learned
+    export.py         the ONNX graph, and the parity check against PyTorch
+    quantize.py       the 8-bit graph
+    manifest.py       what the published version says about itself
+    publish.py        the model repository, written atomically
 
-It imports nothing of the service; the files of publish.py are all that the two share.
+It imports nothing of the service. The files that publish.py writes are all that the two share.
 """

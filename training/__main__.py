@@ -1,100 +1,98 @@
-"""`python -m training`: train a network, judge it once on its test set, export, prove and publish it.
+"""`python -m training`: train a network, evaluate it, export it to ONNX and publish it.
 
-Exit status: 0 published; 1 not published, with the reason in one line; 2 a setting makes no sense; 130 or 143 stopped
-by Ctrl-C or SIGTERM, with what was done kept for --resume.
+Exit status: 0 published; 1 not published, with the reason in one line; 2 an invalid setting; 130 or 143 stopped by
+SIGINT (Ctrl-C) or SIGTERM, after a checkpoint was saved if training had begun.
 """
 
 import json
 import signal
 import sys
+from argparse import ArgumentParser
+from importlib.metadata import version
+from importlib.util import find_spec
 
 from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsError
+from pydantic_settings import CliApp, CliSettingsSource, SettingsError
 
-from training.settings import CHANGEABLE, Settings
-from training.signals import Signals
+from training.settings import RESUME_OVERRIDES, Settings
+from training.signals import SignalHandler
 
 
 def main() -> None:
     """Run the command and exit."""
     try:
-        settings = _settings()
-    except (ValidationError, SettingsError) as error:
-        sys.exit(_refuse(error))
-    except ValueError as error:
+        settings = _read_settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            flag = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+            print(f"error: {flag} {problem.get('input')!r}: {problem['msg']}", file=sys.stderr)
+        sys.exit(2)
+    except (SettingsError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    signals = Signals()
+    if find_spec("onnxruntime") is None:
+        print("error: ONNX Runtime is not installed: pip install 'simplecnn[cpu]' or 'simplecnn[gpu]'", file=sys.stderr)
+        sys.exit(2)
+    signals = SignalHandler()
     try:
-        status = run(settings, signals)
+        status = _run(settings, signals)
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing was published", file=sys.stderr)
-        status = 128 + (signals.number or signal.SIGINT)
+        print("\ninterrupted", file=sys.stderr)
+        status = 128 + (signals.signal_number or signal.SIGINT)
     sys.exit(status)
 
 
-def run(settings: Settings, signals: Signals) -> int:
-    """Do what the settings describe and return the exit status."""
-    from training import job, launch, listing  # torch takes seconds to import; --help and refusals need not wait
-    from training.errors import Interrupted, TrainingError, UnknownNetwork
+def _run(settings: Settings, signals: SignalHandler) -> int:
+    """Do what the settings ask for; the exit status."""
+    from training import experiment, pipeline, summary  # the import of torch takes seconds: --help does without it
+    from training.errors import Interrupted, TrainingError
 
     try:
         if settings.list:
-            print(listing.networks(settings.repository))
-            return 0
-        if settings.summary:
-            print(listing.summary(settings.model, settings.pool))
-            return 0
-        if settings.unless_published and (published := job.already_published(settings)):
-            print(f"{published} is there; nothing is trained (--unless-published)")
-            return 0
-        folder = launch.run(settings, signals)
+            print(summary.network_list(settings.repository))
+        elif settings.summary:
+            print(summary.network_summary(settings.model, settings.pooling))
+        elif settings.skip_if_published and (published := experiment.published_version(settings)):
+            print(f"{published} exists; nothing to do (--skip-if-published)")
+        elif published := pipeline.run(settings, signals):
+            print(f"published {published}")
     except Interrupted as error:
         if str(error):
             print(f"\n{error}", file=sys.stderr)
-        return 128 + signals.number
+        return 128 + signals.signal_number
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UnknownNetwork) else 1
+        return error.exit_status
     except OSError as error:
         print(f"error: cannot write: {error}", file=sys.stderr)
         return 1
-    if folder:
-        print(f"published {folder}")
     return 0
 
 
-def _settings() -> Settings:
-    """The settings: of the command line and the environment, or of the run that is to go on.
+def _read_settings() -> Settings:
+    """The settings of the command line and the environment or, with `--resume`, those of the run.
 
     Raises:
-        ValueError: a setting is given that the run has otherwise, or the folder is none of a run.
+        ValueError: `--resume` is not a run folder, or a setting contradicts the run's.
     """
-    given = CliApp.run(Settings)
+    source: CliSettingsSource[ArgumentParser] = CliSettingsSource(Settings)
+    source.root_parser.add_argument(
+        "--version", action="version", version=f"simplecnn {version('simplecnn')}", help="Print the version and exit."
+    )
+    given = CliApp.run(Settings, cli_settings_source=source)
     if given.resume is None:
         return given
     try:
         saved = json.loads((given.resume / "settings.json").read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"--resume {given.resume}: this is no folder of a run ({error})") from error
-    for name in given.model_fields_set - set(CHANGEABLE):
+        raise ValueError(f"--resume {given.resume}: not a run folder ({error})") from error
+    for name in given.model_fields_set - set(RESUME_OVERRIDES):
         before, now = saved.get(name), given.model_dump(mode="json")[name]
         if before != now:
             flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} {now}: the run has {before}, and is continued with its own settings")
-    changed = {name: getattr(given, name) for name in CHANGEABLE if name in given.model_fields_set}
-    return Settings(**saved | changed)
-
-
-def _refuse(error: "ValidationError | SettingsError") -> int:
-    """Say in a line each which settings make no sense; the exit status."""
-    if isinstance(error, ValidationError):
-        for problem in error.errors():
-            flag = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
-            print(f"error: {flag} {problem.get('input')!r}: {problem['msg']}", file=sys.stderr)
-    else:
-        print(f"error: {error}", file=sys.stderr)
-    return 2
+            raise ValueError(f"--{flag} {now}: the run has {before}, and a resumed run keeps its settings")
+    overrides = {name: getattr(given, name) for name in RESUME_OVERRIDES if name in given.model_fields_set}
+    return Settings(**saved | overrides)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Images that might have been: each one of a batch turned, scaled, moved and mirrored a little, at random.
+"""Random augmentation of a batch of images: rotate, zoom, shift, flip.
 
-Owns: which changes leave a label true, by data set, and how they are made: one affine map an image, all in one call.
+Each data set has the changes that leave its labels true. One affine map per image, and one call for the whole batch.
 """
 
 import math
@@ -10,63 +10,71 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# How many random numbers an image takes.
-NUMBERS = 5
+# For rotation, zoom, horizontal shift, vertical shift and flip.
+RANDOM_NUMBERS_PER_IMAGE = 5
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far an image may be changed at most."""
+    """The largest change of each kind."""
 
-    degrees: float = 0.0  # turned, either way
-    zoom: float = 0.0  # larger or smaller, as a share
-    shift: float = 0.0  # pixels, each way
-    mirror: bool = False
-    border: str = "zeros"  # what comes in from outside: zeros, the background; or reflection
+    degrees: float = 0.0  # of rotation, in both directions
+    zoom: float = 0.0  # larger or smaller, as a fraction
+    shift: float = 0.0  # pixels, in each direction
+    flip: bool = False  # horizontally
+    padding_mode: str = "zeros"  # of grid_sample, for pixels from outside the image: zeros or reflection
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
-        """Raw images (N, H, W, C) changed by `numbers` (N, NUMBERS) from [0, 1); float32, from 0 to 255."""
-        if self == NONE:
+        """Augment raw images (N, H, W, C); `numbers` (N, RANDOM_NUMBERS_PER_IMAGE) from [0, 1) choose the changes.
+
+        Returns float32 (N, H, W, C) from 0 to 255; NO_AUGMENTATION returns the images as they are.
+        """
+        if self == NO_AUGMENTATION:
             return images
         height, width = images.shape[1:3]
         signed = 2 * numbers - 1
         angle, zoom = math.radians(self.degrees) * signed[:, 0], 1 + self.zoom * signed[:, 1]
         cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-        side = torch.where(numbers[:, 4] < 0.5, -1.0, 1.0) if self.mirror else 1.0
-        # Whole pixels where nothing else is done, so that nothing is blurred.
-        moved = self.shift * signed[:, 2:4] if self.degrees or self.zoom else _whole(numbers[:, 2:4], self.shift)
-        maps = torch.stack(  # where a pixel of the result comes from, in torch's units of half an image
-            [side * cos, -sin, 2 * moved[:, 0] / width, side * sin, cos, 2 * moved[:, 1] / height], dim=1
+        side = torch.where(numbers[:, 4] < 0.5, -1.0, 1.0) if self.flip else 1.0
+        # Without rotation or zoom, shift by whole pixels, which needs no interpolation and so does not blur.
+        shift = self.shift * signed[:, 2:4] if self.degrees or self.zoom else _whole_pixels(numbers[:, 2:4], self.shift)
+        maps = torch.stack(  # from a pixel of the result to its source, in grid_sample's units of half an image
+            [side * cos, -sin, 2 * shift[:, 0] / width, side * sin, cos, 2 * shift[:, 1] / height], dim=1
         ).reshape(-1, 3)
-        grid = (maps @ _base(height, width, images.device)).reshape(
+        grid = (maps @ _pixel_centres(height, width, images.device)).reshape(
             -1, 2, height, width
-        )  # one product, not N small ones
+        )  # one matrix product, not N small ones
         return F.grid_sample(
             images.permute(0, 3, 1, 2).to(torch.float32),
             grid.permute(0, 2, 3, 1),
-            padding_mode=self.border,
+            padding_mode=self.padding_mode,
             align_corners=False,
         ).permute(0, 2, 3, 1)
 
 
-NONE = Augmentation()
-DIGITS = Augmentation(degrees=10, zoom=0.1, shift=2)
-PHOTOS = Augmentation(shift=3, mirror=True, border="reflection")
-CLOTHES = Augmentation(shift=2, mirror=True)
-OTHERS = Augmentation(shift=2)  # of images of which nothing is known but that they show the same if moved
+NO_AUGMENTATION = Augmentation()
+DIGIT_AUGMENTATION = Augmentation(degrees=10, zoom=0.1, shift=2)
+PHOTO_AUGMENTATION = Augmentation(shift=3, flip=True, padding_mode="reflection")
+CLOTHING_AUGMENTATION = Augmentation(shift=2, flip=True)
+DEFAULT_AUGMENTATION = Augmentation(shift=2)  # for images of unknown content, which may not be rotated or flipped
 
 
 def augmentation_for(dataset: str) -> Augmentation:
-    """What leaves the labels of that data set true."""
-    return {"mnist": DIGITS, "mnist-sample": DIGITS, "cifar10": PHOTOS, "fashion-mnist": CLOTHES}.get(dataset, OTHERS)
+    """The augmentation that leaves the data set's labels true."""
+    return {
+        "mnist": DIGIT_AUGMENTATION,
+        "mnist-sample": DIGIT_AUGMENTATION,
+        "cifar10": PHOTO_AUGMENTATION,
+        "fashion-mnist": CLOTHING_AUGMENTATION,
+    }.get(dataset, DEFAULT_AUGMENTATION)
 
 
-def _whole(numbers: Tensor, limit: float) -> Tensor:
+def _whole_pixels(numbers: Tensor, limit: float) -> Tensor:
     return torch.floor(numbers * (2 * limit + 1)) - limit
 
 
-def _base(height: int, width: int, device: torch.device) -> Tensor:
-    """(3, H·W): x, y and 1 of every pixel's middle, from −1 to 1."""
+def _pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
+    """(3, H·W): x, y and 1 for the centre of every pixel, from −1 to 1."""
     y, x = torch.meshgrid(
         (2 * torch.arange(height, device=device) + 1) / height - 1,
         (2 * torch.arange(width, device=device) + 1) / width - 1,

@@ -1,28 +1,33 @@
-"""What can end a training job, each with one line that says what to do.
+"""Errors that end a training job. The message says what is wrong and what to do.
 
-    TrainingError
-    ├── UnknownNetwork no network has the name
-    ├── DataError      the data are missing, truncated or not what their name says
-    ├── OutOfMemory    the device's memory does not suffice
-    ├── ParityError    ONNX Runtime does not answer as torch does
-    ├── GateError      the accuracy is below what may be published
-    └── Interrupted    a signal asked it to stop; what was done is kept
+    TrainingError        exit status 1
+    ├── UnknownNetwork   no network has this name; exit status 2, as for every invalid setting
+    ├── DataError        a data set is missing, truncated, or not what its name says
+    ├── OutOfMemory      the device has too little memory
+    ├── ParityError      ONNX Runtime and PyTorch disagree
+    ├── GateError        the test accuracy is below the accuracy gate
+    └── Interrupted      a signal stopped the job, which can be resumed; exit status 128 plus the signal's number
 
-The command prints the message and exits with status 1, or 128 and the signal's number. A setting that makes no sense
-exits with 2 before any work.
+The command prints the message without a traceback.
 """
+
+from typing import ClassVar
 
 
 class TrainingError(Exception):
-    """Base of every error that the job reports by its message alone."""
+    """Base of every error that the command reports by its message alone."""
+
+    exit_status: ClassVar[int] = 1
 
 
 class UnknownNetwork(TrainingError):
-    """A setting that makes no sense, found when the networks are known."""
+    """No network has this name."""
+
+    exit_status = 2
 
 
 class DataError(TrainingError):
-    """The data set cannot be read as what it claims to be."""
+    """A data set is missing, truncated, or not what its name says."""
 
 
 class OutOfMemory(TrainingError):
@@ -34,8 +39,8 @@ class ParityError(TrainingError):
 
 
 class GateError(TrainingError):
-    """The test accuracy is below `--min-accuracy`; nothing is published."""
+    """The test accuracy is below the accuracy gate; nothing is published."""
 
 
 class Interrupted(TrainingError):
-    """The job was asked to stop, and can be continued."""
+    """A signal stopped the job; `--resume` continues it."""

@@ -1,9 +1,9 @@
-"""From weights to an ONNX graph that answers exactly as torch does.
+"""Export to ONNX, the parity check against PyTorch, and the choice of golden samples.
 
-Owns: the export and the proof of parity. Does not own: where the file goes (publish.py).
+The graph takes raw pixels, `images` uint8 [N, H, W, C], and returns `probabilities` float32 [N, classes].
+Normalization, layout and softmax are inside it, and N is its only dynamic axis.
 
-The graph takes raw pixels, `images` uint8 [N, H, W, C], and returns `probabilities` float32 [N, classes]; scaling,
-layout and softmax are inside, and N is the only free axis.
+Not here: writing the file into the repository (publish.py).
 """
 
 import io
@@ -21,26 +21,27 @@ from training.networks import Classifier
 
 INPUT, OUTPUT = "images", "probabilities"
 OPSET = 20
-# Largest |torch − ONNX| that a probability may show, and largest change from being batched with others. Both are
-# float32 rounding in another order of summation.
+# Largest allowed difference of a probability, between PyTorch and ONNX Runtime and between an image alone and in a
+# batch. Both come from float32 sums in another order.
 TOLERANCE = 1e-5
+PARITY_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class Parity:
-    """What was found when both answered the same images, and the answers of ONNX Runtime."""
+    """The result of a parity check, and ONNX Runtime's probabilities."""
 
-    max_difference: float  # |torch − ONNX|, over all probabilities
-    max_batch_difference: float  # |alone − in a batch|, over the images that were also run alone
+    max_abs_diff: float  # |PyTorch − ONNX Runtime|, over all probabilities
+    batch_max_abs_diff: float  # |alone − in a batch|, over the images that also ran alone
     probabilities: NDArray[np.float32]  # (N, classes)
 
 
 def to_onnx(model: Classifier, example: Tensor) -> bytes:
-    """Export the classifier; `example` is raw images uint8 (2 or more, H, W, C).
+    """Export the classifier; `example` is two or more raw images, uint8 (N, H, W, C).
 
     Raises:
         onnx.checker.ValidationError: the graph is not valid ONNX.
-        ParityError: it is, but not of the form that is promised.
+        ParityError: its opset, input or output is not as described above.
     """
     program = torch.onnx.export(
         model.eval(),
@@ -52,45 +53,46 @@ def to_onnx(model: Classifier, example: Tensor) -> bytes:
         dynamo=True,
         verbose=False,
     )
-    assert program is not None  # only None when export is asked to write a file by itself
+    assert program is not None  # it is None only if torch.onnx.export writes the file itself
     graph = program.model_proto
-    # The exporter notes source files and lines of this machine in every node; they help nobody and leak paths.
+    # The exporter records source files and lines in every node, which would leak this machine's paths.
     for node in graph.graph.node:
         del node.metadata_props[:]
     onnx.checker.check_model(graph, full_check=True)
-    check_form(graph, (*example.shape[1:],))
+    check_signature(graph, (*example.shape[1:],))
     buffer = io.BytesIO()
     onnx.save(graph, buffer)
     return buffer.getvalue()
 
 
-def check_form(graph: onnx.ModelProto, image: tuple[int, ...]) -> None:
-    """See that the graph is of the promised opset, takes images of that size, and that the batch alone is free.
+def check_signature(graph: onnx.ModelProto, image_shape: tuple[int, ...]) -> None:
+    """Check the graph's opset, its input's shape, and that the batch is its only dynamic axis.
 
     Raises:
-        ParityError: it does not.
+        ParityError: one of them is wrong.
     """
     opsets = {entry.domain: entry.version for entry in graph.opset_import}
-    (given,), (answer,) = graph.graph.input, graph.graph.output
-    free, *sizes = given.type.tensor_type.shape.dim
-    answer_free, classes = answer.type.tensor_type.shape.dim
+    (graph_input,), (graph_output,) = graph.graph.input, graph.graph.output
+    batch, *image = graph_input.type.tensor_type.shape.dim
+    output_batch, classes = graph_output.type.tensor_type.shape.dim
     if (
         opsets.get("") != OPSET
-        or tuple(size.dim_value for size in sizes) != image
-        or not free.dim_param
-        or answer_free.dim_param != free.dim_param
+        or tuple(axis.dim_value for axis in image) != image_shape
+        or not batch.dim_param
+        or output_batch.dim_param != batch.dim_param
         or not classes.dim_value
     ):
         raise ParityError(
-            f"the exporter made a graph of another form: opsets {opsets}, input {given.type.tensor_type.shape}, "
-            f"output {answer.type.tensor_type.shape}; nothing was published"
+            f"the exported graph has another signature: opsets {opsets}, "
+            f"input {graph_input.type.tensor_type.shape}, output {graph_output.type.tensor_type.shape}; "
+            "nothing was published"
         )
 
 
 def check_parity(model: bytes, images: Tensor, expected: Tensor, *, alone: int = 200) -> Parity:
-    """Answer `images` with ONNX Runtime and compare with torch's `expected` probabilities (N, classes).
+    """Run `images` in ONNX Runtime and compare with PyTorch's `expected` probabilities (N, classes).
 
-    The first `alone` images are also run one by one, to see what batching changes.
+    The first `alone` images also run one by one, to measure what batching changes.
 
     Raises:
         ParityError: a label differs, or a probability differs by more than TOLERANCE.
@@ -98,26 +100,39 @@ def check_parity(model: bytes, images: Tensor, expected: Tensor, *, alone: int =
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
     def run(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (answer,) = session.run([OUTPUT], {INPUT: batch})
-        return np.asarray(answer, np.float32)
+        (probabilities,) = session.run([OUTPUT], {INPUT: batch})
+        return np.asarray(probabilities, np.float32)
 
     pixels, reference = images.numpy(), expected.numpy()
-    answers = np.concatenate([run(pixels[at : at + 64]) for at in range(0, len(pixels), 64)])
-    singles = np.concatenate([run(pixels[at : at + 1]) for at in range(min(alone, len(pixels)))])
+    starts = range(0, len(pixels), PARITY_BATCH_SIZE)
+    probabilities = np.concatenate([run(pixels[start : start + PARITY_BATCH_SIZE]) for start in starts])
+    singles = np.concatenate([run(pixels[index : index + 1]) for index in range(min(alone, len(pixels)))])
     parity = Parity(
-        max_difference=float(np.abs(answers - reference).max()),
-        max_batch_difference=float(np.abs(singles - answers[: len(singles)]).max()),
-        probabilities=answers,
+        max_abs_diff=float(np.abs(probabilities - reference).max()),
+        batch_max_abs_diff=float(np.abs(singles - probabilities[: len(singles)]).max()),
+        probabilities=probabilities,
     )
-    flips = int((answers.argmax(1) != reference.argmax(1)).sum())
-    if flips or not parity.max_difference <= TOLERANCE:
+    different_labels = int((probabilities.argmax(1) != reference.argmax(1)).sum())
+    if different_labels or not parity.max_abs_diff <= TOLERANCE:
         raise ParityError(
-            f"ONNX Runtime and torch disagree: {flips} of {len(pixels)} labels differ, "
-            f"largest difference {parity.max_difference:.2e}, allowed {TOLERANCE:.0e}; nothing was published"
+            f"ONNX Runtime and PyTorch disagree: {different_labels} of {len(pixels)} labels differ, "
+            f"largest difference {parity.max_abs_diff:.2e}, allowed {TOLERANCE:.0e}; nothing was published"
         )
-    if not parity.max_batch_difference <= TOLERANCE:
+    if not parity.batch_max_abs_diff <= TOLERANCE:
         raise ParityError(
-            f"an answer changes by {parity.max_batch_difference:.2e} in a batch, allowed {TOLERANCE:.0e}; "
+            f"a probability changes by {parity.batch_max_abs_diff:.2e} in a batch, allowed {TOLERANCE:.0e}; "
             "nothing was published"
         )
     return parity
+
+
+def golden_samples(probabilities: Tensor, labels: Tensor) -> NDArray[np.int64]:
+    """Indices of two test images per class: the first one, and the correctly classified one with least confidence."""
+    chosen = []
+    for label in labels.unique().tolist():
+        (of_class,) = torch.where(labels == label)
+        correct = of_class[probabilities[of_class].argmax(1) == label]
+        chosen.append(int(of_class[0]))
+        if len(correct):
+            chosen.append(int(correct[probabilities[correct, label].argmin()]))
+    return np.unique(chosen)

@@ -1,11 +1,10 @@
-"""The networks, layer for layer, and the wrapper that makes one servable.
+"""The networks, layer for layer, and the classifier around them: raw pixels in, probabilities out.
 
-Owns: what is computed from raw pixels to probabilities. Does not own: pooling (pooling.py), how weights are found
-(recipe.py).
+A network takes normalized images (N, C, H, W) and returns logits (N, classes). `Classifier` adds normalization before
+it and softmax after it, so that training and serving cannot differ in either. To add a network, write one class and one
+entry in `NETWORKS`. The comments beside the layers give output shapes with max pooling.
 
-Every network takes scaled images (N, C, H, W) and returns logits (N, classes); `Classifier` puts the scaling before
-it and softmax behind it, so that neither can be done differently in training and in serving. A network is one class,
-whose shapes stand beside its layers for max pooling, and one entry in `NETWORKS`.
+Not here: pooling layers (pooling.py), training (recipe.py, trainer.py).
 """
 
 from collections.abc import Callable
@@ -15,22 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from training.errors import UnknownNetwork
-from training.pooling import MAX, Pooling
+from training.pooling import MAX_POOLING, Pooling
 
 
 class SimpleCNN(nn.Sequential):
     """`mnist-simplecnn`: two convolutions, two fully connected layers, 421,642 parameters."""
 
-    def __init__(self, pool: Pooling, classes: int = 10) -> None:
+    def __init__(self, pooling: Pooling, classes: int = 10) -> None:
         super().__init__(  #                                (N,  1, 28, 28)
             nn.Conv2d(1, 32, kernel_size=3, padding=1),  #  (N, 32, 28, 28)
             nn.ReLU(),
-            pool.between(),  #                              (N, 32, 14, 14)
+            pooling.layer(),  #                             (N, 32, 14, 14)
             nn.Conv2d(32, 64, kernel_size=3, padding=1),  # (N, 64, 14, 14)
             nn.ReLU(),
-            pool.last(),  #                                 (N, 64, 7, 7)
+            pooling.last_layer(),  #                        (N, 64, 7, 7)
             nn.Flatten(),  #                                (N, 3136)
-            nn.Linear(64 * pool.area(7), 128),
+            nn.Linear(64 * pooling.output_area(7), 128),
             nn.ReLU(),
             nn.Dropout(0.5),
             nn.Linear(128, classes),  #                     (N, 10)
@@ -38,38 +37,38 @@ class SimpleCNN(nn.Sequential):
 
 
 class MnistCNN(nn.Sequential):
-    """`mnist-cnn`: pools before it rectifies, and ends in log-softmax; 421,642 parameters."""
+    """`mnist-cnn`: pooling before ReLU, log-softmax at the end; 421,642 parameters."""
 
-    def __init__(self, pool: Pooling, classes: int = 10) -> None:
+    def __init__(self, pooling: Pooling, classes: int = 10) -> None:
         super().__init__(  #                                (N,  1, 28, 28)
             nn.Conv2d(1, 32, kernel_size=3, padding=1),  #  (N, 32, 28, 28)
-            pool.between(),  #                              (N, 32, 14, 14)
+            pooling.layer(),  #                             (N, 32, 14, 14)
             nn.ReLU(),
             nn.Conv2d(32, 64, kernel_size=3, padding=1),  # (N, 64, 14, 14)
-            pool.last(),  #                                 (N, 64, 7, 7)
+            pooling.last_layer(),  #                        (N, 64, 7, 7)
             nn.ReLU(),
             nn.Flatten(),  #                                (N, 3136)
-            nn.Linear(64 * pool.area(7), 128),
+            nn.Linear(64 * pooling.output_area(7), 128),
             nn.ReLU(),
             nn.Linear(128, classes),  #                     (N, 10)
-            # Logits already: softmax of log-softmax is softmax, and cross-entropy of it the same likelihood.
+            # Still logits: softmax of log-softmax is softmax, and cross-entropy does not change.
             nn.LogSoftmax(dim=1),
         )
 
 
 class CifarCNN(nn.Sequential):
-    """`cifar10-cnn`: as Keras initialises it, which is Glorot's uniform and no bias; 167,562 parameters."""
+    """`cifar10-cnn`: initialized as in Keras, Glorot uniform weights and zero biases; 167,562 parameters."""
 
-    def __init__(self, pool: Pooling, classes: int = 10) -> None:
+    def __init__(self, pooling: Pooling, classes: int = 10) -> None:
         super().__init__(  #                      (N,  3, 32, 32)
             nn.Conv2d(3, 32, kernel_size=3),  #   (N, 32, 30, 30)
             nn.ReLU(),
-            pool.between(),  #                    (N, 32, 15, 15)
+            pooling.layer(),  #                   (N, 32, 15, 15)
             nn.Conv2d(32, 64, kernel_size=3),  #  (N, 64, 13, 13)
             nn.ReLU(),
-            pool.last(),  #                       (N, 64, 6, 6)
+            pooling.last_layer(),  #              (N, 64, 6, 6)
             nn.Flatten(),  #                      (N, 2304)
-            nn.Linear(64 * pool.area(6), 64),
+            nn.Linear(64 * pooling.output_area(6), 64),
             nn.ReLU(),
             nn.Linear(64, classes),  #            (N, 10)
         )
@@ -81,18 +80,18 @@ class CifarCNN(nn.Sequential):
 
 
 class LeNet(nn.Sequential):
-    """`cifar10-lenet`: LeNet-5's shape on colour images; 62,006 parameters."""
+    """`cifar10-lenet`: LeNet-5 for colour images; 62,006 parameters."""
 
-    def __init__(self, pool: Pooling, classes: int = 10) -> None:
+    def __init__(self, pooling: Pooling, classes: int = 10) -> None:
         super().__init__(  #                     (N,  3, 32, 32)
             nn.Conv2d(3, 6, kernel_size=5),  #   (N,  6, 28, 28)
             nn.ReLU(),
-            pool.between(),  #                   (N,  6, 14, 14)
+            pooling.layer(),  #                  (N,  6, 14, 14)
             nn.Conv2d(6, 16, kernel_size=5),  #  (N, 16, 10, 10)
             nn.ReLU(),
-            pool.last(),  #                      (N, 16, 5, 5)
+            pooling.last_layer(),  #             (N, 16, 5, 5)
             nn.Flatten(),  #                     (N, 400)
-            nn.Linear(16 * pool.area(5), 120),
+            nn.Linear(16 * pooling.output_area(5), 120),
             nn.ReLU(),
             nn.Linear(120, 84),
             nn.ReLU(),
@@ -101,16 +100,16 @@ class LeNet(nn.Sequential):
 
 
 @dataclass(frozen=True)
-class Scaling:
-    """What a network sees of a pixel x: (x/255 − mean) / std."""
+class Normalization:
+    """A network's input for a pixel x: (x/255 − mean) / std, with one mean and std for all channels."""
 
     mean: float
     std: float
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long to train and in which steps; the rest is recipe.py's."""
+class Hyperparameters:
+    """What a recipe sets for each network; recipe.py has the rest."""
 
     epochs: int
     batch_size: int
@@ -120,17 +119,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Network:
-    """An entry of the table: how to build it, what it takes, and how it is trained."""
+    """An entry of `NETWORKS`: how to build a network, which images it takes, and how to train it."""
 
     name: str
-    build: Callable[[Pooling, int], nn.Sequential]  # given the pooling and the number of classes
-    image: tuple[int, int, int]  # (H, W, C)
-    dataset: str  # that it is meant for, and trained on by default
-    scaling: Scaling  # as others had it
-    paper: Plan  # as others did it
-    best: Plan  # as we do, found on validation images
-    least: float = 0.0  # test accuracy below which it is not what it should be
-    reported: float | None = None  # test accuracy, by others
+    build: Callable[[Pooling, int], nn.Sequential]  # (pooling, number of classes)
+    image_shape: tuple[int, int, int]  # (H, W, C)
+    dataset: str  # its own, which `--dataset auto` takes
+    normalization: Normalization  # of the reference recipe
+    reference: Hyperparameters  # of the network's source
+    tuned: Hyperparameters  # ours, chosen on validation images
+    min_accuracy: float = 0.0  # on the test split of its own data set; less means that training went wrong
+    reference_accuracy: float | None = None  # on the test split, as the network's source reports it
 
 
 NETWORKS = {
@@ -139,79 +138,90 @@ NETWORKS = {
         Network(
             name="mnist-simplecnn",
             build=SimpleCNN,
-            image=(28, 28, 1),
+            image_shape=(28, 28, 1),
             dataset="mnist",
-            scaling=Scaling(0.5, 0.5),
-            paper=Plan(5, 64),
-            best=Plan(25, 256, 4e-3, label_smoothing=0.05),
-            least=0.9,
-            reported=0.9923,
+            normalization=Normalization(0.5, 0.5),
+            reference=Hyperparameters(5, 64),
+            tuned=Hyperparameters(25, 256, 4e-3, label_smoothing=0.05),
+            min_accuracy=0.9,
+            reference_accuracy=0.9923,
         ),
         Network(
             name="mnist-cnn",
             build=MnistCNN,
-            image=(28, 28, 1),
+            image_shape=(28, 28, 1),
             dataset="mnist",
-            scaling=Scaling(0.1307, 0.3081),
-            paper=Plan(4, 64),
-            best=Plan(25, 256, 4e-3, label_smoothing=0.05),
-            least=0.9,
-            reported=0.9901,
+            normalization=Normalization(0.1307, 0.3081),
+            reference=Hyperparameters(4, 64),
+            tuned=Hyperparameters(25, 256, 4e-3, label_smoothing=0.05),
+            min_accuracy=0.9,
+            reference_accuracy=0.9901,
         ),
         Network(
             name="cifar10-cnn",
             build=CifarCNN,
-            image=(32, 32, 3),
+            image_shape=(32, 32, 3),
             dataset="cifar10",
-            scaling=Scaling(0.0, 1.0),
-            paper=Plan(10, 32),
-            best=Plan(40, 256, 8e-3),
-            least=0.6,
-            reported=0.7040,
+            normalization=Normalization(0.0, 1.0),
+            reference=Hyperparameters(10, 32),
+            tuned=Hyperparameters(40, 256, 8e-3),
+            min_accuracy=0.6,
+            reference_accuracy=0.7040,
         ),
         Network(
             name="cifar10-lenet",
             build=LeNet,
-            image=(32, 32, 3),
+            image_shape=(32, 32, 3),
             dataset="cifar10",
-            scaling=Scaling(0.5, 0.5),
-            paper=Plan(2, 100),  # no optimiser was given
-            best=Plan(40, 256, 8e-3),
-            least=0.45,
+            normalization=Normalization(0.5, 0.5),
+            reference=Hyperparameters(2, 100),  # the source names no optimizer
+            tuned=Hyperparameters(40, 256, 8e-3),
+            min_accuracy=0.45,
         ),
     )
 }
 
 
-def network_called(name: str) -> Network:
-    """The entry of that name.
+def find_network(name: str) -> Network:
+    """The network's entry in `NETWORKS`.
 
     Raises:
-        UnknownNetwork: there is none.
+        UnknownNetwork: no network has this name.
     """
     if name not in NETWORKS:
-        raise UnknownNetwork(f"--model {name!r}: there are {', '.join(NETWORKS)}")
+        raise UnknownNetwork(f"--model {name!r}: no such network; choose from {', '.join(NETWORKS)}")
     return NETWORKS[name]
 
 
 class Classifier(nn.Module):
-    """A network with everything around it that serving needs: raw pixels in, probabilities out."""
+    """A network with normalization before it and softmax after it: raw pixels in, probabilities out."""
 
     def __init__(
-        self, network: Network, pool: Pooling = MAX, classes: int = 10, scaling: Scaling | None = None
+        self,
+        network: Network,
+        pooling: Pooling = MAX_POOLING,
+        classes: int = 10,
+        normalization: Normalization | None = None,
     ) -> None:
         super().__init__()
-        self.body = network.build(pool, classes)
-        scaling = scaling or network.scaling
+        self.body = network.build(pooling, classes)
+        normalization = normalization or network.normalization
         # (x/255 − mean)/std as one multiplication and one addition.
-        self.scale = 1 / (255 * scaling.std)
-        self.shift = -scaling.mean / scaling.std
+        self.scale = 1 / (255 * normalization.std)
+        self.shift = -normalization.mean / normalization.std
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """Raw pixels (N, H, W, C), uint8 or between, to scaled float32 (N, C, H, W)."""
-        # In this order: ONNX Runtime multiplies far slower where the last axis has one element, as grey images' has.
+    def normalize(self, images: Tensor) -> Tensor:
+        """Raw pixels (N, H, W, C), uint8 or float from 0 to 255, to normalized float32 (N, C, H, W)."""
+        # Permute first: ONNX Runtime multiplies far slower if the last axis has one element, as in (N, H, W, 1).
         return images.permute(0, 3, 1, 2).to(torch.float32) * self.scale + self.shift
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw uint8 (N, H, W, C) to probabilities float32 (N, classes)."""
-        return torch.softmax(self.body(self.prepare(images)), dim=1)
+        return torch.softmax(self.body(self.normalize(images)), dim=1)
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tensor:
+    """Probabilities float32 (N, classes) of raw images (N, H, W, C), computed in float32."""
+    model.eval()
+    return torch.cat([model(batch) for batch in images.split(batch_size)])

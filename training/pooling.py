@@ -1,13 +1,13 @@
-"""Pooling over windows of 2×2 with stride 2, in six kinds: what becomes of the four numbers of a window.
+"""Pooling over windows of 2×2 with stride 2, in six kinds.
 
-    max       the largest
-    avg       their mean
-    lp        their Euclidean norm
-    mixed     α·max + (1−α)·avg, α learned, a number a layer: https://arxiv.org/abs/1509.08985
-    avg-topk  the mean of the 2 largest: Avg-TopK, https://doi.org/10.1016/j.eswa.2023.119892
-    global    as max, but the last pooling layer takes the mean of a whole feature map
+    max       the largest value of the window
+    avg       the mean
+    lp        the Euclidean norm
+    mixed     α·max + (1−α)·avg, one learned α per layer: https://arxiv.org/abs/1509.08985
+    avg-topk  the mean of the 2 largest values: Avg-TopK, https://doi.org/10.1016/j.eswa.2023.119892
+    global    as max, but the last pooling layer takes the mean of each feature map
 
-The size of the output is ⌊(n − 2) / 2⌋ + 1: an odd row or column at the end is left out.
+The output size is ⌊(n − 2) / 2⌋ + 1: an odd last row or column is dropped.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,12 @@ class LpPool(nn.Module):
     """√(a² + b² + c² + d²) of each window."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # torch's LPPool2d has no gradient where all four are 0, as rectified features often are.
+        # torch.nn.LPPool2d has no gradient if all four values are 0, which is common after ReLU.
         return torch.sqrt(4 * F.avg_pool2d(x * x, 2) + 1e-12)
 
 
 class MixedPool(nn.Module):
-    """A learned weighting of maximum and mean, which begins half and half."""
+    """A learned weighted mean of max pooling and average pooling; both weights start at one half."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class MixedPool(nn.Module):
 
 
 class AvgTopKPool(nn.Module):
-    """The mean of the `k` largest of each window's four."""
+    """The mean of the `k` largest of each window's four values."""
 
     def __init__(self, k: int = 2) -> None:
         super().__init__()
@@ -70,21 +70,21 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True)
 class Pooling:
-    """A kind of pooling, as the networks ask for it."""
+    """A kind of pooling; a network takes its pooling layers from it."""
 
     kind: str
 
-    def between(self) -> nn.Module:
-        """The layer between two convolutions."""
+    def layer(self) -> nn.Module:
+        """A pooling layer between two convolutions."""
         return LAYERS[self.kind]()
 
-    def last(self) -> nn.Module:
-        """The layer before the fully connected ones."""
+    def last_layer(self) -> nn.Module:
+        """The pooling layer before the fully connected layers."""
         return nn.AdaptiveAvgPool2d(1) if self.kind == "global" else LAYERS[self.kind]()
 
-    def area(self, side: int) -> int:
-        """How many values a feature map has after the last layer, if a window's pooling makes it `side` wide."""
+    def output_area(self, side: int) -> int:
+        """Values per feature map after the last pooling layer; `side` is the map's side after pooling over windows."""
         return 1 if self.kind == "global" else side * side
 
 
-MAX = Pooling("max")
+MAX_POOLING = Pooling("max")

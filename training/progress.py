@@ -1,17 +1,39 @@
-"""What a person sees while it trains: a progress bar in a terminal, a plain line an epoch elsewhere."""
+"""Training progress, and its display: a progress bar in a terminal, one line per epoch in a log."""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from training.recipe import REPORT_EVERY, Step
+# Progress is reported every so many steps: reading the loss makes the CPU wait for the GPU.
+REPORT_EVERY_STEPS = 25
 
 
-class Display(Protocol):
-    """Shows where training stands; a context manager, so that the terminal is left as it was."""
+@dataclass(frozen=True)
+class TrainingProgress:
+    """Where training stands: the epoch, the steps done, and means over the epoch so far."""
+
+    epoch: int  # from 1
+    epochs: int
+    step: int  # of the whole run, from 1
+    steps: int
+    images: int  # trained on, in the whole run
+    loss: float
+    accuracy: float  # on the augmented training images, from 0 to 1
+    learning_rate: float
+    epoch_ended: bool = False
+    validation_accuracy: float | None = None  # at the end of an epoch, if there is a validation split
+
+
+ProgressListener = Callable[[TrainingProgress], None]
+
+
+class ProgressDisplay(Protocol):
+    """Shows training progress; a context manager, so that it restores the terminal."""
 
     def __enter__(self) -> Self: ...
 
@@ -19,50 +41,52 @@ class Display(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def __call__(self, state: Step) -> None: ...
+    def __call__(self, progress: TrainingProgress) -> None: ...
 
 
-def display() -> Display:
-    """The display that fits where standard output goes."""
+def progress_display() -> ProgressDisplay:
+    """A progress bar if standard output is a terminal, else log lines."""
     console = Console()
-    return Bar(console) if console.is_terminal else Lines()
+    return ProgressBar(console) if console.is_terminal else LogLines()
 
 
-class Speed:
-    """Images a second, of those that were done here: a run that is continued does not begin at 0."""
+class Throughput:
+    """Images per second in this process; a resumed run does not count the images before."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
-        self._before: int | None = None
+        self._images_before: int | None = None
 
-    def __call__(self, state: Step) -> float:
-        if self._before is None:
-            self._before = state.images - state.images // state.step * min(state.step, REPORT_EVERY)
-        return (state.images - self._before) / (time.perf_counter() - self._start)
+    def __call__(self, progress: TrainingProgress) -> float:
+        if self._images_before is None:
+            images_per_step = progress.images // progress.step
+            self._images_before = progress.images - images_per_step * min(progress.step, REPORT_EVERY_STEPS)
+        return (progress.images - self._images_before) / (time.perf_counter() - self._start)
 
 
-class Lines:
-    """One line an epoch, for logs."""
+class LogLines:
+    """One line per epoch."""
 
     def __enter__(self) -> Self:
-        self.speed = Speed()
+        self.throughput = Throughput()
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def __call__(self, state: Step) -> None:
-        rate = self.speed(state)
-        if state.ended:
-            left = f"{(state.steps - state.step) / state.step * state.images / rate:.0f} s left" if rate else ""
-            print(f"{summary(state)}  {rate:,.0f} images/s  {left}", flush=True)
+    def __call__(self, progress: TrainingProgress) -> None:
+        rate = self.throughput(progress)
+        if progress.epoch_ended:
+            images_left = (progress.steps - progress.step) / progress.step * progress.images
+            time_left = f"{images_left / rate:.0f} s left" if rate else ""
+            print(f"{progress_line(progress)}  {rate:,.0f} images/s  {time_left}", flush=True)
 
 
-class Bar:
-    """A progress bar over the whole run, and a line that stays for each epoch."""
+class ProgressBar:
+    """A progress bar over the whole run, and a line for each epoch above it."""
 
     def __init__(self, console: Console) -> None:
-        self.progress = Progress(
+        self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
@@ -70,24 +94,26 @@ class Bar:
             TimeRemainingColumn(compact=True),
             console=console,
         )
-        self.task = self.progress.add_task("starting", total=None, rate=0.0)
+        self.task = self.bar.add_task("starting", total=None, rate=0.0)
 
     def __enter__(self) -> Self:
-        self.speed = Speed()
-        self.progress.start()
+        self.throughput = Throughput()
+        self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        self.bar.stop()
 
-    def __call__(self, state: Step) -> None:
-        rate = self.speed(state)
-        self.progress.update(self.task, description=summary(state), completed=state.step, total=state.steps, rate=rate)
-        if state.ended:
-            self.progress.console.print(summary(state), highlight=False)
+    def __call__(self, progress: TrainingProgress) -> None:
+        line, rate = progress_line(progress), self.throughput(progress)
+        self.bar.update(self.task, description=line, completed=progress.step, total=progress.steps, rate=rate)
+        if progress.epoch_ended:
+            self.bar.console.print(line, highlight=False)
 
 
-def summary(state: Step) -> str:
-    """`epoch 2/5  loss 0.512  accuracy 93.1 %`, with the validation accuracy once the epoch ends."""
-    text = f"epoch {state.epoch}/{state.epochs}  loss {state.loss:.3f}  accuracy {state.accuracy:.1%}"
-    return text if state.validation is None else f"{text}  validation {state.validation:.2%}"
+def progress_line(progress: TrainingProgress) -> str:
+    """For example `epoch 2/5  loss 0.512  accuracy 93.1%  validation 94.20%`, the last at the end of an epoch only."""
+    text = f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.1%}"
+    if progress.validation_accuracy is None:
+        return text
+    return f"{text}  validation {progress.validation_accuracy:.2%}"

@@ -1,11 +1,12 @@
-"""The model repository, written: the only thing that the job and the service share.
+"""Publishing into the model repository, which is all that the training job and the service share.
 
     REPOSITORY/NAME/config.pbtxt
                     labels.txt
                     N/model.onnx  manifest.json  golden.npz
 
-Owns: the layout, atomicity and version numbers. A version appears whole, by one rename, or not at all; config.pbtxt
-and labels.txt are there before the first version is. Does not own: what the files mean to the service.
+A version appears whole, by one rename, or not at all. config.pbtxt and labels.txt are written before the first version.
+
+Not here: the manifest's content (manifest.py).
 """
 
 import fcntl
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.files import sync_folder, write, write_atomically
+from training.atomic_files import sync_folder, write_and_sync, write_atomically
 
 MANIFEST_SCHEMA = 1
 MAX_BATCH_SIZE = 64
@@ -31,30 +32,30 @@ MAX_BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Artifact:
-    """A version to be: its graph, what is known of it, and real answers that every server of it must reproduce."""
+    """A version to publish: its graph, its manifest, and golden answers that every server of it must reproduce."""
 
     name: str
     model: bytes
     manifest: Mapping[str, Any]
     golden: Mapping[str, NDArray[Any]]  # by tensor name: inputs and expected outputs
     label_names: tuple[str, ...]
-    image: tuple[int, int, int]  # (H, W, C)
+    image_shape: tuple[int, int, int]  # (H, W, C)
 
 
 def publish(repository: Path, artifact: Artifact) -> Path:
     """Write the artifact as the next version of its model and return its folder.
 
     Raises:
-        OSError: the repository cannot be written; what was there before is untouched.
+        OSError: the repository cannot be written; published versions are unchanged.
     """
     folder = repository / artifact.name
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_publisher(folder):
-        for abandoned in folder.glob(".*.tmp"):  # of a job that was killed
+    with _lock(folder):
+        for abandoned in folder.glob(".*.tmp"):  # a killed job left them
             shutil.rmtree(abandoned) if abandoned.is_dir() else abandoned.unlink()
         write_atomically(folder / "labels.txt", "".join(f"{label}\n" for label in artifact.label_names).encode())
-        if not (folder / "config.pbtxt").exists():  # an operator's changes to it stay
-            write_atomically(folder / "config.pbtxt", config(artifact).encode())
+        if not (folder / "config.pbtxt").exists():  # keep an operator's changes
+            write_atomically(folder / "config.pbtxt", model_config(artifact).encode())
         number = newest_version(folder) + 1
         staging = folder / f".{number}.tmp"
         staging.mkdir()
@@ -77,15 +78,15 @@ def _write_version(folder: Path, artifact: Artifact) -> None:
     }
     golden = io.BytesIO()
     np.savez_compressed(golden, allow_pickle=False, **artifact.golden)
-    write(folder / "model.onnx", artifact.model)
-    write(folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
-    write(folder / "golden.npz", golden.getvalue())
+    write_and_sync(folder / "model.onnx", artifact.model)
+    write_and_sync(folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
+    write_and_sync(folder / "golden.npz", golden.getvalue())
     sync_folder(folder)
 
 
 @contextmanager
-def _only_publisher(folder: Path) -> Iterator[None]:
-    """Hold the folder against other jobs; the lock dies with the process."""
+def _lock(folder: Path) -> Iterator[None]:
+    """Lock the folder against other jobs; the kernel releases the lock if the process dies."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -95,14 +96,14 @@ def _only_publisher(folder: Path) -> Iterator[None]:
 
 
 def newest_version(folder: Path) -> int:
-    """The largest version number there is; 0 if there is none, or no such folder."""
+    """The largest version number in a model's folder; 0 if there is no version or no folder."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def config(artifact: Artifact) -> str:
+def model_config(artifact: Artifact) -> str:
     """The model's config.pbtxt, in Triton's schema."""
-    dims = ", ".join(str(size) for size in artifact.image)
+    dims = ", ".join(str(size) for size in artifact.image_shape)
     return f"""\
 name: "{artifact.name}"
 platform: "onnxruntime_onnx"

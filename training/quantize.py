@@ -1,7 +1,7 @@
-"""The graph in 8-bit integers: static quantisation by ONNX Runtime's own tool, calibrated on training images.
+"""Static quantization to 8-bit integers with ONNX Runtime's tool, calibrated on training images.
 
-Owns: making it, and seeing whether it is worth having: as good within MOST_LOST, and faster on this machine. Source:
-https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+The 8-bit graph is worth publishing if it loses at most MAX_ACCURACY_LOSS and is faster on this machine.
+Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 """
 
 import tempfile
@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -21,35 +20,34 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from training.export import INPUT, OUTPUT
 
 CALIBRATION_IMAGES = 512
-# Accuracy that may be lost, as a share.
-MOST_LOST = 0.002
-# Rows of the batches by which speed is compared, and how often each is run.
-ROWS, REPEATS = 16, 60
-# Kernels of other processors round elsewhere: probabilities of 8-bit graphs agree less than those of float32.
+MAX_ACCURACY_LOSS = 0.002
+# The speed comparison: rows per batch, and runs of each graph.
+TIMED_ROWS, TIMED_RUNS = 16, 60
+# 8-bit kernels of other processors round differently, so probabilities agree less closely than in float32.
 GOLDEN_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The 8-bit graph beside the one it was made of, on this machine and one thread."""
+    """The 8-bit graph compared with the float32 graph, on this machine with one thread."""
 
-    accuracy: float  # on the test part
+    accuracy: float  # on the test split
     probabilities: NDArray[np.float32]
-    lost: float  # accuracy, as a share; negative if it gained
-    speed: float  # times as many images a second, batches of ROWS
-    smaller: float  # times fewer bytes
+    accuracy_loss: float  # from 0 to 1; negative if the 8-bit graph is more accurate
+    speedup: float  # ratio of images per second, in batches of TIMED_ROWS
+    size_reduction: float  # ratio of bytes
 
     @property
-    def reason_against(self) -> str:
-        """Why it is not worth publishing; "" if it is."""
-        if self.lost > MOST_LOST:
-            return f"it loses {100 * self.lost:.2f} points of accuracy, allowed {100 * MOST_LOST:.1f}"
-        if self.speed <= 1:
-            return f"it is not faster here: {self.speed:.2f} times the speed of float32"
+    def reason_to_reject(self) -> str:
+        """Why the 8-bit graph is not worth publishing; empty if it is."""
+        if self.accuracy_loss > MAX_ACCURACY_LOSS:
+            return f"it loses {100 * self.accuracy_loss:.2f} points of accuracy, allowed {100 * MAX_ACCURACY_LOSS:.1f}"
+        if self.speedup <= 1:
+            return f"it is not faster on this machine: {self.speedup:.2f} times the speed of float32"
         return ""
 
 
-class _Images(CalibrationDataReader):  # type: ignore[misc] # ONNX Runtime ships no types
+class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc] # ONNX Runtime ships no types
     def __init__(self, images: NDArray[np.uint8]) -> None:
         self._batches: Iterator[NDArray[np.uint8]] = iter(np.split(images, range(64, len(images), 64)))
 
@@ -59,7 +57,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc] # ONNX Runtime ships
 
 
 def to_int8(model: bytes, images: NDArray[np.uint8]) -> bytes:
-    """The graph with 8-bit convolutions and matrix products; ranges are those of the training images given."""
+    """Quantize the graph's convolutions and matrix products, with ranges from these training images (N, H, W, C)."""
     with tempfile.TemporaryDirectory() as folder:
         source, prepared, result = (Path(folder) / name for name in ("float.onnx", "prepared.onnx", "int8.onnx"))
         source.write_bytes(model)
@@ -67,44 +65,38 @@ def to_int8(model: bytes, images: NDArray[np.uint8]) -> bytes:
         quantize_static(
             prepared,
             result,
-            _Images(images[:CALIBRATION_IMAGES]),
+            _CalibrationImages(images[:CALIBRATION_IMAGES]),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            # 7 bits for weights: processors without VNNI add pairs of products in 16 bits, which would overflow.
+            # 7-bit weights: processors without VNNI add pairs of products in 16 bits, which 8-bit weights overflow.
             reduce_range=True,
             op_types_to_quantize=["Conv", "Gemm", "MatMul", "Relu", "MaxPool", "Reshape"],
         )
         return result.read_bytes()
 
 
-def _before_second_convolution(model: onnx.ModelProto) -> list[str]:
-    """Nodes that stay float32: with an image's few channels 8 bits make the first convolution slower, not faster."""
-    names = [node.name for node in model.graph.node]
-    convolutions = [place for place, node in enumerate(model.graph.node) if node.op_type == "Conv"]
-    return names[: convolutions[1]] if len(convolutions) > 1 else []
-
-
 def compare(
-    original: bytes, quantised: bytes, images: NDArray[np.uint8], labels: NDArray[np.int64], accuracy: float
+    original: bytes, quantized: bytes, images: NDArray[np.uint8], labels: NDArray[np.int64], accuracy: float
 ) -> Comparison:
-    """Judge the 8-bit graph on the test images; `accuracy` is the original's there."""
-    sessions = [_session(model) for model in (original, quantised)]
-    probabilities = np.concatenate([_run(sessions[1], part) for part in np.split(images, range(64, len(images), 64))])
-    reached = float((probabilities.argmax(1) == labels).mean())
+    """Compare the 8-bit graph with the original on the test images; `accuracy` is the original's."""
+    sessions = [_session(model) for model in (original, quantized)]
+    batches = np.split(images, range(64, len(images), 64))
+    probabilities = np.concatenate([_run(sessions[1], batch) for batch in batches])
+    quantized_accuracy = float((probabilities.argmax(1) == labels).mean())
     times: list[list[float]] = [[], []]
-    for _ in range(REPEATS):
-        for session, taken in zip(sessions, times, strict=True):  # in turn, so that both meet the same machine
+    for _ in range(TIMED_RUNS):
+        for session, seconds in zip(sessions, times, strict=True):  # alternate, so that other load slows both alike
             started = time.perf_counter()
-            _run(session, images[:ROWS])
-            taken.append(time.perf_counter() - started)
+            _run(session, images[:TIMED_ROWS])
+            seconds.append(time.perf_counter() - started)
     return Comparison(
-        accuracy=reached,
+        accuracy=quantized_accuracy,
         probabilities=probabilities,
-        lost=accuracy - reached,
-        speed=median(times[0]) / median(times[1]),
-        smaller=len(original) / len(quantised),
+        accuracy_loss=accuracy - quantized_accuracy,
+        speedup=median(times[0]) / median(times[1]),
+        size_reduction=len(original) / len(quantized),
     )
 
 
@@ -115,5 +107,5 @@ def _session(model: bytes) -> onnxruntime.InferenceSession:
 
 
 def _run(session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    (answer,) = session.run([OUTPUT], {INPUT: images})
-    return np.asarray(answer, np.float32)
+    (probabilities,) = session.run([OUTPUT], {INPUT: images})
+    return np.asarray(probabilities, np.float32)

@@ -1,29 +1,33 @@
-"""Ctrl-C and SIGTERM: while it trains, the first lets it come to where it can go on; else they end the job."""
+"""SIGINT (Ctrl-C) and SIGTERM: during training the first one asks for a stop at the next step; otherwise it interrupts.
+
+Training can save a checkpoint before it stops. Data loading, export and publishing have nothing to save.
+"""
 
 import signal
 from types import FrameType
 
 
-class Signals:
-    """Handles both from now on. As a context it is asked, by a call, whether to stop; a second signal ends at once."""
+class SignalHandler:
+    """Handles both signals from its creation on; inside `with`, the first one only sets `should_stop()`."""
 
     def __init__(self) -> None:
-        self.number = 0  # of the last one
-        self._heeded = False
+        self.signal_number = 0  # of the last signal; 0 if none came
+        self._deferring = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
-    def __enter__(self) -> "Signals":
-        self._heeded = True
+    def __enter__(self) -> "SignalHandler":
+        self._deferring = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._heeded = False
+        self._deferring = False
 
-    def __call__(self) -> bool:
-        return bool(self.number)
+    def should_stop(self) -> bool:
+        """Whether a signal came."""
+        return bool(self.signal_number)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        again, self.number = self.number, number
-        if again or not self._heeded:
+        is_second, self.signal_number = bool(self.signal_number), number
+        if is_second or not self._deferring:
             raise KeyboardInterrupt

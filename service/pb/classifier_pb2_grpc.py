@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from service.pb import classifier_pb2 as service_dot_pb_dot_classifier__pb2
+from . import classifier_pb2 as classifier__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in service/pb/classifier_pb2_grpc.py depends on'
+        + ' but the generated code in classifier_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,8 +36,8 @@ class ImageClassifierStub:
         """
         self.Classify = channel.unary_unary(
                 '/simplecnn.v1.ImageClassifier/Classify',
-                request_serializer=service_dot_pb_dot_classifier__pb2.ClassifyRequest.SerializeToString,
-                response_deserializer=service_dot_pb_dot_classifier__pb2.ClassifyResponse.FromString,
+                request_serializer=classifier__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=classifier__pb2.ClassifyResponse.FromString,
                 _registered_method=True)
 
 
@@ -45,8 +45,8 @@ class ImageClassifierServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Classify(self, request, context):
-        """Answers every image that can be answered; one that cannot has an error in its result. The call itself fails only
-        where no image could be answered and the images are not to blame: unknown model, full queue, deadline.
+        """Classifies each image. An image that fails has an error in its own result. The call itself fails only if every
+        image failed and the images are not the cause, for example: unknown model, full queue, deadline exceeded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -57,8 +57,8 @@ def add_ImageClassifierServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Classify': grpc.unary_unary_rpc_method_handler(
                     servicer.Classify,
-                    request_deserializer=service_dot_pb_dot_classifier__pb2.ClassifyRequest.FromString,
-                    response_serializer=service_dot_pb_dot_classifier__pb2.ClassifyResponse.SerializeToString,
+                    request_deserializer=classifier__pb2.ClassifyRequest.FromString,
+                    response_serializer=classifier__pb2.ClassifyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,8 +86,8 @@ class ImageClassifier:
             request,
             target,
             '/simplecnn.v1.ImageClassifier/Classify',
-            service_dot_pb_dot_classifier__pb2.ClassifyRequest.SerializeToString,
-            service_dot_pb_dot_classifier__pb2.ClassifyResponse.FromString,
+            classifier__pb2.ClassifyRequest.SerializeToString,
+            classifier__pb2.ClassifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

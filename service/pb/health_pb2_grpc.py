@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from service.pb import health_pb2 as service_dot_pb_dot_health__pb2
+from . import health_pb2 as health__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in service/pb/health_pb2_grpc.py depends on'
+        + ' but the generated code in health_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,18 +36,18 @@ class HealthStub:
         """
         self.Check = channel.unary_unary(
                 '/grpc.health.v1.Health/Check',
-                request_serializer=service_dot_pb_dot_health__pb2.HealthCheckRequest.SerializeToString,
-                response_deserializer=service_dot_pb_dot_health__pb2.HealthCheckResponse.FromString,
+                request_serializer=health__pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health__pb2.HealthCheckResponse.FromString,
                 _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/grpc.health.v1.Health/Watch',
-                request_serializer=service_dot_pb_dot_health__pb2.HealthCheckRequest.SerializeToString,
-                response_deserializer=service_dot_pb_dot_health__pb2.HealthCheckResponse.FromString,
+                request_serializer=health__pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health__pb2.HealthCheckResponse.FromString,
                 _registered_method=True)
         self.List = channel.unary_unary(
                 '/grpc.health.v1.Health/List',
-                request_serializer=service_dot_pb_dot_health__pb2.HealthListRequest.SerializeToString,
-                response_deserializer=service_dot_pb_dot_health__pb2.HealthListResponse.FromString,
+                request_serializer=health__pb2.HealthListRequest.SerializeToString,
+                response_deserializer=health__pb2.HealthListResponse.FromString,
                 _registered_method=True)
 
 
@@ -55,21 +55,21 @@ class HealthServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Check(self, request, context):
-        """The status of one service; NOT_FOUND if the name is unknown.
+        """The status of one service. NOT_FOUND if the name is unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """The status now and at every change; SERVICE_UNKNOWN while the name is unknown.
+        """The status now and after each change. SERVICE_UNKNOWN while the name is unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """The status of every service by name.
+        """The status of each service, by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,18 +80,18 @@ def add_HealthServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Check': grpc.unary_unary_rpc_method_handler(
                     servicer.Check,
-                    request_deserializer=service_dot_pb_dot_health__pb2.HealthCheckRequest.FromString,
-                    response_serializer=service_dot_pb_dot_health__pb2.HealthCheckResponse.SerializeToString,
+                    request_deserializer=health__pb2.HealthCheckRequest.FromString,
+                    response_serializer=health__pb2.HealthCheckResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
-                    request_deserializer=service_dot_pb_dot_health__pb2.HealthCheckRequest.FromString,
-                    response_serializer=service_dot_pb_dot_health__pb2.HealthCheckResponse.SerializeToString,
+                    request_deserializer=health__pb2.HealthCheckRequest.FromString,
+                    response_serializer=health__pb2.HealthCheckResponse.SerializeToString,
             ),
             'List': grpc.unary_unary_rpc_method_handler(
                     servicer.List,
-                    request_deserializer=service_dot_pb_dot_health__pb2.HealthListRequest.FromString,
-                    response_serializer=service_dot_pb_dot_health__pb2.HealthListResponse.SerializeToString,
+                    request_deserializer=health__pb2.HealthListRequest.FromString,
+                    response_serializer=health__pb2.HealthListResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -119,8 +119,8 @@ class Health:
             request,
             target,
             '/grpc.health.v1.Health/Check',
-            service_dot_pb_dot_health__pb2.HealthCheckRequest.SerializeToString,
-            service_dot_pb_dot_health__pb2.HealthCheckResponse.FromString,
+            health__pb2.HealthCheckRequest.SerializeToString,
+            health__pb2.HealthCheckResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -146,8 +146,8 @@ class Health:
             request,
             target,
             '/grpc.health.v1.Health/Watch',
-            service_dot_pb_dot_health__pb2.HealthCheckRequest.SerializeToString,
-            service_dot_pb_dot_health__pb2.HealthCheckResponse.FromString,
+            health__pb2.HealthCheckRequest.SerializeToString,
+            health__pb2.HealthCheckResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -173,8 +173,8 @@ class Health:
             request,
             target,
             '/grpc.health.v1.Health/List',
-            service_dot_pb_dot_health__pb2.HealthListRequest.SerializeToString,
-            service_dot_pb_dot_health__pb2.HealthListResponse.FromString,
+            health__pb2.HealthListRequest.SerializeToString,
+            health__pb2.HealthListResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,1 +1,1 @@
-"""Measurements, run by hand through make; every claim about speed is a ratio taken within one run."""
+"""Benchmarks, started by hand with make. Every claim about speed is a ratio within one run."""

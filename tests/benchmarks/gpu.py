@@ -1,7 +1,7 @@
-"""What a GPU carries, and how much of it arrives: `make bench-gpu`, on a machine with an NVIDIA GPU.
+"""GPU throughput, alone and through the service: `make bench-gpu`, on a machine with an NVIDIA GPU.
 
-Images a second of each network in three places: ONNX Runtime's run_with_iobinding on memory that stays on the GPU (the
-limit), the same with copies from page-locked memory (PCIe), and through the service. Prints the README's table.
+Images per second of each network, measured three times: ONNX Runtime's run_with_iobinding on tensors that stay on the
+GPU (the limit), the same with copies from page-locked memory (PCIe), and through the service. Prints a table.
 """
 
 import argparse
@@ -13,45 +13,46 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from service import cuda
-from service.buffers import Buffers
-from service.cuda import CudaBinding, GpuOptions
-from service.loader import Runtime, load
-from service.model import ModelSpec
-from service.repository import scan
+from service.core.spec import ModelSpec
+from service.models.loader import EngineOptions, load
+from service.models.repository import scan
+from service.runtime import cuda
+from service.runtime.cuda import CudaBinding, GpuOptions
+from service.runtime.io_binding import BatchBindings
 from tests.benchmarks.load import HAS_PERF_ANALYZER, Load, generate
 from tests.benchmarks.models import MAX_BATCH_SIZE, SHAPES, graph_of, repository_with
-from tests.support import ROOT, SHARED, service_process
+from tests.support.paths import ROOT, SHARED
+from tests.support.processes import service_process
 
 LOADS = (Load(8, 1), Load(32, 1), Load(128, 1), Load(8, 32), Load(8, 64))
 SECONDS = 1.0
 
 
-def rate(run: Callable[[], object], rows: int) -> float:
-    """Images a second of a run of so many, after it has warmed up."""
+def rate(run: Callable[[], object], units: int) -> float:
+    """Units per second of `run`, which processes `units` of them, after a warm-up."""
     for _ in range(10):
         run()
-    began, runs = time.perf_counter(), 0
-    while (passed := time.perf_counter() - began) < SECONDS:
+    started, runs = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - started) < SECONDS:
         run()
         runs += 1
-    return runs * rows / passed
+    return runs * units / seconds
 
 
-def raw(graph: Path, spec: ModelSpec, rows: int, options: GpuOptions) -> tuple[float, float]:
-    """Images a second without and with the copies over PCIe."""
+def engine_rates(graph: Path, spec: ModelSpec, rows: int, options: GpuOptions) -> tuple[float, float]:
+    """Images per second of ONNX Runtime alone, without and with the copies over PCIe."""
     onnxruntime.preload_dlls()
     session = onnxruntime.InferenceSession(graph, providers=cuda.providers("cuda:0", options))
     binding = CudaBinding(session, spec.inputs, spec.outputs, rows, device="cuda:0", graph=options.graphs)
     on_device = rate(lambda: session.run_with_iobinding(binding._binding, binding._options), rows)
-    buffers = Buffers([rows], lambda _: binding)
-    room = buffers.room(rows)
-    assert room is not None
-    return on_device, rate(lambda: buffers.run(room), rows)
+    buffers = BatchBindings([rows], lambda _: binding)
+    inputs = buffers.input_buffers(rows)
+    assert inputs is not None
+    return on_device, rate(lambda: buffers.run(inputs), rows)
 
 
 def bandwidth(megabytes: int = 64) -> tuple[float, float]:
-    """GB/s from page-locked and from ordinary memory to the GPU."""
+    """GB/s to the GPU from page-locked and from pageable memory."""
     size = megabytes * 2**20
     target = onnxruntime.OrtValue.ortvalue_from_shape_and_type((size,), np.uint8, "cuda", 0)
     result = []
@@ -66,33 +67,33 @@ def bandwidth(megabytes: int = 64) -> tuple[float, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repository", type=Path, default=ROOT / "models", help="where mnist-simplecnn was published")
-    parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--repository", type=Path, default=ROOT / "models", help="repository with mnist-simplecnn")
+    parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES), help="default: all")
     arguments = parser.parse_args()
     if not cuda.device_count():
-        sys.exit("there is no NVIDIA GPU here: nothing was measured")
-    print("| network | batch | CUDA graphs | on the GPU, img/s | with PCIe | through the service | share |")
+        sys.exit("no NVIDIA GPU found: nothing was measured")
+    print("| network | batch | CUDA graphs | on the GPU, img/s | with PCIe, img/s | service, img/s | service / GPU |")
     print("|---|---|---|---|---|---|---|")
     for model in arguments.models:
         repository = repository_with(model, arguments.repository, ROOT / "build/bench")
         (folder,) = scan(repository)
         for graphs in (False, True):
-            loaded = load(folder, max(folder.versions), Runtime(["cuda:0"], 1, GpuOptions(graphs=graphs)))
+            loaded = load(folder, max(folder.versions), EngineOptions(["cuda:0"], 1, GpuOptions(graphs=graphs)))
             loaded.batcher.close()
-            served = _served(repository, model, graphs=graphs) if HAS_PERF_ANALYZER else float("nan")
+            served = _service_rate(repository, model, graphs=graphs) if HAS_PERF_ANALYZER else float("nan")
             graph = graph_of(repository, model)
             for rows in (1, 8, MAX_BATCH_SIZE):
-                on_device, with_copies = raw(graph, loaded.spec, rows, GpuOptions(graphs=graphs))
+                on_device, with_copies = engine_rates(graph, loaded.spec, rows, GpuOptions(graphs=graphs))
                 line = f"| {model} | {rows} | {'yes' if graphs else 'no'} | {on_device:,.0f} | {with_copies:,.0f} |"
                 print(f"{line} {served:,.0f} | {served / on_device:.2f} |" if rows == MAX_BATCH_SIZE else f"{line} | |")
-    locked, ordinary = bandwidth()
-    print(f"\nto the GPU: {locked:.1f} GB/s from page-locked memory, {ordinary:.1f} from ordinary memory")
+    locked, pageable = bandwidth()
+    print(f"\nto the GPU: {locked:.1f} GB/s from page-locked memory, {pageable:.1f} from pageable memory")
     if not HAS_PERF_ANALYZER:
         print(f"the service was not measured: {SHARED / 'bench' / 'setup'} installs perf_analyzer")
 
 
-def _served(repository: Path, model: str, *, graphs: bool) -> float:
-    """The most images a second that the service answered, of several loads."""
+def _service_rate(repository: Path, model: str, *, graphs: bool) -> float:
+    """The highest throughput of the service over all loads, in images per second."""
     flags = ["--device", "cuda:0", "--cuda-graphs" if graphs else "--no-cuda-graphs"]
     with service_process(repository, *flags) as service:
         return max(generate(service.address, model, load, SECONDS).throughput for load in LOADS)

@@ -1,4 +1,4 @@
-"""Load: NVIDIA's perf_analyzer where ../shared/bench/setup has installed it, else a client of our own."""
+"""Load generators: NVIDIA's perf_analyzer if ../shared/bench/setup has installed it, else our own client."""
 
 import asyncio
 import csv
@@ -14,18 +14,19 @@ import grpc
 import numpy as np
 
 from tests.benchmarks.models import SHAPES
-from tests.support import SHARED, infer_request
+from tests.support.paths import SHARED
+from tests.support.requests import infer_request
 
 PERF_ANALYZER = SHARED / "bench" / "perf_analyzer"
 INSTALLED = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "serving-bench"
 HAS_PERF_ANALYZER = PERF_ANALYZER.exists() and (INSTALLED / "pa").is_dir()
-# A run that has not ended by then is given up, in seconds.
-LONGEST_RUN = 90.0
+# A run of perf_analyzer is ended after this time.
+MAX_RUN_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
 class Load:
-    """So many requests in flight, of so many images each; or, with a `rate`, so many requests a second (open loop)."""
+    """Closed loop: `in_flight` requests of `images` images each. Open loop: `rate` requests per second, if not 0."""
 
     in_flight: int
     images: int
@@ -35,12 +36,12 @@ class Load:
         return f"{self.rate:,.0f}/s" if self.rate else f"{self.in_flight} × {self.images}"
 
 
-EIGHT, THIRTY_TWO = Load(8, 1), Load(32, 1)
+IN_FLIGHT_8, IN_FLIGHT_32 = Load(8, 1), Load(32, 1)
 
 
 @dataclass(frozen=True)
 class Result:
-    """Images a second, and latency of a request in milliseconds."""
+    """Throughput in images per second, and request latency in milliseconds."""
 
     throughput: float
     p50: float
@@ -48,12 +49,12 @@ class Result:
 
 
 def generate(address: str, model: str, load: Load, seconds: float) -> Result:
-    """Put the load on the server at that address."""
+    """Load the server at `address` and measure it."""
     return (_perf_analyzer if HAS_PERF_ANALYZER else own_client)(address, model, load, seconds)
 
 
 def _perf_analyzer(address: str, model: str, load: Load, seconds: float) -> Result:
-    """Its own idea of stable is -s, in percent: the machine is noisy, and rounds are repeated by us."""
+    """Load from perf_analyzer. Its stability threshold (-s, percent) is loose: our rounds average out the noise."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.csv"
         flags = ["-m", model, "-i", "grpc", "-u", address, "--async", "-b", str(load.images), "-f", str(report)]
@@ -64,21 +65,21 @@ def _perf_analyzer(address: str, model: str, load: Load, seconds: float) -> Resu
             flags += ["--concurrency-range", str(load.in_flight)]
         try:
             done = subprocess.run(
-                [str(PERF_ANALYZER), *flags], capture_output=True, text=True, check=False, timeout=LONGEST_RUN
+                [str(PERF_ANALYZER), *flags], capture_output=True, text=True, check=False, timeout=MAX_RUN_SECONDS
             )
-            said = f"{done.stdout}\n{done.stderr}"
+            output = f"{done.stdout}\n{done.stderr}"
         except subprocess.TimeoutExpired as error:
-            said = str(error)
+            output = str(error)
         if not report.exists():
-            if load.rate:  # past the knee it may find nothing stable
+            if load.rate:  # beyond capacity, latency never becomes stable
                 return Result(float("nan"), float("nan"), float("nan"))
-            sys.exit(f"perf_analyzer failed:\n{said}")
+            sys.exit(f"perf_analyzer failed:\n{output}")
         (row,) = csv.DictReader(report.open())
     return Result(float(row["Inferences/Second"]), float(row["p50 latency"]) / 1000, float(row["p99 latency"]) / 1000)
 
 
 def own_client(address: str, model: str, load: Load, seconds: float) -> Result:
-    """Closed-loop load from grpc.aio in this process, which tops out sooner than perf_analyzer does."""
+    """Closed-loop load from grpc.aio in this process; its maximum is lower than that of perf_analyzer."""
     if load.rate:
         return Result(float("nan"), float("nan"), float("nan"))
     payload = infer_request(model, images=np.zeros((load.images, *SHAPES[model]), np.uint8)).SerializeToString()

@@ -1,8 +1,8 @@
-"""The service beside what users would otherwise pick, each in its own virtual environment: `make bench-peers`.
+"""Benchmark of the service against alternatives, each in its own virtual environment: `make bench-peers`.
 
-KServe's Python SDK, MLServer and LitServe (HTTP), each with the batching it has, and a grpc.aio server of 40 lines:
-same graph, same load, one inference thread. perf_analyzer asks for more of the protocol than they have, so a client of
-our own makes the load; it is Python, shares the machine and tops out long before our service does.
+The peers are KServe's Python SDK, MLServer and LitServe (HTTP), each with its own batching, and a grpc.aio server of 40
+lines: same ONNX file, same load, one inference thread. perf_analyzer needs more of the protocol than they implement, so
+our own client generates the load. It is written in Python, shares the machine, and saturates long before our service.
 """
 
 import argparse
@@ -25,26 +25,27 @@ from statistics import median
 
 import numpy as np
 
-from tests.benchmarks.load import EIGHT, THIRTY_TWO, Load, Result, own_client
+from tests.benchmarks.load import IN_FLIGHT_8, IN_FLIGHT_32, Load, Result, own_client
 from tests.benchmarks.models import MNIST, SHAPES, graph_of, repository_with
 from tests.benchmarks.servers import ours
-from tests.support import ROOT, clean_environment, wait_until
+from tests.support.paths import ROOT
+from tests.support.processes import clean_environment
+from tests.support.waiting import wait_until
 
-LOADS = (Load(1, 1), EIGHT, THIRTY_TWO)
+LOADS = (Load(1, 1), IN_FLIGHT_8, IN_FLIGHT_32)
 FOLDER = ROOT / "build/peers"
 SCRIPTS = Path(__file__).parent / "peers"
 
-
-Generator = Callable[[str, str, Load, float], Result]
+LoadGenerator = Callable[[str, str, Load, float], Result]
 
 
 @dataclass(frozen=True)
 class Peer:
-    """What to install, and how to start it on a port."""
+    """The packages of a peer, its command line for (graph, port), and its load generator."""
 
     packages: tuple[str, ...]
     arguments: Callable[[Path, int], list[str]]
-    load: Generator = own_client
+    load: LoadGenerator = own_client
 
 
 def _script(name: str) -> Callable[[Path, int], list[str]]:
@@ -63,7 +64,7 @@ def _mlserver(_: Path, port: int) -> list[str]:
 
 
 def _http(address: str, model: str, load: Load, seconds: float) -> Result:
-    """Closed-loop load of single images over HTTP/1.1, in base64 as LitServe wants JSON, a connection a caller."""
+    """Closed-loop load of single images over HTTP/1.1, one connection per caller; JSON with base64, for LitServe."""
     host, port = address.split(":")
     body = json.dumps({"images": base64.b64encode(bytes(math.prod(SHAPES[model]))).decode()}).encode()
     head = f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
@@ -97,7 +98,7 @@ PEERS = {
 
 
 def python_of(name: str, peer: Peer) -> Path:
-    """The interpreter of the peer's virtual environment, made if it is not there."""
+    """The interpreter of the peer's virtual environment, which is created on first use."""
     folder = FOLDER / name.split()[0].lower()
     python = folder / "bin/python"
     if not (folder / "installed").exists():
@@ -110,7 +111,7 @@ def python_of(name: str, peer: Peer) -> Path:
 
 @contextmanager
 def running(name: str, peer: Peer, graph: Path, port: int) -> Iterator[str]:
-    """The peer on a port of this machine; its address."""
+    """Run the peer on `port` of the loopback interface; yields its address."""
     environment = clean_environment() | {"PYTHONPATH": f"{ROOT}:{SCRIPTS}", "GRAPH": str(graph)}
     log = (FOLDER / f"{name.split()[0].lower()}.log").open("w")
     process = subprocess.Popen(
@@ -119,19 +120,19 @@ def running(name: str, peer: Peer, graph: Path, port: int) -> Iterator[str]:
     )  # fmt: skip
     address = f"127.0.0.1:{port}"
 
-    def answers() -> bool:
-        assert process.poll() is None, f"{name} ended: see {log.name}"
+    def is_ready() -> bool:
+        assert process.poll() is None, f"{name} exited: see {log.name}"
         try:
             return peer.load(address, MNIST, Load(1, 1), 0.05).throughput > 0
-        except Exception:  # noqa: BLE001 # whatever it is, it is not there yet
+        except Exception:  # noqa: BLE001 # any failure means that it is not ready yet
             return False
 
     try:
-        wait_until(answers, f"{name} answers; see {log.name}")
+        wait_until(is_ready, f"{name} is ready; see {log.name}")
         yield address
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with whatever it has started
+            os.killpg(process.pid, signal.SIGKILL)  # and its child processes
         process.wait()
         log.close()
 
@@ -139,16 +140,16 @@ def running(name: str, peer: Peer, graph: Path, port: int) -> Iterator[str]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repository", type=Path, default=ROOT / "models", help="where mnist-simplecnn was published")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--repository", type=Path, default=ROOT / "models", help="repository with mnist-simplecnn")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each load (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of a measurement (%(default)s)")
     arguments = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     repository = repository_with(MNIST, arguments.repository, ROOT / "build/bench")
     results: dict[tuple[Load, str], list[Result]] = {}
     with ExitStack() as stack:
         service = stack.enter_context(ours(repository, MNIST, "native"))
-        addresses: dict[str, tuple[str, Generator]] = {"ours, native": (service.address, own_client)}
+        addresses: dict[str, tuple[str, LoadGenerator]] = {"native server": (service.address, own_client)}
         for index, (name, peer) in enumerate(PEERS.items()):
             server = running(name, peer, graph_of(repository, MNIST), 19500 + 10 * index)
             addresses[name] = (stack.enter_context(server), peer.load)
@@ -156,10 +157,10 @@ def main() -> None:
             for load in LOADS:
                 for name, (address, generate) in addresses.items():
                     results.setdefault((load, name), []).append(generate(address, MNIST, load, arguments.seconds))
-    print("| in flight × images | server | img/s | p50 ms | p99 ms | ours / it |\n|---|---|---|---|---|---|")
+    print("| in flight × images | server | img/s | p50 ms | p99 ms | native / server |\n|---|---|---|---|---|---|")
     for (load, name), runs in results.items():
-        own = results[load, "ours, native"]
-        ratio = median(one.throughput / other.throughput for one, other in zip(own, runs, strict=True))
+        native_runs = results[load, "native server"]
+        ratio = median(native.throughput / run.throughput for native, run in zip(native_runs, runs, strict=True))
         p50, p99 = median(run.p50 for run in runs), median(run.p99 for run in runs)
         rate = median(run.throughput for run in runs)
         print(f"| {load} | {name} | {rate:,.0f} | {p50:.2f} | {p99:.2f} | {ratio:.1f} |")

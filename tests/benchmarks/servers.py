@@ -1,4 +1,4 @@
-"""What is measured: our service, a real Triton, a bare echo on the same front, and ONNX Runtime alone."""
+"""The measured servers: our service, a real Triton, a bare echo on the native server, and ONNX Runtime alone."""
 
 import subprocess
 import sys
@@ -19,7 +19,9 @@ import psutil
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.benchmarks.load import INSTALLED
-from tests.support import ROOT, SHARED, service_process, wait_until
+from tests.support.paths import ROOT, SHARED
+from tests.support.processes import service_process
+from tests.support.waiting import wait_until
 
 TRITON = SHARED / "bench" / "triton-server"
 HAS_TRITON = TRITON.exists() and (INSTALLED / "triton").is_dir()
@@ -27,17 +29,17 @@ TRITON_PORT = 19001
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What a server did so far: requests answered, its processor time, and batches by number of rows."""
+class Usage:
+    """Totals of a server so far: answered requests, CPU time, and number of batches by rows."""
 
     requests: int
     cpu_seconds: float
     batches: Mapping[int, int]
 
-    def since(self, earlier: "Spent") -> "Spent":
-        """What came after `earlier`."""
+    def since(self, earlier: "Usage") -> "Usage":
+        """The difference to `earlier`."""
         batches = {rows: count - earlier.batches.get(rows, 0) for rows, count in self.batches.items()}
-        return Spent(
+        return Usage(
             self.requests - earlier.requests,
             self.cpu_seconds - earlier.cpu_seconds,
             {rows: count for rows, count in batches.items() if count},
@@ -46,14 +48,14 @@ class Spent:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs: where, which model, and its processes."""
+    """A running server: its address, its model, and its process."""
 
     address: str
     model: str
     process: psutil.Process
 
-    def spent(self) -> Spent:
-        """What it did so far, by its own statistics and the system's."""
+    def usage(self) -> Usage:
+        """Totals so far, from ModelStatistics and from the CPU time of all its processes."""
         with grpc.insecure_channel(self.address) as channel:
             stub = GRPCInferenceServiceStub(channel)
             (statistics,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name=self.model)).model_stats
@@ -62,25 +64,27 @@ class Server:
             times = process.cpu_times()
             cpu += times.user + times.system
         batches = {size.batch_size: size.compute_infer.count for size in statistics.batch_stats}
-        return Spent(statistics.inference_stats.success.count, cpu, batches)
+        return Usage(statistics.inference_stats.success.count, cpu, batches)
 
 
 @contextmanager
-def ours(repository: Path, model: str, front: str, facts: dict[str, float] | None = None) -> Iterator[Server]:
-    """Our service with one inference thread. Notes start-up time and memory in `facts`."""
+def ours(repository: Path, model: str, grpc_server: str, facts: dict[str, float] | None = None) -> Iterator[Server]:
+    """Our service with one inference thread. Records its start-up time and its memory in `facts`."""
     started = time.perf_counter()
-    with service_process(repository, "--front", front, "--threads", "1", "--device", "cpu") as service:
+    with service_process(
+        repository, "--grpc-server", grpc_server, "--intra-op-threads", "1", "--device", "cpu"
+    ) as service:
         if facts is not None:
-            facts[f"{front}: start to ready, s"] = time.perf_counter() - started
+            facts[f"{grpc_server}: start to ready, s"] = time.perf_counter() - started
         process = psutil.Process(service.process.pid)
         yield Server(service.address, model, process)
         if facts is not None:
-            facts[f"{front}: resident memory after the load, MiB"] = process.memory_info().rss / 2**20
+            facts[f"{grpc_server}: resident memory after the load, MiB"] = process.memory_info().rss / 2**20
             facts["client health, s"] = _health_seconds(service.address)
 
 
 def _health_seconds(address: str) -> float:
-    """How long a container's health check takes, best of 5, interpreter included."""
+    """Seconds of a container's health check, interpreter start included; the best of 5."""
     command = [sys.executable, "-m", "service.client", "--url", address, "health"]
     times = []
     for _ in range(5):
@@ -92,7 +96,7 @@ def _health_seconds(address: str) -> float:
 
 @contextmanager
 def triton(repository: Path, model: str) -> Iterator[Server]:
-    """A real Triton on the same graph with one inference thread."""
+    """A real Triton on the same ONNX file with one inference thread."""
     command = [str(TRITON), str(repository / model), str(TRITON_PORT), "1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -112,9 +116,9 @@ def triton(repository: Path, model: str) -> Iterator[Server]:
 
 
 @contextmanager
-def echo(model: str, like: Server) -> Iterator[Server]:
-    """The native front with nothing behind it: every ModelInfer gets the answer that `like` gave to one."""
-    command = [sys.executable, "-m", "tests.benchmarks.echo", like.address, model]
+def echo(model: str, original: Server) -> Iterator[Server]:
+    """The native server's library alone: it answers every ModelInfer with one recorded response of `original`."""
+    command = [sys.executable, "-m", "tests.benchmarks.echo", original.address, model]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -125,7 +129,7 @@ def echo(model: str, like: Server) -> Iterator[Server]:
 
 
 class InProcess:
-    """ONNX Runtime on the same graph, in this process, with one thread and nothing else: the limit of every server."""
+    """ONNX Runtime alone on the same ONNX file, in this process, on one thread: the upper limit of every server."""
 
     def __init__(self, graph: Path, image: tuple[int, int, int]) -> None:
         options = onnxruntime.SessionOptions()
@@ -134,20 +138,20 @@ class InProcess:
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._image = image
 
-    def seconds(self, rows: int, least: float = 0.1) -> float:
-        """The middle time of a batch of so many rows, of at least 5 runs and `least` seconds; on one thread."""
+    def seconds(self, rows: int, min_seconds: float = 0.1) -> float:
+        """Median time of a batch of `rows` rows, over at least 5 runs and `min_seconds` seconds."""
         images = np.random.default_rng(rows).integers(0, 256, (rows, *self._image), np.uint8)
         times: list[float] = []
-        while len(times) < 5 or sum(times) < least:
+        while len(times) < 5 or sum(times) < min_seconds:
             started = time.perf_counter()
             self._session.run(None, {"images": images})
             times.append(time.perf_counter() - started)
         return median(times)
 
     def seconds_for(self, batches: Mapping[int, int]) -> float:
-        """How long those batches, numbers by rows, take one after the other; sizes that hardly came are left out."""
+        """Seconds of all `batches` (counts by rows) in sequence; rare sizes are extrapolated, not measured."""
         total = sum(batches.values())
-        often = {rows: count for rows, count in batches.items() if count > 0.005 * total}
-        rows_often = sum(rows * count for rows, count in often.items())
-        rows_all = sum(rows * count for rows, count in batches.items())
-        return sum(self.seconds(rows) * count for rows, count in often.items()) * rows_all / rows_often
+        frequent = {rows: count for rows, count in batches.items() if count > 0.005 * total}
+        frequent_rows = sum(rows * count for rows, count in frequent.items())
+        all_rows = sum(rows * count for rows, count in batches.items())
+        return sum(self.seconds(rows) * count for rows, count in frequent.items()) * all_rows / frequent_rows

@@ -1,7 +1,7 @@
-"""What more workers cost: processor time a request, throughput, and how connections spread. `make bench-workers`.
+"""Cost of more workers: CPU time per request, throughput, and the spread of connections: `make bench-workers`.
 
-The load generator shares the machine, so throughput is also given with its cost taken out: answers for each second of
-processor time that the workers spent.
+The load generator shares the machine, so throughput is also given without its cost: responses per second of the
+workers' CPU time.
 """
 
 import argparse
@@ -18,51 +18,57 @@ import psutil
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.benchmarks.load import Load, generate
 from tests.benchmarks.models import MNIST, SHAPES, repository_with
-from tests.support import ROOT, ServiceProcess, infer_request, service_process, wait_until
+from tests.support.paths import ROOT
+from tests.support.processes import ServiceProcess, service_process
+from tests.support.requests import infer_request
+from tests.support.waiting import wait_until
 
 CONNECTIONS = 256
-IN_FLIGHT = 128  # a worker: batches are as large then, however many workers there are
+REQUESTS_PER_WORKER = 128  # per worker, so that batches have the same size for any number of workers
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repository", type=Path, default=ROOT / "models", help="where mnist-simplecnn was published")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--repository", type=Path, default=ROOT / "models", help="repository with mnist-simplecnn")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="numbers of workers (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each load (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="duration of a measurement (%(default)s)")
     arguments = parser.parse_args()
     repository = repository_with(MNIST, arguments.repository, ROOT / "build/bench")
-    print("workers   img/s   CPU µs a request   img/s a processor-second   of 256 connections, a worker")
+    print("workers   img/s   CPU µs per request   images per CPU second   connections per worker, of 256")
     for workers in arguments.workers:
-        with _team(repository, workers) as service:
+        with _service(repository, workers) as service:
             supervisor = psutil.Process(service.process.pid)
-            team = [supervisor, *supervisor.children(recursive=True)]
-            before = _cpu(team)
-            load = Load(IN_FLIGHT * workers, 1)
+            processes = [supervisor, *supervisor.children(recursive=True)]
+            before = _cpu(processes)
+            load = Load(REQUESTS_PER_WORKER * workers, 1)
             rates = [
                 generate(service.address, MNIST, load, arguments.seconds).throughput for _ in range(arguments.rounds)
             ]
-            spent = _cpu(team) - before
+            cpu_seconds = _cpu(processes) - before
             service.stop()
             answered = sum(_answered(service))
-        with _team(repository, workers) as service:
-            _spread(service.address)
+        with _service(repository, workers) as service:
+            _call_on_new_connections(service.address)
             service.stop()
-            spread = _answered(service)
-        print(f"{workers:7} {median(rates):7,.0f} {1e6 * spent / answered:18.1f} {answered / spent:26,.0f}   {spread}")
-    print(f"{os.cpu_count()} processors, {IN_FLIGHT} requests in flight a worker")
+            connections = _answered(service)
+        cpu_microseconds, images_per_second = 1e6 * cpu_seconds / answered, answered / cpu_seconds
+        print(f"{workers:7} {median(rates):7,.0f} {cpu_microseconds:20.1f} {images_per_second:23,.0f}   {connections}")
+    print(f"{os.cpu_count()} cores, {REQUESTS_PER_WORKER} requests in flight per worker")
 
 
 @contextmanager
-def _team(repository: Path, workers: int) -> Iterator[ServiceProcess]:
+def _service(repository: Path, workers: int) -> Iterator[ServiceProcess]:
     with service_process(repository, "--workers", str(workers), "--device", "cpu") as service:
-        wait_until(lambda: sum(line["event"] == "listening" for line in service.events) == workers, "all listen")
+        wait_until(
+            lambda: sum(line["event"] == "listening" for line in service.events) == workers, "all workers listen"
+        )
         yield service
 
 
 def _answered(service: ServiceProcess) -> list[int]:
-    """How many requests each worker answered, as they say when they stop."""
+    """The requests that each worker answered, from its log event `stopped`."""
     return [line["answered"] for line in service.events if line["event"] == "stopped"]
 
 
@@ -70,8 +76,8 @@ def _cpu(processes: list[psutil.Process]) -> float:
     return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
 
 
-def _spread(address: str) -> None:
-    """One call on each of many new connections."""
+def _call_on_new_connections(address: str) -> None:
+    """Open CONNECTIONS connections, one after the other, with one call on each."""
     request = infer_request(MNIST, images=np.zeros((1, *SHAPES[MNIST]), np.uint8))
     for number in range(CONNECTIONS):
         options = [("grpc.use_local_subchannel_pool", 1), ("number", number)]

@@ -24,14 +24,20 @@ watch = health.Watch(health_pb2.HealthCheckRequest(service="nobody"))
 watched = health_pb2.HealthCheckResponse.ServingStatus.Name(next(watch).status)
 watch.cancel()
 database = ProtoReflectionDescriptorDatabase(channel)
-described = database.FindFileContainingSymbol("inference.GRPCInferenceService")
+services = sorted(database.get_services())
+described = {
+    f"{file.package}.{service.name}": [method.name for method in service.method]
+    for file in {file.name: file for file in map(database.FindFileContainingSymbol, services)}.values()
+    for service in file.service
+}
 json.dump(
     {
         "statuses": statuses,
         "unknown": unknown,
         "watched": watched,
-        "services": sorted(database.get_services()),
-        "methods": [method.name for service in described.service for method in service.method],
+        "services": services,
+        "methods": described["inference.GRPCInferenceService"],
+        "described": described,
     },
     sys.stdout,
 )

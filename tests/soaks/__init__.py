@@ -1,1 +1,1 @@
-"""Long runs under load, by hand: `make soak-reload`, `make soak-restart`, `make soak-overload`, `make soak-storm`."""
+"""Long runs under load, started by hand: `make soak-reload`, `soak-restart`, `soak-overload`, `soak-deadlines`."""

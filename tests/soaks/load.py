@@ -1,4 +1,4 @@
-"""Load of one kind or the other, and what came of it."""
+"""Constant load on a service, the outcome of its calls, and the report of a soak."""
 
 import json
 import math
@@ -17,7 +17,7 @@ import numpy as np
 from service.client import SERVICE_CONFIG
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.support import infer_request
+from tests.support.requests import infer_request
 
 ROOT = Path(__file__).parents[2]
 MODEL = "mnist-simplecnn"
@@ -25,7 +25,7 @@ MODEL = "mnist-simplecnn"
 
 @dataclass
 class Outcome:
-    """What became of the calls: seconds of each by status, and texts of those that failed."""
+    """The outcome of all calls: durations in seconds by status name, and counts of error texts."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     texts: Counter[str] = field(default_factory=Counter)
@@ -40,31 +40,31 @@ class Outcome:
                 self.texts[f"{code}: {error.details()}"] += 1
 
     def count(self, code: str = "OK") -> int:
-        """How many ended with that status."""
+        """Number of calls that ended with status `code`."""
         return len(self.seconds.get(code, []))
 
     @property
     def failed(self) -> int:
-        """How many did not end well."""
+        """Number of calls that ended with another status than OK."""
         return sum(len(times) for code, times in self.seconds.items() if code != "OK")
 
     def percentile(self, percent: float, code: str = "OK") -> float:
-        """In milliseconds."""
+        """A percentile of the durations with status `code`, in milliseconds; NaN if there are none."""
         times = sorted(self.seconds.get(code, []))
         return 1e3 * times[min(len(times) - 1, math.ceil(len(times) * percent / 100) - 1)] if times else math.nan
 
 
 def mixed_requests() -> list[pb.ModelInferRequest]:
-    """Real images, in requests of 1, 2, 5 and 8."""
+    """Requests with 1, 2, 5 and 8 real images."""
     with np.load(ROOT / "training/samples/mnist-sample.npz") as arrays:
         images = arrays["test_images"][..., None]
     sizes = (1, 1, 1, 2, 1, 5, 1, 8)
     starts = np.cumsum((0, *sizes))
-    return [infer_request(MODEL, "", images=images[a:b]) for a, b in pairwise(starts)]
+    return [infer_request(MODEL, "", images=images[start:end]) for start, end in pairwise(starts)]
 
 
 def channel(address: str, *, retry: bool) -> grpc.Channel:
-    """A connection of its own, with the client's retry policy or without."""
+    """A channel with a connection of its own, with or without the client library's retry policy."""
     options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1)]
     if retry:
         options.append(("grpc.service_config", json.dumps(SERVICE_CONFIG)))
@@ -72,7 +72,7 @@ def channel(address: str, *, retry: bool) -> grpc.Channel:
 
 
 class ConstantLoad:
-    """So many clients, each with a connection of its own that calls `rate` times a second, or as fast as it can."""
+    """`clients` threads, each with a connection of its own and `rate` calls per second, or as many as it can."""
 
     def __init__(self, address: str, clients: int, *, rate: float = math.inf, retry: bool = False) -> None:
         self.outcome = Outcome()
@@ -93,10 +93,10 @@ class ConstantLoad:
         for thread in self._threads:
             thread.join()
 
-    def fresh(self) -> Outcome:
-        """Begin to count anew, and return what was counted before."""
-        before, self.outcome = self.outcome, Outcome()
-        return before
+    def reset(self) -> Outcome:
+        """Start a new outcome and return the previous one."""
+        previous, self.outcome = self.outcome, Outcome()
+        return previous
 
     def _run(self, connection: grpc.Channel, requests: Sequence[pb.ModelInferRequest], index: int, rate: float) -> None:
         stub = GRPCInferenceServiceStub(connection)
@@ -108,7 +108,7 @@ class ConstantLoad:
                 stub.ModelInfer(requests[number % len(requests)], timeout=30)
             except grpc.RpcError as caught:
                 error = caught
-            # From when it was due, so that a stall counts for every call that it held up.
+            # Measured from the due time, so that a stall counts for every call that it delays.
             self.outcome.add(time.perf_counter() - started, error)
             number += 1
             due = max(due + 1 / rate, time.perf_counter()) if rate == math.inf else due + 1 / rate
@@ -118,17 +118,17 @@ class ConstantLoad:
 
 
 def report(name: str, checks: dict[str, tuple[str, bool]]) -> int:
-    """Print each figure and whether it is as promised; the exit status."""
+    """Print each check with its value; return the exit status, 0 if all pass."""
     width = max(map(len, checks))
-    for what, (figure, good) in checks.items():
-        print(f"  {what:{width}}  {figure:>24}  {'ok' if good else 'NOT AS PROMISED'}")
-    good = all(good for _, good in checks.values())
-    print(f"{name}: {'all as promised' if good else 'FAILED'}")
-    return 0 if good else 1
+    for check, (value, passed) in checks.items():
+        print(f"  {check:{width}}  {value:>24}  {'ok' if passed else 'FAILED'}")
+    all_passed = all(passed for _, passed in checks.values())
+    print(f"{name} server: {'passed' if all_passed else 'FAILED'}")
+    return 0 if all_passed else 1
 
 
 def once_ready(condition: Callable[[], bool], what: str, limit: float = 60.0) -> None:
-    """Wait, and say what for if it never happens."""
+    """Wait until `condition` holds; TimeoutError with `what` after `limit` seconds."""
     end = time.monotonic() + limit
     while not condition():
         if time.monotonic() > end:

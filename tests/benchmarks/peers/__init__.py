@@ -1,1 +1,1 @@
-"""Servers that users would otherwise pick, each run by the Python of its own virtual environment."""
+"""Alternative servers for `make bench-peers`, each run by the Python of its own virtual environment."""

@@ -1,4 +1,4 @@
-"""The same network behind KServe's Python SDK, over its gRPC server. Arguments: GRAPH PORT."""
+"""KServe's Python SDK with its gRPC server. Arguments: GRAPH PORT."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The same network behind LitServe, over HTTP, with its batching. Arguments: GRAPH PORT IMAGE_SHAPE."""
+"""LitServe over HTTP with its own batching. Arguments: GRAPH PORT IMAGE_SHAPE."""
 
 import base64
 import sys

@@ -1,4 +1,4 @@
-"""The same network behind MLServer, batched by its own adaptive batching; model-settings.json names this class."""
+"""MLServer with its adaptive batching, for the ONNX file $GRAPH; model-settings.json names the class below."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What one writes in an afternoon: grpc.aio and ONNX Runtime, a request a run. Arguments: GRAPH PORT IMAGE_SHAPE."""
+"""A minimal grpc.aio server with ONNX Runtime, without batching. Arguments: GRAPH PORT IMAGE_SHAPE."""
 
 import asyncio
 import sys

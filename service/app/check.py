@@ -1,0 +1,117 @@
+"""`python -m service check MODEL_DIR`: verify a model as the service would, without serving it.
+
+Prints the model's files, tensors, batching and engines, compares its answers with the golden answers, and times each
+batch size. Exit status: 0 the version would be served; 1 it would be refused, with the reason in one line; 2 invalid
+usage. Not here: loading (models/loader.py) and verification (models/verification.py).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from google.protobuf import text_format
+from pydantic import TypeAdapter, ValidationError
+
+from service.app.settings import Device, Threads
+from service.core import logs
+from service.core.errors import LoadError
+from service.core.spec import TensorSpec
+from service.core.version import VERSION
+from service.models.loader import EngineOptions, OpenedVersion, open_version
+from service.models.repository import read_model_folder
+from service.models.routing import read_routing
+from service.models.verification import CannotRun
+from service.runtime.devices import choose_devices
+
+
+def check(path: Path, version: int | None, options: EngineOptions) -> None:
+    """Verify a version of the model in the folder, the newest if `version` is None, and print a report on it.
+
+    Raises:
+        LoadError: the version would be refused.
+    """
+    folder = read_model_folder(path)
+    if version is None and not folder.versions:
+        raise LoadError(
+            f"{path} holds no version; expected a model's folder, with files such as {path.name}/1/model.onnx"
+        )
+    number = max(folder.versions) if version is None else version
+    if number not in folder.versions:
+        raise LoadError(f"{path} has no version {number}; its versions are {sorted(folder.versions)}")
+    opened = open_version(folder, number, options)
+    _print_facts(opened)
+    max_abs_diff = opened.verify()
+    sizes = ", ".join(map(str, opened.verifier.sizes))
+    if max_abs_diff is None:
+        print(f"golden     none: only warmed up, with zeros, in batches of {sizes}")
+    else:
+        difference = f"differ by at most {max_abs_diff:.1e}" if max_abs_diff else "are bit-identical"
+        print(f"golden     answers hold in batches of {sizes}; computed alone and in a batch, they {difference}")
+    try:
+        times = {size: opened.verifier.time_run(opened.engines[0].run, size) for size in opened.verifier.sizes}
+    except CannotRun as error:
+        print(f"times      none: {error}")
+    else:
+        print("\n  rows      ms   µs a row   rows a second")
+        for size, seconds in times.items():
+            print(f"{size:6} {seconds * 1e3:7.2f} {seconds / size * 1e6:10.1f} {size / seconds:15,.0f}")
+    print("\nconfig.pbtxt with every derived field:\n")
+    print(text_format.MessageToString(opened.spec.config).rstrip())
+    print(f"\n{folder.name} version {number} would be served")
+
+
+def _print_facts(opened: OpenedVersion) -> None:
+    spec, files, policy = opened.spec, opened.files, opened.policy
+    routing = read_routing(spec.config)
+    print(f"model      {spec.name} version {spec.version}")
+    print(f"file       {files.name}, {len(files.model):,} bytes, SHA-256 {files.sha256}")
+    print(f"manifest   {'matches the file' if files.manifest else 'none: it would be served unverified'}")
+    for name, tensors in (("input", spec.inputs), ("output", spec.outputs)):
+        for tensor in tensors:
+            print(f"{name:10} {_show(tensor, batches=spec.batches)}")
+    if policy.max_batch_size > 1:
+        print(
+            f"batches    up to {policy.max_batch_size} rows; the oldest request waits up to "
+            f"{policy.max_delay * 1e6:.0f} µs for the batch to fill; the queue holds {policy.levels[0].max_rows} rows"
+        )
+    else:
+        print("batches    none: every request is computed alone; max_batch_size and dynamic_batching turn batching on")
+    if routing.labels:
+        labels = ", ".join(f"{label} is version {version}" for label, version in routing.labels.items())
+        print(f"labels     {labels}; the canary gets {routing.percent:g} % of the requests")
+    print(f"engines    {', '.join(f'{engine.device} ({engine.provider})' for engine in opened.engines)}")
+
+
+def _show(tensor: TensorSpec, *, batches: bool) -> str:
+    shape = [-1, *tensor.shape] if batches else list(tensor.shape)
+    labels = f", {len(tensor.labels)} labels" if tensor.labels else ""
+    return f"{tensor.name} {tensor.data_type.name} {shape}{labels}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m service check", description="Verify a model as the service would, without serving it."
+    )
+    parser.add_argument(
+        "folder", type=Path, metavar="MODEL_DIR", help="the model's folder, such as models/mnist-simplecnn"
+    )
+    parser.add_argument("--model-version", type=int, help="version to verify (default: the newest)")
+    parser.add_argument("--version", action="version", version=f"simplecnn {VERSION}")
+    parser.add_argument("--device", default="auto", help="as for the service (default: %(default)s)")
+    parser.add_argument("--intra-op-threads", type=int, default=1, help="as for the service (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    try:  # as the service checks its settings
+        TypeAdapter(Device).validate_python(options.device)
+        TypeAdapter(Threads).validate_python(options.intra_op_threads)
+    except ValidationError as error:
+        parser.error(f"{error.errors()[0]['input']!r}: {error.errors()[0]['msg']}")
+    logs.configure("text")
+    try:
+        engine_options = EngineOptions(choose_devices(options.device), options.intra_op_threads)
+        check(options.folder, options.model_version, engine_options)
+    except LoadError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,113 @@
+"""The Python client: `Client` and gRPC's SERVICE_CONFIG. command.py is the command `python -m service.client`.
+
+Imports the stubs (service.pb) and gRPC; NumPy only when a method needs it. Not here: the server.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import grpc
+
+from service.pb import (
+    classifier_pb2,
+    classifier_pb2_grpc,
+    health_pb2,
+    health_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# gRPC retries a call that a stopping or missing replica answered with UNAVAILABLE (https://grpc.io/docs/guides/retry/).
+# round_robin balances calls over all addresses of a name; gRPC's default sends all calls to the first.
+SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{"service": "inference.GRPCInferenceService"}, {"service": "simplecnn.v1.ImageClassifier"}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+
+
+class Client:
+    """Calls one server, or the replicas behind one name. Use it as a context manager.
+
+    `timeout` limits each call with its retries, in seconds. `token` is the bearer token, if the server requires one.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 10.0, token: str = "") -> None:
+        self._metadata = [("authorization", f"Bearer {token}")] if token else None
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        ]
+        self._channel = grpc.insecure_channel(url, options)
+        self._inference = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._classifier = classifier_pb2_grpc.ImageClassifierStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._timeout = timeout
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def classify(
+        self, model: str, images: Sequence[bytes], version: str = "", *, top_k: int = 1, fit: str = "auto"
+    ) -> list[classifier_pb2.Result]:
+        """Classify PNG, JPEG, WebP or BMP files: per file the `top_k` most probable classes or an error, in order.
+
+        `fit` says how the server fits an image to the model's input: `auto`, `resize` or `none`.
+
+        Raises:
+            grpc.RpcError: the call failed; its code and details say why.
+        """
+        request = classifier_pb2.ClassifyRequest(
+            model_name=model,
+            model_version=version,
+            images=[classifier_pb2.Image(encoded=image) for image in images],
+            top_k=top_k,
+            fit=f"FIT_{fit.upper()}",
+        )
+        return list(self._classifier.Classify(request, timeout=self._timeout, metadata=self._metadata).results)
+
+    def predict(self, model: str, images: NDArray[np.uint8], version: str = "") -> NDArray[np.float32]:
+        """Probabilities (N, classes) of raw images (N, H, W, C), with N at most the model's max_batch_size.
+
+        Raises:
+            grpc.RpcError: the call failed; its code and details say why.
+        """
+        import numpy as np
+
+        request = inference_pb2.ModelInferRequest(model_name=model, model_version=version)
+        request.inputs.add(name="images", datatype="UINT8", shape=images.shape)
+        request.raw_input_contents.append(np.ascontiguousarray(images).tobytes())
+        response = self._inference.ModelInfer(request, timeout=self._timeout, metadata=self._metadata)
+        return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(response.outputs[0].shape)
+
+    def models(self) -> list[inference_pb2.RepositoryIndexResponse.ModelIndex]:
+        """List every model version with its state and, if it is not ready, the reason. Raises grpc.RpcError."""
+        request = inference_pb2.RepositoryIndexRequest()
+        return list(self._inference.RepositoryIndex(request, timeout=self._timeout, metadata=self._metadata).models)
+
+    def serving(self, service: str = "") -> bool:
+        """Whether the server, or the model named `service`, reports SERVING. Raises grpc.RpcError."""
+        request = health_pb2.HealthCheckRequest(service=service)
+        status = self._health.Check(request, timeout=self._timeout, metadata=self._metadata).status
+        return bool(status == health_pb2.HealthCheckResponse.SERVING)

@@ -1,0 +1,12 @@
+"""What all layers share: plain data and helpers.
+
+    spec.py          what a model takes and returns; outputs; the Backend protocol
+    datatypes.py     element types and their names on the wire, in config.pbtxt and in ONNX Runtime
+    batch_sizes.py   the sizes that batches are padded to
+    errors.py        every error, with its gRPC status
+    auth.py          tokens and their rights, read from the tokens file
+    logs.py          structured logs
+    version.py       version and commit
+
+Not here: anything that handles a request or loads a model.
+"""

@@ -1,0 +1,100 @@
+r"""Authentication and authorization by bearer token. The service stores only the hashes of tokens.
+
+The tokens file (`--tokens-file`) has one line a token: its SHA-256, its rights and, optionally, its expiry date (UTC):
+
+    # of: openssl rand -hex 32 | tee token | tr -d '\n' | sha256sum
+    9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08  infer          2027-06-30
+    60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752  infer,control
+
+Owns reading the file and checking a call's token. Not here: reading the metadata of a call (transport/).
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from service.core.errors import PermissionDenied, Unauthenticated
+
+INFER, CONTROL = "infer", "control"
+RIGHTS = (INFER, CONTROL)
+# The metadata key that carries "Bearer TOKEN" (https://datatracker.ietf.org/doc/html/rfc6750).
+AUTHORIZATION, SCHEME = "authorization", "Bearer "
+LINE = re.compile(r"(?P<digest>[0-9a-f]{64})\s+(?P<rights>[a-z]+(?:,[a-z]+)*)(?:\s+(?P<expiry>\d{4}-\d{2}-\d{2}))?")
+
+
+class BadTokensFile(Exception):
+    """The tokens file cannot be used; the message says where and why."""
+
+
+@dataclass(frozen=True)
+class _Token:
+    rights: frozenset[str]
+    expires: float  # seconds since the epoch; infinity for never
+
+
+class Tokens:
+    """The tokens of a tokens file."""
+
+    def __init__(self, by_digest: Mapping[bytes, _Token]) -> None:
+        self._by_digest = by_digest
+
+    def check(self, authorization: str | bytes | None, right: str) -> None:
+        """Check the token in a call's `authorization` metadata for a right.
+
+        Raises:
+            Unauthenticated: the token is missing, unknown or expired.
+            PermissionDenied: the token lacks the right.
+        """
+        text = authorization.decode(errors="replace") if isinstance(authorization, bytes) else authorization or ""
+        # Looked up by hash, so that response times do not reveal how much of a guessed token is right.
+        digest = hashlib.sha256(text.removeprefix(SCHEME).encode()).digest()
+        token = self._by_digest.get(digest) if text.startswith(SCHEME) else None
+        if token is None or time.time() >= token.expires:
+            raise Unauthenticated
+        if right not in token.rights:
+            raise PermissionDenied(right)
+
+
+def read_tokens_file(path: Path) -> Tokens:
+    """Read a tokens file.
+
+    Raises:
+        BadTokensFile: the file cannot be read, holds no tokens, or has an invalid line.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadTokensFile(f"{path} cannot be read: {error}") from error
+    by_digest = {}
+    for number, line in enumerate(lines, start=1):
+        text = line.split("#")[0].strip()
+        if text:
+            digest, token = _read_line(f"{path}:{number}", text)
+            by_digest[digest] = token
+    if not by_digest:
+        raise BadTokensFile(
+            f"{path} holds no tokens, so nobody could call; a line is a SHA-256, rights and, optionally, an expiry date"
+        )
+    return Tokens(by_digest)
+
+
+def _read_line(place: str, text: str) -> tuple[bytes, _Token]:
+    match = LINE.fullmatch(text)
+    if match is None:
+        raise BadTokensFile(
+            f"{place}: expected a SHA-256 in hexadecimal, rights and, optionally, an expiry date such as 2027-06-30"
+        )
+    rights = frozenset(match["rights"].split(","))
+    if rights - set(RIGHTS):
+        raise BadTokensFile(f"{place}: expected rights from {', '.join(RIGHTS)}, got {', '.join(sorted(rights))}")
+    try:
+        expires = (
+            datetime.fromisoformat(match["expiry"]).replace(tzinfo=UTC).timestamp() if match["expiry"] else float("inf")
+        )
+    except ValueError as error:
+        raise BadTokensFile(f"{place}: {match['expiry']} is not a date") from error
+    return bytes.fromhex(match["digest"]), _Token(rights, expires)

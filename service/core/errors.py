@@ -1,0 +1,216 @@
+"""Every error of the service: errors that callers see, with gRPC status, text and details, and errors of loading.
+
+    ServiceError
+    ├── InvalidArgument     INVALID_ARGUMENT    the request is invalid: which field, what was expected, what came
+    ├── NotFound            NOT_FOUND           no such model or version
+    ├── NotReady            UNAVAILABLE         the version exists but cannot serve now
+    ├── Draining            UNAVAILABLE         the server is stopping; use another
+    ├── MessageTooLarge     RESOURCE_EXHAUSTED  the message is over the limit
+    ├── QueueFull           RESOURCE_EXHAUSTED  the queue has no room; when to try again
+    ├── DeadlineExceeded    DEADLINE_EXCEEDED   the deadline passed, or cannot be met, in the queue
+    ├── Unauthenticated     UNAUTHENTICATED     the call has no valid token
+    ├── PermissionDenied    PERMISSION_DENIED   the token lacks a right
+    ├── Unimplemented       UNIMPLEMENTED       the method or parameter is not supported
+    └── EngineFailed        INTERNAL            a fixed text, and an error id that finds the cause in the log
+
+    LoadError               a model or version cannot be served; `code` labels inference_model_refused
+    ├── FilesError          files           a file is missing, unreadable, or not the one that the manifest describes
+    ├── ConfigurationError  configuration   config.pbtxt is invalid, not supported, or contradicts the graph
+    ├── GraphError          graph           ONNX Runtime cannot open or run the graph
+    ├── GoldenMismatch      golden          an answer differs from the golden answer
+    └── DeviceUnavailable   device          the requested device is missing
+    EngineLost              a run failed, and every later run on that engine will fail
+
+The text of any other exception never reaches a caller: servers answer it as EngineFailed.
+"""
+
+import secrets
+from typing import ClassVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
+from google.rpc.status_pb2 import Status
+
+# The trailing metadata that carries rich error details (https://grpc.io/docs/guides/error/).
+DETAILS_KEY = "grpc-status-details-bin"
+
+
+class ServiceError(Exception):
+    """Base of the errors that callers see."""
+
+    code: ClassVar[grpc.StatusCode]
+
+    @property
+    def message(self) -> str:
+        """The text that the caller sees."""
+        return str(self)
+
+    def detail(self) -> Message | None:
+        """The error's google.rpc detail; None if it has none."""
+        return None
+
+    def trailing_metadata(self) -> list[tuple[str, bytes]]:
+        """The trailing metadata that carries the detail."""
+        detail = self.detail()
+        if detail is None:
+            return []
+        status = Status(code=self.code.value[0], message=self.message)
+        status.details.add().Pack(detail)
+        return [(DETAILS_KEY, status.SerializeToString())]
+
+
+class InvalidArgument(ServiceError):
+    """The request breaks the model's contract at `field`."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(description)
+        self.field = field
+
+    def detail(self) -> Message | None:
+        """BadRequest, with the field and the text; None if the field is not known."""
+        if not self.field:
+            return None
+        detail: Message = BadRequest(
+            field_violations=[BadRequest.FieldViolation(field=self.field, description=self.message)]
+        )
+        return detail
+
+
+class NotFound(ServiceError):
+    """The model or the version does not exist."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class NotReady(ServiceError):
+    """The version exists but cannot serve: it is loading, failed or unloading."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class _Retryable(ServiceError):
+    """An error that says when to try again."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def detail(self) -> Message:
+        """RetryInfo, with the delay before the next attempt."""
+        delay = Duration()
+        delay.FromNanoseconds(int(self.retry_after * 1e9))
+        detail: Message = RetryInfo(retry_delay=delay)
+        return detail
+
+
+class Draining(_Retryable):
+    """The server answers pending requests and accepts no new ones."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__("the server is draining: it answers pending requests and accepts no new ones", 1.0)
+
+
+class QueueFull(_Retryable):
+    """The queue has no room for the request's rows."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, waiting: int, limit: int, retry_after: float) -> None:
+        super().__init__(f"the queue is full: {waiting} rows wait, the limit is {limit}", retry_after)
+
+
+class MessageTooLarge(ServiceError):
+    """The request is larger than --max-message-bytes."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"the message has {size} bytes, the limit is {limit} (--max-message-bytes)")
+
+
+class DeadlineExceeded(ServiceError):
+    """The deadline passed while the request waited in the queue, or would pass there."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Unauthenticated(ServiceError):
+    """The call's token is missing, unknown or expired; the message does not say which."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+    def __init__(self) -> None:
+        super().__init__("the call needs a valid token in its metadata: authorization: Bearer TOKEN")
+
+
+class PermissionDenied(ServiceError):
+    """The token is valid but lacks the right."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+    def __init__(self, right: str) -> None:
+        super().__init__(f"the token lacks the right {right!r}")
+
+
+class Unimplemented(ServiceError):
+    """The server does not support the method or parameter."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class EngineFailed(ServiceError):
+    """A failure that the caller did not cause; the log has its cause under `error_id`."""
+
+    code = grpc.StatusCode.INTERNAL
+
+    def __init__(self) -> None:
+        self.error_id = secrets.token_hex(6)
+        super().__init__(
+            f"the request could not be computed; the server's log has the cause under error id {self.error_id}"
+        )
+
+
+class LoadError(Exception):
+    """A model or version cannot be served; the message says what was expected, what was found and where."""
+
+    code: ClassVar[str] = "error"
+
+
+class FilesError(LoadError):
+    """A file is missing or unreadable, or is not the one that the manifest describes."""
+
+    code = "files"
+
+
+class ConfigurationError(LoadError):
+    """config.pbtxt is invalid, asks for what the service does not support, or contradicts the graph."""
+
+    code = "configuration"
+
+
+class GraphError(LoadError):
+    """ONNX Runtime cannot open the graph, or cannot run it."""
+
+    code = "graph"
+
+
+class GoldenMismatch(LoadError):
+    """An answer differs from the golden answer by more than the tolerance."""
+
+    code = "golden"
+
+
+class DeviceUnavailable(LoadError):
+    """The requested device is missing; the message says what to install or which flag to change."""
+
+    code = "device"
+
+
+class EngineLost(Exception):
+    """A run failed, and every later run on that engine will fail; the message says why."""

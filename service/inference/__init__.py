@@ -1,0 +1,11 @@
+"""The handling of one request, independent of the wire.
+
+    handler.py          ModelInfer: decode, find the model, queue; respond, fail, cancel
+    decode.py           ModelInferRequest bytes to validated arrays
+    decode_cache.py     the same for requests with a known layout, without parsing
+    encode.py           outputs to ModelInferResponse bytes
+    classification.py   images to labels, and the classification extension
+    images.py           image files to pixels of a model's input size
+
+Not here: the wire (transport/), models and versions (models/), queues (batching/).
+"""

@@ -1,0 +1,9 @@
+"""ONNX Runtime: sessions, devices and GPU memory.
+
+    session.py      an engine: one session on one device
+    devices.py      the devices that engines run on
+    io_binding.py   fixed batch sizes, each with memory that is bound once
+    cuda.py         everything specific to NVIDIA GPUs
+
+Not here: forming batches (batching/), verifying answers (models/verification.py).
+"""

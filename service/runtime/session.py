@@ -1,0 +1,165 @@
+"""The engine: one ONNX Runtime session on one device.
+
+Owns the session's options, the check that ONNX Runtime took the requested device, and running a batch. Not here:
+everything specific to GPUs (cuda.py, io_binding.py), the choice of devices (devices.py), forming batches
+(batching/batcher.py), verifying answers (models/verification.py).
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from service.core.errors import ConfigurationError, DeviceUnavailable, EngineLost
+from service.core.spec import Arrays, ModelSpec
+from service.runtime import cuda
+from service.runtime.cuda import DEFAULT_GPU_OPTIONS, GpuOptions
+from service.runtime.io_binding import BatchBindings
+
+CPU = "CPUExecutionProvider"
+# NumPy has no bfloat16. Its number is TensorProto.BFLOAT16 in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+BFLOAT16, BFLOAT16_NUMBER = "tensor(bfloat16)", 16
+
+
+@dataclass(frozen=True)
+class GraphTensor:
+    """An input or output as the graph declares it. `type` is ONNX Runtime's name; None in `shape` is a free axis."""
+
+    name: str
+    type: str
+    shape: tuple[int | None, ...]
+
+
+class Engine:
+    """A loaded graph on `device`, `cpu` or `cuda:N`. `folder` holds weights that are outside the graph's file.
+
+    Raises:
+        DeviceUnavailable: ONNX Runtime did not take the device; without this check it would fall back silently.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        device: str,
+        intra_op_threads: int,
+        folder: Path | None = None,
+        gpu: GpuOptions = DEFAULT_GPU_OPTIONS,
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = intra_op_threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # errors are also raised; the service logs them with the model's name
+        # Spinning threads would take the core from the threads that read requests.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        requested = [] if device == "cpu" else cuda.providers(device, gpu)
+        if requested:
+            onnxruntime.preload_dlls()
+        self._session = onnxruntime.InferenceSession(model, options, providers=[*requested, CPU])
+        self._session.disable_fallback()  # else a GPU that fails would silently be replaced by the CPU
+        active = self._session.get_providers()
+        self.provider: str = active[0]
+        self.device = device
+        for name, _ in requested:
+            if name not in active:
+                raise DeviceUnavailable(f"{name} on {device} was requested, but ONNX Runtime took {', '.join(active)}")
+        self._gpu = gpu
+        self._buffers: BatchBindings | None = None
+        self.inputs = _tensors(self._session.get_inputs())
+        self.outputs = _tensors(self._session.get_outputs())
+        self._input_names = [tensor.name for tensor in self.inputs]
+        self._output_names = [tensor.name for tensor in self.outputs]
+        if any(tensor.type == BFLOAT16 for tensor in (*self.inputs, *self.outputs)):
+            self._session_run = self._run_bfloat16
+        else:
+            self._session_run = self._session.run
+
+    def select(self, outputs: Sequence[str]) -> None:
+        """Compute only these outputs from now on, in this order."""
+        self._output_names = list(outputs)
+
+    def bind(self, spec: ModelSpec, sizes: Sequence[int]) -> bool:
+        """On a GPU, bind memory for batches of these sizes, and run only in these sizes from now on.
+
+        Returns whether the engine is bound. The model must batch, be numeric and have no free axis but the batch.
+
+        Raises:
+            ConfigurationError: CUDA graphs were requested, and the model cannot be bound.
+        """
+        tensors = (*spec.inputs, *spec.outputs)
+        unbindable = [
+            tensor.name for tensor in tensors if -1 in tensor.shape or tensor.data_type.name in ("BYTES", "BF16")
+        ]
+        if self.device == "cpu":
+            return False
+        if unbindable or not spec.batches:
+            if self._gpu.graphs:
+                reason = f"{unbindable[0]!r} has a free axis or is BYTES or BF16" if unbindable else "it does not batch"
+                raise ConfigurationError(f"--cuda-graphs does not work with this model: {reason}")
+            return False
+        self._buffers = BatchBindings(
+            sizes,
+            lambda rows: cuda.CudaBinding(
+                self._session, spec.inputs, spec.outputs, rows, device=self.device, graph=self._gpu.graphs
+            ),
+        )
+        return True
+
+    def run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
+        """The outputs, in the graph's order or as selected, for inputs in the graph's order. Releases the GIL.
+
+        Raises:
+            EngineLost: the process cannot use the device any more.
+            Exception: any error that ONNX Runtime raises for inputs that the graph cannot run on.
+        """
+        if self._buffers is not None:
+            return self._buffers.run(inputs)
+        try:
+            outputs: Sequence[NDArray[np.generic]] = self._session_run(
+                self._output_names, dict(zip(self._input_names, inputs, strict=True))
+            )
+        except Exception as error:
+            if self.device != "cpu" and cuda.is_sticky(error):
+                raise EngineLost(str(error)) from error
+            raise
+        return outputs
+
+    def input_buffers(self, rows: int) -> Arrays | None:
+        """As Backend.input_buffers()."""
+        return None if self._buffers is None else self._buffers.input_buffers(rows)
+
+    def _run_bfloat16(self, names: list[str], inputs: dict[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
+        """As the session's run, for graphs with bfloat16 tensors, which are passed as uint16."""
+        make = onnxruntime.OrtValue
+        values = {
+            tensor.name: make.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), BFLOAT16_NUMBER)
+            if tensor.type == BFLOAT16
+            else make.ortvalue_from_numpy(np.ascontiguousarray(array))
+            for tensor, array in zip(self.inputs, inputs.values(), strict=True)
+        }
+        return [_array(value) for value in self._session.run_with_ort_values(names, values)]
+
+
+def _array(value: onnxruntime.OrtValue) -> NDArray[np.generic]:
+    """The value's elements; bfloat16 as a uint16 copy."""
+    if value.data_type() != BFLOAT16:
+        array: NDArray[np.generic] = value.numpy()
+        return array
+    shape = tuple(value.shape())
+    if 0 in shape:
+        return np.empty(shape, np.uint16)
+    bits = ctypes.cast(value.data_ptr(), ctypes.POINTER(ctypes.c_uint16))
+    return np.ctypeslib.as_array(bits, shape).copy()
+
+
+def _tensors(nodes: Sequence[onnxruntime.NodeArg]) -> tuple[GraphTensor, ...]:
+    return tuple(
+        GraphTensor(node.name, node.type, tuple(axis if isinstance(axis, int) else None for axis in node.shape))
+        for node in nodes
+    )

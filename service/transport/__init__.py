@@ -1,0 +1,7 @@
+"""The wire: bytes, calls, deadlines, cancellation and statuses. Servicers convert, call and convert back.
+
+    grpc/   two gRPC servers and the servicers behind them
+    http/   /metrics and probes
+
+Not here: what a tensor or an image means (inference/).
+"""

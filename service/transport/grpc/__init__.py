@@ -1,0 +1,13 @@
+"""The two gRPC servers, over one InferenceHandler.
+
+    native_server.py         the native server: ModelInfer on pygrpc-native, HTTP/2 and gRPC in Rust, outside the GIL
+    aio_server.py            the aio server: every method on grpc.aio
+    streaming.py             one ModelStreamInfer call
+    inference_servicer.py    inference.GRPCInferenceService, except inference
+    classifier_servicer.py   simplecnn.v1.ImageClassifier
+    health_servicer.py       grpc.health.v1.Health
+    listeners.py             listening sockets: check, reserve, close
+
+The native server passes every method except ModelInfer on to an aio server on a Unix socket, so that those methods have
+one implementation.
+"""

@@ -1,0 +1,295 @@
+"""The aio server: every method, on grpc.aio.
+
+Owns the registration of methods, authorization, deadlines, cancellation, streams, the conversion of ServiceErrors to
+statuses, and the handover of responses from the engines' threads to the event loop. Not here: what the methods do
+(the servicers), tensors (inference/).
+"""
+
+from __future__ import annotations  # types-grpcio's generics exist for mypy only
+
+import asyncio
+import contextlib
+import functools
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from service.core.auth import CONTROL, INFER
+from service.core.errors import Draining, EngineFailed, InvalidArgument, ServiceError
+from service.inference.encode import stream_error, stream_response
+from service.inference.handler import InferenceHandler, PendingInfer
+from service.pb import POOL, classifier_pb2, health_pb2, inference_pb2
+from service.transport.grpc.classifier_servicer import ClassifierServicer
+from service.transport.grpc.health_servicer import HealthServicer
+from service.transport.grpc.inference_servicer import InferenceServicer
+from service.transport.grpc.streaming import InferenceStream
+
+INFERENCE: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+CLASSIFIER: ServiceDescriptor = classifier_pb2.DESCRIPTOR.services_by_name["ImageClassifier"]
+HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
+# Reflection describes itself too, so its own file must be in the pool that it reads.
+POOL.AddSerializedFile(reflection_pb2.DESCRIPTOR.serialized_pb)
+
+MAX_PENDING_CALLS = 2**13
+NO_MAX_AGE_MS = 2**31 - 1  # gRPC's value for no maximum connection age, in milliseconds
+# The methods that need the right `control`.
+CONTROL_METHODS = ("RepositoryModelLoad", "RepositoryModelUnload", "LogSettings")
+# Triton's metadata key: if a client sends "true", an error is the status of the stream and ends it, instead of being a
+# message of the stream.
+STATUS_KEY = "triton_grpc_error"
+
+M = TypeVar("M", bound=Message)
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+    MethodHandler = grpc.RpcMethodHandler[Any, Any]
+
+log = structlog.get_logger(__name__)
+
+
+class AioServer:
+    """A grpc.aio server of all methods on one address, on the running event loop.
+
+    Raises:
+        OSError: the address is taken or cannot be bound.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        handler: InferenceHandler,
+        servicer: InferenceServicer,
+        classifier: ClassifierServicer,
+        health: HealthServicer,
+        *,
+        max_message_bytes: int,
+        reuse_port: bool = False,
+        max_connection_age_seconds: float = 0.0,
+    ) -> None:
+        self._handler = handler
+        self._sink = LoopResponseSink(asyncio.get_running_loop())
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", int(reuse_port)),  # if 0, a port in use is an error
+                ("grpc.max_connection_age_ms", int(max_connection_age_seconds * 1e3) or NO_MAX_AGE_MS),
+                # Calls that gRPC holds before Python takes them. By default, gRPC cancels some at random past 1,000,
+                # with a status that no client retries; the limit of the batcher's queue gives a better answer.
+                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+            ]
+        )
+        infer: MethodHandler = grpc.unary_unary_rpc_method_handler(self._infer)
+        stream: MethodHandler = grpc.stream_stream_rpc_method_handler(self._infer_stream)
+        classify: MethodHandler = grpc.unary_unary_rpc_method_handler(functools.partial(self._classify, classifier))
+        watch: MethodHandler = grpc.unary_stream_rpc_method_handler(functools.partial(self._watch, health))
+        self._server.add_generic_rpc_handlers(
+            (
+                self._handlers(INFERENCE, servicer, {"ModelInfer": infer, "ModelStreamInfer": stream}),
+                self._handlers(CLASSIFIER, classifier, {"Classify": classify}),
+                self._handlers(HEALTH, health, {"Watch": watch}),
+            )
+        )
+        reflection.enable_server_reflection(
+            (INFERENCE.full_name, CLASSIFIER.full_name, HEALTH.full_name, reflection.SERVICE_NAME),
+            self._server,
+            pool=POOL,
+        )
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"{address} cannot be bound") from error
+
+    async def start(self) -> None:
+        """Start to serve."""
+        await self._server.start()
+
+    async def stop(self, grace: float) -> None:
+        """End the streams, refuse new calls, send GOAWAY, and cancel calls that take longer than `grace` seconds."""
+        self._stopping = True
+        for stream in self._streams:
+            stream.cancel()
+        await self._server.stop(grace)
+
+    def _submit(self, payload: bytes, deadline: float | None) -> tuple[asyncio.Future[bytes], PendingInfer | None]:
+        """Queue a request. The future gets the serialised response or a ServiceError."""
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        try:
+            arrived = time.monotonic()
+            return future, self._handler.submit(payload, self._sink, future, arrived=arrived, deadline=deadline)
+        except Exception:  # noqa: BLE001 # _log_unexpected logs it
+            future.set_exception(_log_unexpected("ModelInfer"))
+            return future, None
+
+    async def _respond(self, payload: bytes, deadline: float | None) -> bytes:
+        """The serialised response; a cancelled call takes its request out of the queue."""
+        future, request = self._submit(payload, deadline)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if request is not None:
+                request.cancel()
+            raise
+
+    async def _infer(self, payload: bytes, context: Context) -> bytes:
+        try:
+            self._authorize(context)
+            return await self._respond(payload, _deadline(context))
+        except ServiceError as error:
+            await _abort(context, error)
+
+    async def _classify(self, classifier: ClassifierServicer, payload: bytes, context: Context) -> bytes:
+        deadline = _deadline(context)
+        try:
+            self._authorize(context)
+            request = _parse(classifier_pb2.ClassifyRequest, payload)
+            response = await classifier.Classify(request, lambda payload: self._respond(payload, deadline))
+            return response.SerializeToString()
+        except ServiceError as error:
+            await _abort(context, error)
+        except Exception:  # noqa: BLE001 # _log_unexpected logs it
+            await _abort(context, _log_unexpected("Classify"))
+
+    async def _infer_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        try:
+            self._authorize(context)
+        except ServiceError as error:
+            await _abort(context, error)
+        deadline = _deadline(context)
+        as_status = (STATUS_KEY, "true") in tuple(context.invocation_metadata() or ())
+        stream = InferenceStream(requests, lambda payload: self._submit(payload, deadline))
+        async with contextlib.aclosing(stream.responses()) as responses, self._ends_on_stop(context):
+            async for payload, response in responses:
+                if isinstance(response, bytes):
+                    yield stream_response(response)
+                elif as_status:
+                    await _abort(context, response)
+                else:
+                    yield stream_error(payload, response)
+
+    async def _watch(self, health: HealthServicer, payload: bytes, context: Context) -> AsyncIterator[bytes]:
+        try:
+            request = _parse(health_pb2.HealthCheckRequest, payload)
+        except ServiceError as error:
+            await _abort(context, error)
+        async with contextlib.aclosing(health.Watch(request)) as statuses, self._ends_on_stop(context):
+            async for status in statuses:
+                yield status.SerializeToString()
+
+    def _handlers(
+        self, service: ServiceDescriptor, servicer: object, own_handlers: dict[str, MethodHandler]
+    ) -> grpc.GenericRpcHandler:
+        """The handlers of all methods of the service: `own_handlers`, and the servicer for other methods."""
+        handlers = {}
+        for method in service.methods:
+            right = None if service is HEALTH else CONTROL if method.name in CONTROL_METHODS else INFER
+            handlers[method.name] = own_handlers.get(method.name) or self._unary_handler(
+                getattr(servicer, method.name), GetMessageClass(method.input_type), right
+            )
+        return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+    def _unary_handler(
+        self, function: Callable[[Any], Message | Awaitable[Message]], request: type[Message], right: str | None
+    ) -> MethodHandler:
+        """A handler that checks the right, if there is one, and calls the servicer's method."""
+
+        async def handle(payload: bytes, context: Context) -> bytes:
+            try:
+                if right is not None:
+                    self._authorize(context, right)
+                response = function(_parse(request, payload))
+                return (response if isinstance(response, Message) else await response).SerializeToString()
+            except ServiceError as error:
+                await _abort(context, error)
+            except Exception:  # noqa: BLE001 # _log_unexpected logs it
+                await _abort(context, _log_unexpected(function.__name__))
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _authorize(self, context: Context, right: str = INFER) -> None:
+        if self._handler.auth_required:
+            self._handler.authorize(context.invocation_metadata() or (), right)
+
+    @contextlib.asynccontextmanager
+    async def _ends_on_stop(self, context: Context) -> AsyncIterator[None]:
+        """End the stream with UNAVAILABLE when the server stops: a client may keep a stream open for ever."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            await _abort(context, Draining())
+        finally:
+            self._streams.discard(task)
+
+
+class LoopResponseSink:
+    """Hands responses from the engines' threads to the event loop; one wake-up of the loop delivers many."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._results: deque[tuple[asyncio.Future[bytes], bytes | ServiceError]] = deque()
+        self._woken = False
+
+    def respond(self, call: asyncio.Future[bytes], payload: bytes) -> None:
+        """Give the serialised response to the coroutine that waits for `call`."""
+        self._put(call, payload)
+
+    def fail(self, call: asyncio.Future[bytes], error: ServiceError) -> None:
+        """Raise the error in the coroutine that waits for `call`."""
+        self._put(call, error)
+
+    def _put(self, future: asyncio.Future[bytes], result: bytes | ServiceError) -> None:
+        self._results.append((future, result))
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and its calls with it
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._woken = False  # first, so that results put from now on wake the loop again
+        while self._results:
+            future, result = self._results.popleft()
+            if future.done():  # its call was cancelled
+                continue
+            if isinstance(result, ServiceError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
+def _deadline(context: Context) -> float | None:
+    seconds_left = context.time_remaining()
+    return None if seconds_left is None else time.monotonic() + seconds_left
+
+
+def _parse(message: type[M], payload: bytes) -> M:
+    try:
+        return message.FromString(payload)
+    except DecodeError as error:
+        raise InvalidArgument("", f"the message is not a valid {message.DESCRIPTOR.full_name}") from error
+
+
+def _log_unexpected(method: str) -> EngineFailed:
+    """Log the exception that is being handled, and return the error for the caller."""
+    error = EngineFailed()
+    log.exception("call failed", method=method, error_id=error.error_id)
+    return error
+
+
+async def _abort(context: Context, error: ServiceError) -> NoReturn:
+    await context.abort(error.code, error.message, tuple(error.trailing_metadata()))

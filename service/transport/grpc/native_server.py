@@ -1,0 +1,123 @@
+"""The native server: ModelInfer on pygrpc-native, whose HTTP/2 and gRPC run in Rust, outside the GIL.
+
+Owns one thread that takes calls in bursts, with their deadlines and cancellations, and after each burst runs the
+batchers inline. pygrpc-native passes every other method on to the aio server at `fallback`, a Unix socket. Not here:
+those methods (aio_server.py), decoding and queueing (inference/handler.py).
+"""
+
+import os
+import threading
+import time
+
+import structlog
+from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
+
+from service.batching.batcher import Batcher
+from service.core.errors import EngineFailed, ServiceError
+from service.inference.handler import InferenceHandler, PendingInfer
+
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+# Calls and cancellations in one burst, at most; a burst takes the GIL once.
+MAX_BURST = 256
+# If the last wait for calls was shorter than RECENT_SECONDS, poll for POLL_SECONDS before blocking. Waking a blocked
+# thread is slow: on a virtual machine it took longer than answering a request.
+POLL_SECONDS, RECENT_SECONDS = 100e-6, 500e-6
+
+# A call's metadata, the caller's address, and the seconds left until its deadline.
+Details = tuple[tuple[tuple[str, str | bytes], ...], str, float | None] | None
+# pygrpc-native's event: kind, call id, method id, the request's bytes, client, details.
+Event = tuple[int, int, int, bytes | None, bytes | str | None, Details]
+
+log = structlog.get_logger(__name__)
+
+
+class NativeServer:
+    """Serves ModelInfer on a TCP address, and passes other methods on to `fallback`.
+
+    Raises:
+        OSError: the address is taken or cannot be bound.
+    """
+
+    def __init__(self, address: str, handler: InferenceHandler, *, fallback: str, reuse_port: bool = False) -> None:
+        self._handler = handler
+        self._server = NativeGrpcFront(
+            address, [(MODEL_INFER, False)], call_details=True, io_threads=1, reuse_port=reuse_port
+        )
+        self._server.set_fallback(fallback)
+        self.port = self._server.bound_port
+        self._pending: dict[int, PendingInfer] = {}
+        self._poll_seconds = 0.0  # how long to poll for calls before blocking
+        self._thread = threading.Thread(target=self._run, name="native-server", daemon=True)
+
+    def start(self) -> None:
+        """Start to serve."""
+        self._server.start()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop at once. Pending calls get UNAVAILABLE, so drain first."""
+        self._server.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pending = self._pending
+        batchers: set[Batcher] = set()  # batchers with requests that wait for this thread
+        while (events := self._next(block=not batchers)) is not None:
+            arrived = time.monotonic()
+            for kind, call_id, _, payload, _, details in events:
+                if kind == EVENT_CANCEL:
+                    if request := pending.pop(call_id, None):
+                        request.cancel()
+                elif payload is not None:
+                    request = self._submit(call_id, payload, arrived, details)
+                    if request:
+                        batchers.add(request.model.batcher)
+            batchers = {batcher for batcher in batchers if batcher.run_inline()}
+
+    def _next(self, *, block: bool) -> list[Event] | None:
+        """The next calls and cancellations; None once the server is closed. Without `block` the list may be empty."""
+        take = self._server.recv_batch_details
+        events: list[Event] | None = take(MAX_BURST, 0)
+        if not block or events or events is None:
+            return events
+        began = time.monotonic()
+        limit = began + self._poll_seconds
+        while not events and events is not None and time.monotonic() < limit:
+            os.sched_yield()
+            events = take(MAX_BURST, 0)
+        if not events and events is not None:
+            events = take(MAX_BURST, None)
+        self._poll_seconds = POLL_SECONDS if time.monotonic() - began < RECENT_SECONDS else 0.0
+        return events
+
+    def _submit(self, call_id: int, payload: bytes, arrived: float, details: Details) -> PendingInfer | None:
+        """Queue a call; None if it failed at once."""
+        seconds_left = details[2] if details else None
+        deadline = None if seconds_left is None else arrived + seconds_left
+        try:
+            if self._handler.auth_required:
+                self._handler.authorize(details[0] if details else ())
+            request = self._handler.submit(payload, self, call_id, arrived=arrived, deadline=deadline, wake=False)
+        except ServiceError as error:
+            self.fail(call_id, error)
+            return None
+        except Exception:  # one call must not end the thread
+            failed = EngineFailed()
+            log.exception("call failed", method="ModelInfer", error_id=failed.error_id)
+            self.fail(call_id, failed)
+            return None
+        if request is not None:
+            self._pending[call_id] = request
+            if request.answered:  # before the line above, so that respond() did not remove it
+                self._pending.pop(call_id, None)
+        return request
+
+    def respond(self, call: int, payload: bytes) -> None:
+        """Send the serialised response."""
+        self._pending.pop(call, None)
+        self._server.respond(call, payload)
+
+    def fail(self, call: int, error: ServiceError) -> None:
+        """End the call with the error."""
+        self._pending.pop(call, None)
+        self._server.fail(call, error.code.value[0], error.message, error.trailing_metadata() or None)

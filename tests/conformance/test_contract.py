@@ -1,0 +1,134 @@
+"""The contract between training and service: the service and Triton read the repository that the job publishes."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.models.loader import EngineOptions, load
+from service.models.repository import read_version, scan
+from tests.conftest import outside
+from tests.support.models import copy_repository
+from tests.support.paths import ROOT
+from tests.support.processes import run_command
+from tests.support.waiting import wait_until
+
+MODEL = "mnist-simplecnn"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+TRITON = CACHE / "serving-bench" / "triton"
+
+
+def test_a_second_training_publishes_the_next_version_and_the_service_loads_it(published: Path, tmp_path: Path) -> None:
+    repository = copy_repository(published, tmp_path / "models")
+    flags = ["--dataset", "mnist-sample", "--epochs", "1", "--min-accuracy", "0", "--device", "cpu", "--seed", "9"]
+    result = run_command("training", *flags, "--repository", str(repository))
+    assert result.returncode == 0, result.stderr
+    (folder,) = scan(repository)
+    assert list(folder.versions) == [2, 1]
+    for version in (1, 2):
+        model = load(folder, version, EngineOptions(["cpu"], 1))
+        assert model.verified
+        model.batcher.close()
+
+
+def test_the_service_reads_every_file_that_the_job_writes(published: Path) -> None:
+    (folder,) = scan(published)
+    files = read_version(folder, 1)
+    assert files.manifest is not None and files.manifest.model == MODEL
+    assert files.golden["images"].shape == (20, 28, 28, 1) and files.golden["probabilities"].shape == (20, 10)
+    assert 0 < files.golden_tolerance < 1e-2
+    assert sorted(path.name for path in folder.version_path(1).iterdir()) == [
+        "golden.npz", "manifest.json", "model.onnx",
+    ]  # fmt: skip
+
+
+def test_the_same_seed_gives_the_same_graph(tmp_path: Path) -> None:
+    digests = []
+    for name in ("first", "second"):
+        flags = ["--dataset", "mnist-sample", "--epochs", "1", "--min-accuracy", "0", "--device", "cpu"]
+        assert run_command("training", *flags, "--repository", str(tmp_path / name)).returncode == 0
+        (folder,) = scan(tmp_path / name)
+        digests.append(read_version(folder, 1).sha256)
+    assert digests[0] == digests[1]
+
+
+@pytest.fixture
+def triton(published: Path, tmp_path: Path) -> Iterator[str]:
+    """The gRPC address of a real Triton that serves the published repository."""
+    if not (TRITON / "bin" / "python").exists():
+        pytest.skip("Triton is not installed: ../shared/bench/setup installs it")
+    (site,) = TRITON.glob("lib/python3*/site-packages")
+    server = site / "pytriton" / "tritonserver"
+    python = site.parent.name.removeprefix("python")
+    if python != sysconfig.get_python_version():
+        pytest.skip("Triton is installed for another Python version")
+    shutil.copytree(server / "backends", tmp_path / "backends")
+    shutil.copy(
+        server / "python_backend_stubs" / python / "triton_python_backend_stub", tmp_path / "backends" / "python"
+    )
+    (tmp_path / "backends" / "onnxruntime").mkdir()
+    shutil.copy(ROOT / "tests" / "outside" / "triton_backend.py", tmp_path / "backends" / "onnxruntime" / "model.py")
+    ports = []
+    for _ in range(3):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            ports.append(free.getsockname()[1])
+    flags = [f"--model-repository={published}", f"--backend-directory={tmp_path / 'backends'}"]
+    for name, port in zip(("grpc", "http", "metrics"), ports, strict=True):
+        flags += [f"--{name}-address=127.0.0.1", f"--{name}-port={port}"]
+    libraries = [str(site / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR")]
+    with (tmp_path / "triton.log").open("w") as log:
+        process = subprocess.Popen(
+            [str(server / "bin" / "tritonserver"), *flags],
+            env=os.environ | {"LD_LIBRARY_PATH": ":".join(libraries), "PEER_SITE": str(site)},
+            stdout=log,
+            stderr=log,
+        )
+
+    def is_ready() -> bool:
+        assert process.poll() is None, (tmp_path / "triton.log").read_text()[-3000:]
+        try:
+            with urlopen(f"http://127.0.0.1:{ports[1]}/v2/health/ready", timeout=1) as response:
+                return bool(response.status == 200)
+        except (URLError, OSError):
+            return False
+
+    try:
+        wait_until(is_ready, "Triton is ready")
+        yield f"127.0.0.1:{ports[0]}"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.mark.peer
+def test_a_real_triton_serves_the_published_repository_with_the_same_answers(
+    triton: str, published: Path, tmp_path: Path, test_images: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+) -> None:
+    np.savez(tmp_path / "images.npz", images=test_images[0])
+    seen: dict[str, Any] = outside("triton_sync.py", triton, str(tmp_path / "images.npz"))
+    config = seen["config"]["config"]
+    assert (config["name"], config["max_batch_size"], config["platform"]) == (MODEL, 64, "onnxruntime_onnx")
+    assert config["output"][0]["label_filename"] == "labels.txt"
+    (folder,) = scan(published)
+    files = read_version(folder, 1)
+    indices = [int((test_images[0] == sample).all((1, 2, 3)).argmax()) for sample in files.golden["images"]]
+    np.testing.assert_allclose(
+        np.array(seen["probabilities"])[indices], files.golden["probabilities"], atol=files.golden_tolerance
+    )
+
+
+def test_service_and_training_import_without_each_others_libraries() -> None:
+    for module, absent in (("service.app.server", "torch"), ("training.publish", "grpc")):
+        code = f"import sys; sys.modules[{absent!r}] = None; import {module}"
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,0 +1,277 @@
+"""Static checks of deploy/: Dockerfiles, Compose files and manifests agree with each other and with the settings."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from service.app.settings import Settings
+from tests.support.paths import ROOT
+from training.settings import Settings as TrainingSettings
+
+DEPLOY = ROOT / "deploy"
+DOCKERFILES = sorted(DEPLOY.glob("docker/*.Dockerfile"))
+COMPOSE = [ROOT / "docker-compose.yml", *sorted(DEPLOY.glob("compose/*.yml"))]
+OVERLAYS = ("overlays/cpu", "overlays/gpu", "torchrun")
+KUBERNETES = ("1.33", "1.37")
+VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+class Loader(yaml.SafeLoader):
+    """YAML with Compose's tags."""
+
+
+Loader.add_constructor("!reset", lambda *_: None)
+
+
+def compose(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.load(path.read_text(), Loader)  # noqa: S506 # a SafeLoader
+    return content
+
+
+# --- images ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_a_dockerfile_passes_hadolint_and_keeps_the_projects_rules(dockerfile: Path) -> None:
+    text = dockerfile.read_text()
+    hadolint = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([hadolint, dockerfile], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "# syntax" not in text, "the build would download a frontend"
+    assert text.count("ARG PYTHON_IMAGE=python:3.13-slim") == 1 and text.count("FROM ${PYTHON_IMAGE}") == 2
+    last = text.rsplit("FROM ${PYTHON_IMAGE}", 1)[1]
+    assert re.search(r"^USER \d+:\d+$", last, re.MULTILINE)
+    assert re.search(r'^ENTRYPOINT \["cnn-\w+"\]$', last, re.MULTILINE), "no shell"
+    assert re.search(r"^HEALTHCHECK (NONE|.*CMD \[)", last, re.MULTILINE)
+    for label in ("title", "description", "licenses", "version", "revision", "base.name"):
+        assert f"org.opencontainers.image.{label}=" in last
+    installs = re.findall(r"pip .*?install (.*)", text)
+    assert all("--require-hashes" in line or "wheels/*.whl" in line for line in installs)
+
+
+def pinned(lock: Path) -> dict[str, str]:
+    """Version by package. A package with several versions has the one for the newest Python last."""
+    return dict(re.findall(r"^([a-z0-9.-]+)==([^ ]+)", lock.read_text(), re.MULTILINE))
+
+
+def test_images_pin_the_tested_versions_and_contain_no_package_of_the_other_half() -> None:
+    tested = pinned(DEPLOY / "locks/dev.txt")
+    for name in ("build", "service-cpu", "service-gpu", "training"):
+        lock = DEPLOY / f"locks/{name}.txt"
+        packages = pinned(lock)
+        # The development environment has only those of NVIDIA's libraries that PyTorch requires.
+        differing = {package for package, found in packages.items() if tested.get(package, found) != found} - {
+            package for package in packages if package.startswith("nvidia-")
+        }
+        assert differing == set(), name
+        entries = re.findall(r"^[a-z0-9].*?(?=^[a-z0-9]|\Z)", lock.read_text(), re.MULTILINE | re.DOTALL)
+        assert entries and all("--hash=sha256:" in entry for entry in entries)
+    service, gpu = pinned(DEPLOY / "locks/service-cpu.txt"), pinned(DEPLOY / "locks/service-gpu.txt")
+    assert not {"torch", "onnx", "matplotlib", "setuptools", "onnxruntime-gpu"} & service.keys()
+    assert "torch" not in gpu and {"onnxruntime-gpu", "nvidia-cudnn-cu13"} <= gpu.keys()
+    assert "grpcio" not in pinned(DEPLOY / "locks/training.txt")
+
+
+# --- Compose -----------------------------------------------------------------------------------------------------
+
+
+def test_every_service_is_hardened_bounded_and_pinned() -> None:
+    services = {
+        name: service
+        for path in COMPOSE
+        for name, service in compose(path)["services"].items()
+        if "image" in service and path.name != "gpu.yml"  # an override of the service
+    }
+    assert services.keys() == {"training", "service", "prometheus", "grafana", "haproxy"}
+    for name, service in services.items():
+        assert service["init"] and service["read_only"] and service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+        assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}, name
+        for port in service.get("ports", []):
+            assert port.startswith("${BIND:-127.0.0.1}:"), port
+        default = VARIABLE.fullmatch(service["image"])
+        assert default is not None
+        if "build" not in service:
+            assert re.search(r":v?\d+\.\d+\.\d+$", str(default[2])), f"{name} is not pinned"
+        if name != "training":
+            assert service["restart"] == "unless-stopped"
+
+
+def test_stop_grace_periods_exceed_the_longest_shutdown() -> None:
+    fields = Settings.model_fields
+    longest = sum(float(fields[name].default) for name in ("lame_duck_seconds", "shutdown_timeout_seconds"))
+    longest += 1.1 * float(fields["max_connection_age_seconds"].default)
+    grace = compose(ROOT / "docker-compose.yml")["services"]["service"]["stop_grace_period"]
+    assert int(grace.removesuffix("s")) > longest + 5
+    deployment = (DEPLOY / "kubernetes/base/service.yaml").read_text()
+    lame_duck = re.search(r'SERVICE_LAME_DUCK_SECONDS, value: "(\d+)"', deployment)
+    allowed = re.search(r"terminationGracePeriodSeconds: (\d+)", deployment)
+    assert lame_duck and allowed
+    assert int(allowed[1]) > longest - float(fields["lame_duck_seconds"].default) + int(lame_duck[1]) + 2
+
+
+def test_env_example_lists_every_variable_with_its_default() -> None:
+    used: dict[str, set[str]] = {}
+    for path in COMPOSE:
+        code = re.sub(r"^ *#.*", "", path.read_text(), flags=re.MULTILINE)
+        for name, default in VARIABLE.findall(code):
+            used.setdefault(name, set()).add(default)
+        for name in re.findall(r"^ +([A-Z_]+):(?: #.*)?$", code, re.MULTILINE):  # without a value: passed on
+            used.setdefault(name, set())
+    listed = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert listed.keys() - {"COMPOSE_FILE"} == used.keys()
+    for name, value in listed.items():
+        if name not in ("COMPOSE_FILE", "TLS_CERTIFICATE"):
+            assert value in used[name], name
+
+
+def test_only_settings_that_exist_are_set() -> None:
+    texts = [path.read_text() for path in (*COMPOSE, *DOCKERFILES, *DEPLOY.glob("kubernetes/**/*.yaml"))]
+    for prefix, kind in (("SERVICE_", Settings), ("TRAINING_", TrainingSettings)):
+        environment = {
+            name
+            for text in texts
+            for name in re.findall(rf"^ *(?:ENV )?({prefix}[A-Z_]+)[:=]|name: ({prefix}[A-Z_]+),", text, re.MULTILINE)
+            for name in name
+            if name
+        }
+        assert environment and {name.removeprefix(prefix).lower() for name in environment} <= kind.model_fields.keys()
+    command = compose(ROOT / "docker-compose.yml")["services"]["training"]["command"]
+    jobs = [*(DEPLOY / "kubernetes").glob("*/training.yaml")]
+    parts = [part for path in jobs for part in yaml.safe_load_all(path.read_text()) if part["kind"] == "Job"]
+    arguments = [part["spec"]["template"]["spec"]["containers"][0]["args"] for part in parts]
+    assert len(arguments) == 2
+    ours = [words[words.index("training") + 1 :] if "training" in words else words for words in (command, *arguments)]
+    flags = {word.split("=")[0] for words in ours for word in words if word.startswith("--")}
+    assert {"--skip-if-published", "--model", "--dataset"} == flags
+    assert {flag[2:].replace("-", "_") for flag in flags} <= TrainingSettings.model_fields.keys()
+
+
+@pytest.mark.parametrize("added", [None, "gpu.yml", "scale.yml"])
+def test_docker_compose_accepts_the_files(added: str | None) -> None:
+    if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:  # noqa: S607
+        pytest.skip("Docker Compose is not installed")
+    files = ["-f", "docker-compose.yml", *(["-f", f"deploy/compose/{added}"] if added else [])]
+    command = ["docker", "compose", *files, "--env-file", ".env.example", "config"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    service = yaml.safe_load(done.stdout)["services"]["service"]
+    match added:
+        case "scale.yml":
+            assert not service.get("ports"), "HAProxy publishes the port"
+        case "gpu.yml":
+            assert service["build"]["args"]["RUNTIME"] == "gpu" and service["environment"]["SERVICE_DEVICE"] == "cuda"
+            limits = service["deploy"]["resources"]
+            assert limits["reservations"]["devices"][0]["capabilities"] == ["gpu"] and limits["limits"]["pids"]
+        case _:
+            assert {port["host_ip"] for port in service["ports"]} == {"127.0.0.1"}
+
+
+# --- Kubernetes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def manifests(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """The manifests that `kubectl apply -k` would apply."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed (Debian: kubectl)")
+    command = [kubectl, "kustomize", str(DEPLOY / "kubernetes" / request.param)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_manifests_match_the_kubernetes_schemas(manifests: list[dict[str, Any]], version: str) -> None:
+    for manifest in manifests:
+        if manifest["kind"] != "ServiceMonitor":  # a custom resource of the Prometheus operator: no schema here
+            kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_the_schema_check_detects_a_misspelt_field(manifests: list[dict[str, Any]]) -> None:
+    wrong = next(manifest for manifest in manifests if manifest["kind"] == "Job")
+    wrong = wrong | {"spec": wrong["spec"] | {"completionsMode": "Indexed"}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="completionsMode"):
+        kubernetes_validate.validate(wrong, KUBERNETES[-1], strict=True)
+
+
+def pods(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [manifest["spec"]["template"]["spec"] for manifest in manifests if "template" in manifest.get("spec", {})]
+
+
+def test_every_pod_is_hardened_and_bounded(manifests: list[dict[str, Any]]) -> None:
+    assert pods(manifests)
+    for pod in pods(manifests):
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] and context["capabilities"] == {"drop": ["ALL"]}
+            assert context["allowPrivilegeEscalation"] is False
+            assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+            assert not container["image"].endswith(":latest") and ":" in container["image"]
+        for volume in pod["volumes"]:
+            assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""}), volume["name"]
+        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_selectors_claims_and_metrics_refer_to_existing_objects(manifests: list[dict[str, Any]]) -> None:
+    labels = [
+        manifest["spec"]["template"]["metadata"]["labels"]
+        for manifest in manifests
+        if manifest["kind"] in ("Deployment", "Job")
+    ]
+    for manifest in manifests:
+        spec = manifest.get("spec", {})
+        selector = spec.get("podSelector") or spec.get("selector")
+        if selector and manifest["kind"] != "ServiceMonitor":
+            wanted = selector.get("matchLabels", selector)
+            assert any(wanted.items() <= found.items() for found in labels), manifest["kind"]
+        assert manifest["kind"] == "Namespace" or manifest["metadata"]["namespace"] == "simplecnn"
+    claims = {manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] == "PersistentVolumeClaim"}
+    used = {
+        volume.get("persistentVolumeClaim", {}).get("claimName") for pod in pods(manifests) for volume in pod["volumes"]
+    }
+    assert not claims or used - {None} == claims
+    kinds = {manifest["kind"]: manifest for manifest in manifests}
+    if scaler := kinds.get("HorizontalPodAutoscaler"):
+        metric = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
+        adapter = yaml.safe_load((DEPLOY / "kubernetes/prometheus-adapter.yaml").read_text())
+        assert metric == adapter["rules"]["custom"][0]["name"]["as"]
+        assert scaler["spec"]["scaleTargetRef"]["name"] == kinds["Deployment"]["metadata"]["name"]
+        assert "replicas" not in kinds["Deployment"]["spec"], "the autoscaler sets the number"
+
+
+def test_probes_and_ports_match_the_service(manifests: list[dict[str, Any]]) -> None:
+    runtime = yaml.safe_load((DEPLOY / "kubernetes/kserve/runtime.yaml").read_text())
+    service = [pod["containers"][0] for pod in pods(manifests) if pod["containers"][0]["name"] == "service"]
+    for container in (*service, runtime["spec"]["containers"][0]):
+        assert container["ports"][0]["containerPort"] == Settings.model_fields["grpc_port"].default
+        for probe in ("startupProbe", "livenessProbe"):
+            assert container[probe]["grpc"] == {"port": 8001, "service": "liveness"}
+        assert container["readinessProbe"]["grpc"] == {"port": 8001}
+
+
+def test_the_kserve_runtime_and_inference_service_match() -> None:
+    runtime = yaml.safe_load((DEPLOY / "kubernetes/kserve/runtime.yaml").read_text())
+    service = yaml.safe_load((DEPLOY / "kubernetes/kserve/inference-service.yaml").read_text())
+    model = service["spec"]["predictor"]["model"]
+    assert model["runtime"] == runtime["metadata"]["name"]
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"] == ["grpc-v2"]
+    known = {(offer["name"], offer["version"]) for offer in runtime["spec"]["supportedModelFormats"]}
+    assert (model["modelFormat"]["name"], model["modelFormat"]["version"]) in known
+    (container,) = runtime["spec"]["containers"]
+    assert container["name"] == "kserve-container" and container["ports"][0]["name"] == "h2c"
+    assert container["args"] == ["--model-repository=/mnt/models"]

@@ -1,0 +1,128 @@
+"""Loading versions that the training job published: hash, golden answers, and a message for each refusal."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.core.errors import LoadError
+from service.models.loader import EngineOptions, LoadedModel, load
+from service.models.repository import scan
+from service.runtime.session import Engine
+from tests.support.models import copy_repository
+
+CPU = EngineOptions(["cpu"], 1)
+
+
+def load_only(repository: Path, version: int = 1) -> LoadedModel:
+    """Load a version of the only model in a repository."""
+    (folder,) = scan(repository)
+    model = load(folder, version, CPU)
+    model.batcher.close()
+    return model
+
+
+def refusal(repository: Path) -> str:
+    """The message with which version 1 of the only model in a repository is refused."""
+    with pytest.raises(LoadError) as caught:
+        load_only(repository)
+    return str(caught.value)
+
+
+@pytest.fixture
+def repository(published: Path, tmp_path: Path) -> Path:
+    """A copy of the published repository, which a test may change."""
+    return copy_repository(published, tmp_path / "models")
+
+
+def test_a_published_version_is_loaded_and_verified(repository: Path) -> None:
+    model = load_only(repository)
+    assert model.verified
+    assert model.provider == "CPUExecutionProvider"
+    assert model.spec.outputs[0].labels == tuple("0123456789")
+    assert model.spec.max_batch_size == 64
+    assert model.batcher.policy.levels[0].max_rows == 1024
+    assert [tensor.shape for tensor in (*model.spec.inputs, *model.spec.outputs)] == [(28, 28, 1), (10,)]
+
+
+def edit_manifest(repository: Path, **changes: object) -> None:
+    path = repository / "mnist-simplecnn" / "1" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_golden(repository: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
+    path = repository / "mnist-simplecnn" / "1" / "golden.npz"
+    with np.load(path) as golden:
+        arrays = dict(golden)
+    change(arrays)
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def test_a_graph_that_does_not_match_the_manifests_hash_is_refused(repository: Path) -> None:
+    path = repository / "mnist-simplecnn" / "1" / "model.onnx"
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    assert "expected SHA-256" in refusal(repository)
+
+
+def test_a_golden_mismatch_is_refused(repository: Path) -> None:
+    edit_golden(repository, lambda arrays: arrays["probabilities"].__iadd__(0.001))
+    assert "golden mismatch at batch size 1: 'probabilities' differs by 1.00e-03" in refusal(repository)
+
+
+def test_a_golden_label_mismatch_is_refused_at_any_tolerance(repository: Path) -> None:
+    edit_manifest(repository, golden={"tolerance": 10.0})
+    edit_golden(repository, lambda arrays: arrays.update(probabilities=np.roll(arrays["probabilities"], 1, axis=1)))
+    assert "1 of 1 labels differ, first at sample 0" in refusal(repository)
+
+
+def test_golden_answers_are_compared_in_every_batch_size(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Engine.run
+    sizes: set[int] = set()
+
+    def run_wrong_at_32(engine: Engine, inputs: Any) -> list[Any]:
+        sizes.add(len(inputs[0]))
+        answer: Any = run(engine, inputs)[0]
+        return [answer + np.float32(0.01) if len(answer) == 32 else answer]
+
+    monkeypatch.setattr(Engine, "run", run_wrong_at_32)
+    assert "at batch size 32" in refusal(repository)
+    assert sizes == {1, 2, 4, 8, 16, 32}
+
+
+def test_nan_in_golden_answers_is_refused(repository: Path) -> None:
+    edit_golden(repository, lambda arrays: arrays["probabilities"].fill(np.nan))
+    assert "golden mismatch" in refusal(repository)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "golden.npz").unlink(), "golden.npz cannot be read"),
+        (lambda folder: (folder / "golden.npz").write_bytes(b"PK half a file"), "golden.npz cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json cannot be read"),
+        (lambda folder: (folder / "model.onnx").unlink(), "model.onnx cannot be read: No such file"),
+        (lambda folder: (folder.parent / "labels.txt").unlink(), "labels.txt cannot be read"),
+        (lambda folder: (folder.parent / "config.pbtxt").write_text("max_batch_size: many"), "cannot be read: 1:17"),
+        (lambda folder: (folder.parent / "config.pbtxt").write_text('name: "other"'), "names the model 'other'"),
+    ],
+)
+def test_an_invalid_file_is_refused_by_name(repository: Path, change: Callable[[Path], object], message: str) -> None:
+    change(repository / "mnist-simplecnn" / "1")
+    assert message in refusal(repository)
+
+
+def test_a_manifest_of_another_model_is_refused(repository: Path) -> None:
+    edit_manifest(repository, model="cifar10-cnn")
+    assert "describes the model 'cifar10-cnn', not 'mnist-simplecnn'" in refusal(repository)
+
+
+def test_a_label_file_outside_the_models_folder_is_refused(repository: Path) -> None:
+    path = repository / "mnist-simplecnn" / "config.pbtxt"
+    path.write_text(path.read_text().replace("labels.txt", "../../../etc/passwd"))
+    assert "points outside" in refusal(repository)

@@ -1,0 +1,54 @@
+"""Routing by label and the canary's share, in calls to a running server."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.pb import inference_pb2 as pb
+from tests.support.local_service import local_service
+from tests.support.models import add_version, doubling_model
+from tests.support.requests import infer_request
+
+X = np.arange(4, dtype=np.float32).reshape(1, 4)
+CONFIG = "max_batch_size: 8 dynamic_batching { }"
+
+
+def parameters(**values: object) -> str:
+    return CONFIG + "".join(
+        f' parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in values.items()
+    )
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """The model `double` in versions 1 to 3."""
+    for version in (1, 2, 3):
+        add_version(tmp_path, "double", doubling_model(), version=version)
+    return tmp_path
+
+
+def test_calls_are_routed_by_label_key_and_percentage(repository: Path, grpc_server: str) -> None:
+    (repository / "double" / "config.pbtxt").write_text(parameters(stable=1, canary=2, canary_percent=30))
+    with local_service(repository, grpc_server) as service:
+
+        def version(request: pb.ModelInferRequest) -> str:
+            return str(service.stub.ModelInfer(request).model_version)
+
+        by_id = {str(user): version(infer_request("double", str(user), x=X)) for user in range(200)}
+        assert 30 <= Counter(by_id.values())["2"] <= 90
+        for user in range(20):
+            assert version(infer_request("double", str(user), x=X)) == by_id[str(user)]
+            keyed = infer_request("double", "another id", x=X)
+            keyed.parameters["sticky_key"].string_param = str(user)
+            assert version(keyed) == by_id[str(user)], "sticky_key must take precedence over the request id"
+        for _ in range(20):
+            metadata = service.stub.ModelMetadata(pb.ModelMetadataRequest(name="double"))
+            assert metadata.versions == ["1", "2"]
+            config = service.stub.ModelStatistics(pb.ModelStatisticsRequest(name="double", version="stable"))
+            assert [model.version for model in config.model_stats] == ["1"]
+        assert service.stub.ModelReady(pb.ModelReadyRequest(name="double", version="canary")).ready
+        labelled = infer_request("double", x=X)
+        labelled.model_version = "canary"
+        assert version(labelled) == "2"

@@ -1,0 +1,32 @@
+"""The networks have the layers of their sources, with every kind of pooling, in PyTorch and in ONNX."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from training import export, networks
+from training.networks import NETWORKS, Classifier
+from training.pooling import KINDS, Pooling
+
+
+def random_images(network: networks.Network, count: int) -> torch.Tensor:
+    random = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, *network.image_shape), dtype=torch.uint8, generator=random)
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling"), [(name, "max") for name in NETWORKS] + [("cifar10-cnn", kind) for kind in KINDS[1:]]
+)
+def test_every_network_and_every_pooling_agrees_in_onnx_and_pytorch(name: str, pooling: str) -> None:
+    torch.manual_seed(0)
+    network = NETWORKS[name]
+    model = Classifier(network, Pooling(pooling), classes=7).eval()
+    images = random_images(network, 9)
+    graph = export.to_onnx(model, images[:2])
+    with torch.inference_mode():
+        expected = model(images)
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    for rows in (1, 9):
+        (probabilities,) = session.run(["probabilities"], {"images": images[:rows].numpy()})
+        np.testing.assert_allclose(probabilities, expected[:rows].numpy(), atol=1e-5)

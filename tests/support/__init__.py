@@ -1,0 +1,16 @@
+"""Helpers that tests share, one module a purpose.
+
+    local_service.py   a whole service in this process, and a gate in front of its engines
+    processes.py       the service and the commands as processes
+    models.py          toy models and repositories of them
+    batching.py        engines and requests for tests of batching
+    gpu.py             stand-ins for GPUs
+    requests.py        requests and responses as arrays
+    refusal.py         the error of a call
+    spec.py            model specifications
+    pictures.py        images as users take them
+    waiting.py         waiting for a condition
+    paths.py           the checkout's folders, and the names of the gRPC servers
+
+Not here: fixtures (conftest.py).
+"""

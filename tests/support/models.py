@@ -1,0 +1,102 @@
+"""Toy models with known answers, and model repositories."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+
+def doubling_model(width: int = 4) -> bytes:
+    """`x` FP32 [N, width] → `y` = 2x: exact, and each row is independent of the others."""
+    two = helper.make_tensor("two", TensorProto.FLOAT, [], [2.0])
+    return _model(
+        [helper.make_node("Mul", ["x", "two"], ["y"])],
+        inputs=[("x", TensorProto.FLOAT, ["N", width])],
+        outputs=[("y", TensorProto.FLOAT, ["N", width])],
+        constants=[two],
+    )
+
+
+def lookup_model() -> bytes:
+    """`index` INT64 [N, 1] → `value` FP32 [N, 1] = 10·index; an index over 9 makes ONNX Runtime fail."""
+    table = helper.make_tensor("table", TensorProto.FLOAT, [10], [10.0 * index for index in range(10)])
+    return _model(
+        [helper.make_node("Gather", ["table", "index"], ["value"])],
+        inputs=[("index", TensorProto.INT64, ["N", 1])],
+        outputs=[("value", TensorProto.FLOAT, ["N", 1])],
+        constants=[table],
+    )
+
+
+def adding_model() -> bytes:
+    """`a` and `b` INT32 [N, 2] → `sum` and `difference`."""
+    return _model(
+        [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["difference"])],
+        inputs=[(name, TensorProto.INT32, ["N", 2]) for name in ("a", "b")],
+        outputs=[(name, TensorProto.INT32, ["N", 2]) for name in ("sum", "difference")],
+    )
+
+
+def size_dependent_model() -> bytes:
+    """`x` FP32 [N, 4] → `y` = x + N/1000: an answer depends on the batch size, as with real kernels."""
+    constants = [
+        helper.make_tensor("first", TensorProto.INT64, [], [0]),
+        helper.make_tensor("thousandth", TensorProto.FLOAT, [], [0.001]),
+    ]
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["rows"]),
+        helper.make_node("Cast", ["rows"], ["count"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["count", "thousandth"], ["offset"]),
+        helper.make_node("Add", ["x", "offset"], ["y"]),
+    ]
+    return _model(
+        nodes,
+        inputs=[("x", TensorProto.FLOAT, ["N", 4])],
+        outputs=[("y", TensorProto.FLOAT, ["N", 4])],
+        constants=constants,
+    )
+
+
+def identity_model(element: int, shape: Sequence[int | str]) -> bytes:
+    """`x` → `y` = x, of any element type and shape."""
+    return _model(
+        [helper.make_node("Identity", ["x"], ["y"])], inputs=[("x", element, shape)], outputs=[("y", element, shape)]
+    )
+
+
+def _model(
+    nodes: Sequence[onnx.NodeProto],
+    *,
+    inputs: Sequence[tuple[str, int, Sequence[int | str]]],
+    outputs: Sequence[tuple[str, int, Sequence[int | str]]],
+    constants: Sequence[onnx.TensorProto] = (),
+) -> bytes:
+    graph = helper.make_graph(
+        list(nodes),
+        "toy",
+        [helper.make_tensor_value_info(*tensor) for tensor in inputs],
+        [helper.make_tensor_value_info(*tensor) for tensor in outputs],
+        list(constants),
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def add_version(repository: Path, name: str, model: bytes, *, version: int = 1, config: str | None = None) -> Path:
+    """Add a version without a manifest to a repository. Returns the version's folder."""
+    folder = repository / name / str(version)
+    folder.mkdir(parents=True)
+    if config is not None:
+        (folder.parent / "config.pbtxt").write_text(config)
+    (folder / "model.onnx").write_bytes(model)
+    return folder
+
+
+def copy_repository(source: Path, target: Path) -> Path:
+    """Copy a repository, so that a test may change it."""
+    shutil.copytree(source, target)
+    return target

@@ -1,0 +1,118 @@
+"""`python -m service.client` as a user types it, on pictures as people have them."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.support.images import big_scan
+from tests.support.models import add_version, doubling_model
+from tests.support.paths import ROOT
+from tests.support.processes import ServiceProcess, run_command, service_process
+
+TestImages = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+@pytest.fixture(scope="module")
+def service(published: Path) -> Iterator[ServiceProcess]:
+    with service_process(published) as service:
+        yield service
+
+
+def client(service: ServiceProcess, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, output and errors of the client."""
+    result = run_command("service.client", "--url", service.address, *arguments)
+    return result.returncode, result.stdout, result.stderr
+
+
+def test_pictures_of_any_kind_are_classified(service: ServiceProcess, tmp_path: Path, test_images: TestImages) -> None:
+    images, labels = test_images
+    first = [int(np.flatnonzero(labels == digit)[3]) for digit in range(10)]
+    files = []
+    for index in first:
+        Image.fromarray(images[index, :, :, 0]).save(tmp_path / f"small-{labels[index]}.png")
+        big_scan(images[index]).save(tmp_path / f"scan-{labels[index]}.jpg", quality=80)
+        files += [tmp_path / f"small-{labels[index]}.png", tmp_path / f"scan-{labels[index]}.jpg"]
+    status, output, _ = client(service, "classify", *map(str, files))
+    assert status == 0
+    lines = output.splitlines()
+    assert len(lines) == 20
+    right = sum(line.split()[0].split("-")[-1][0] == line.split()[1] for line in lines)
+    assert right >= 18, output
+    assert all(line.endswith("%") for line in lines)
+    status, output, _ = client(service, "classify", "--top", "3", str(files[0]))
+    assert status == 0 and len(output.split()) == 1 + 2 * 3
+
+
+def test_a_bad_file_is_named_and_the_others_are_answered(
+    service: ServiceProcess, tmp_path: Path, test_images: TestImages
+) -> None:
+    good, bad, blank = (tmp_path / name for name in ("good.png", "bad.png", "blank.png"))
+    Image.fromarray(test_images[0][0, :, :, 0]).save(good)
+    bad.write_text("no picture")
+    Image.new("L", (50, 50), 255).save(blank)
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    status, output, errors = client(service, "classify", str(good), str(folder))
+    assert status == 1 and str(good) in output and f"{folder}: Is a directory" in errors
+    status, output, errors = client(service, "classify", *map(str, (bad, blank, good, tmp_path / "missing.png")))
+    assert status == 1
+    assert len(output.splitlines()) == 1 and str(good) in output
+    assert sorted(line.split(":")[0] for line in errors.splitlines()) == [
+        str(bad), str(blank), str(tmp_path / "missing.png"),
+    ]  # fmt: skip
+    assert "Traceback" not in errors
+
+
+def test_models_are_listed_with_their_states(service: ServiceProcess) -> None:
+    assert client(service, "models") == (0, "mnist-simplecnn  1  READY\n", "")
+
+
+def test_a_model_that_takes_no_images_is_said_to(tmp_path: Path) -> None:
+    add_version(tmp_path / "models", "double", doubling_model())
+    with service_process(tmp_path / "models") as service:
+        Image.new("L", (28, 28)).save(tmp_path / "any.png")
+        status, _, errors = client(service, "classify", str(tmp_path / "any.png"), "--model", "double")
+    assert status == 1
+    assert "'double' takes no images: expected UINT8 [N, height, width, 1 or 3], but it takes FP32 [4]" in errors
+
+
+def test_health_says_it_with_its_exit_status(service: ServiceProcess) -> None:
+    assert client(service, "health") == (0, "SERVING\n", "")
+    assert client(service, "health", "--model", "mnist-simplecnn")[0] == 0
+    status, _, errors = client(service, "health", "--model", "nobody")
+    assert status == 1 and "NOT_FOUND" in errors
+
+
+def test_no_server_is_one_line_and_status_1() -> None:
+    result = run_command("service.client", "--url", "127.0.0.1:1", "--timeout", "3", "health")
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1 and "UNAVAILABLE" in result.stderr
+
+
+def test_version_is_the_packages() -> None:
+    result = run_command("service.client", "--version")
+    assert (result.returncode, result.stdout) == (0, f"simplecnn {version('simplecnn')}\n")
+
+
+def test_health_imports_nothing_heavy(service: ServiceProcess) -> None:
+    """What keeps it fast; the figure itself is in `make bench`."""
+    code = (
+        "import sys; from service.client import command\n"
+        "try:\n    command.main()\nexcept SystemExit as end:\n    status = end.code\n"
+        "heavy = {'numpy', 'PIL', 'onnxruntime', 'pydantic', 'structlog'} & set(sys.modules)\n"
+        "sys.exit(status or (repr(heavy) if heavy else 0))"
+    )
+    command = [sys.executable, "-c", code, "--url", service.address, "health"]
+    started = time.perf_counter()
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ), check=False)
+    assert result.returncode == 0, result.stderr
+    assert time.perf_counter() - started < 10

@@ -1,0 +1,50 @@
+"""The exported graph agrees with PyTorch, and a version is published whole or not at all."""
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training import networks, publish
+
+NETWORK = networks.NETWORKS["mnist-simplecnn"]
+
+
+@pytest.fixture(scope="module")
+def model() -> networks.Classifier:
+    torch.manual_seed(0)
+    return networks.Classifier(NETWORK).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (130, 28, 28, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def artifact(model: bytes = b"a graph") -> publish.Artifact:
+    return publish.Artifact(
+        name="toy",
+        model=model,
+        manifest={"seed": 1},
+        golden={"images": np.zeros((2, 4, 4, 1), np.uint8), "probabilities": np.ones((2, 3), np.float32)},
+        label_names=("a", "b", "c"),
+        image_shape=(4, 4, 1),
+    )
+
+
+def _publish_five(repository: Path) -> None:
+    for _ in range(5):
+        publish.publish(repository, artifact())
+
+
+def test_concurrent_jobs_publish_under_different_numbers(tmp_path: Path) -> None:
+    jobs = [multiprocessing.get_context("spawn").Process(target=_publish_five, args=(tmp_path,)) for _ in range(3)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(60)
+        assert job.exitcode == 0
+    versions = sorted(int(path.name) for path in (tmp_path / "toy").iterdir() if path.name.isdecimal())
+    assert versions == list(range(1, 16))

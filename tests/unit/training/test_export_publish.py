@@ -1,0 +1,163 @@
+"""The exported graph agrees with PyTorch, and a version is published whole or not at all."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from google.protobuf import text_format
+from onnx import TensorProto
+
+from service.pb.model_config_pb2 import ModelConfig
+from tests.support.paths import ROOT
+from training import export, networks, publish
+from training.atomic_files import write_and_sync
+from training.errors import ParityError
+
+NETWORK = networks.NETWORKS["mnist-simplecnn"]
+
+
+@pytest.fixture(scope="module")
+def model() -> networks.Classifier:
+    torch.manual_seed(0)
+    return networks.Classifier(NETWORK).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (130, 28, 28, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def graph(model: networks.Classifier, images: torch.Tensor) -> bytes:
+    return export.to_onnx(model, images[:2])
+
+
+def artifact(model: bytes = b"a graph") -> publish.Artifact:
+    return publish.Artifact(
+        name="toy",
+        model=model,
+        manifest={"seed": 1},
+        golden={"images": np.zeros((2, 4, 4, 1), np.uint8), "probabilities": np.ones((2, 3), np.float32)},
+        label_names=("a", "b", "c"),
+        image_shape=(4, 4, 1),
+    )
+
+
+def test_the_graph_takes_raw_pixels_and_only_its_batch_axis_is_dynamic(graph: bytes) -> None:
+    loaded = onnx.load_from_string(graph)
+    onnx.checker.check_model(loaded, full_check=True)
+
+    def shape(tensor: onnx.ValueInfoProto) -> list[Any]:
+        return [axis.dim_value or axis.dim_param for axis in tensor.type.tensor_type.shape.dim]
+
+    (pixels,), (output,) = loaded.graph.input, loaded.graph.output
+    assert (pixels.name, pixels.type.tensor_type.elem_type) == ("images", TensorProto.UINT8)
+    assert (output.name, output.type.tensor_type.elem_type) == ("probabilities", TensorProto.FLOAT)
+    assert shape(pixels)[1:] == [28, 28, 1] and isinstance(shape(pixels)[0], str)
+    assert shape(output)[1:] == [10] and shape(output)[0] == shape(pixels)[0]
+    assert str(ROOT).encode() not in graph and b"site-packages" not in graph, "it contains paths of this machine"
+
+
+@pytest.mark.parametrize("change", ["opset", "fixed batch", "image shape", "other batch axis"])
+def test_a_graph_with_another_signature_is_refused(graph: bytes, change: str) -> None:
+    loaded = onnx.load_from_string(graph)
+    pixels, output = loaded.graph.input[0].type.tensor_type.shape, loaded.graph.output[0].type.tensor_type.shape
+    export.check_signature(loaded, (28, 28, 1))
+    if change == "opset":
+        loaded.opset_import[0].version = 17
+    elif change == "fixed batch":
+        pixels.dim[0].dim_value = output.dim[0].dim_value = 2
+    elif change == "image shape":
+        pixels.dim[1].dim_value = 29
+    else:
+        output.dim[0].dim_param = "M"
+    with pytest.raises(ParityError, match="the exported graph has another signature"):
+        export.check_signature(loaded, (28, 28, 1))
+
+
+def test_pytorch_and_onnx_runtime_agree_alone_and_in_batches(
+    model: networks.Classifier, images: torch.Tensor, graph: bytes
+) -> None:
+    with torch.inference_mode():
+        parity = export.check_parity(graph, images, model(images))
+    assert parity.max_abs_diff <= 1e-5 and parity.batch_max_abs_diff <= 1e-5
+    assert parity.probabilities.shape == (130, 10)
+
+
+@pytest.mark.parametrize("change", [2e-5, float("nan")])
+def test_a_probability_that_differs_by_more_than_the_tolerance_is_refused(
+    model: networks.Classifier, images: torch.Tensor, graph: bytes, change: float
+) -> None:
+    with torch.no_grad():
+        expected = model(images)
+    expected[7, 3] += change
+    with pytest.raises(ParityError, match="nothing was published"):
+        export.check_parity(graph, images, expected)
+
+
+def test_a_different_label_is_refused_within_any_tolerance(
+    model: networks.Classifier, images: torch.Tensor, graph: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "TOLERANCE", 10.0)
+    with torch.no_grad():
+        expected = model(images)
+    expected[0] = expected[0].roll(1)
+    with pytest.raises(ParityError, match="1 of 130 labels differ"):
+        export.check_parity(graph, images, expected)
+
+
+def test_a_version_gets_the_next_number_and_all_its_files(tmp_path: Path) -> None:
+    first, second = publish.publish(tmp_path, artifact()), publish.publish(tmp_path, artifact(b"another"))
+    assert [first, second] == [tmp_path / "toy" / "1", tmp_path / "toy" / "2"]
+    assert sorted(path.name for path in second.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
+    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["1", "2", "config.pbtxt", "labels.txt"]
+    manifest = json.loads((second / "manifest.json").read_text())
+    assert manifest["sha256"] == hashlib.sha256(b"another").hexdigest()
+    assert (tmp_path / "toy" / "labels.txt").read_text() == "a\nb\nc\n"
+    config = text_format.Parse((tmp_path / "toy" / "config.pbtxt").read_text(), ModelConfig())
+    assert (config.name, config.platform, config.max_batch_size) == ("toy", "onnxruntime_onnx", 64)
+    assert list(config.input[0].dims) == [4, 4, 1] and list(config.output[0].dims) == [3]
+    assert config.HasField("dynamic_batching")
+
+
+def test_publishing_keeps_an_operators_config(tmp_path: Path) -> None:
+    publish.publish(tmp_path, artifact())
+    (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: 3")
+    publish.publish(tmp_path, artifact())
+    assert (tmp_path / "toy" / "config.pbtxt").read_text() == "max_batch_size: 3"
+
+
+def test_the_next_version_number_follows_the_largest_and_ignores_other_names(tmp_path: Path) -> None:
+    for name in ("2", "9", "10", "backup", "11.old"):
+        (tmp_path / "toy" / name).mkdir(parents=True)
+    assert publish.publish(tmp_path, artifact()).name == "11"
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_publication_that_fails_halfway_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    publish.publish(tmp_path, artifact())
+
+    def fail(path: Path, content: bytes) -> None:
+        if path.name == "golden.npz":
+            raise error
+        write_and_sync(path, content)
+
+    monkeypatch.setattr("training.publish.write_and_sync", fail)
+    with pytest.raises(type(error)):
+        publish.publish(tmp_path, artifact())
+    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["1", "config.pbtxt", "labels.txt"]
+
+
+def test_publishing_removes_what_a_killed_job_left(tmp_path: Path) -> None:
+    (tmp_path / "toy" / ".1.tmp").mkdir(parents=True)
+    (tmp_path / "toy" / ".1.tmp" / "model.onnx").write_bytes(b"half")
+    version = publish.publish(tmp_path, artifact())
+    assert not (tmp_path / "toy" / ".1.tmp").exists()
+    assert (version / "model.onnx").read_bytes() == b"a graph"

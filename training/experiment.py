@@ -1,0 +1,153 @@
+"""The experiment: what the settings ask for, with everything that they leave open decided.
+
+It holds the network, the data set and its splits, the recipe, the normalization, the name to publish under and the
+accuracy gate, and gives the command that repeats it.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training import datasets
+from training.dataset import Dataset, Split, split_validation
+from training.distributed import ProcessGroup
+from training.errors import GateError, TrainingError
+from training.image_folder import PREFIX
+from training.networks import Classifier, Network, Normalization, find_network
+from training.pooling import Pooling
+from training.publish import newest_version
+from training.recipe import Recipe, normalization_for, recipe_for
+from training.settings import RESUME_OVERRIDES, Settings
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training run, described in full."""
+
+    settings: Settings
+    name: str  # of the model in the repository
+    network: Network
+    dataset: Dataset
+    training: Split
+    validation: Split
+    recipe: Recipe
+    normalization: Normalization
+
+    def build_model(self) -> Classifier:
+        """The network with its initial weights, which the seed decides."""
+        torch.manual_seed(self.settings.seed)
+        pooling, classes = Pooling(self.settings.pooling), len(self.dataset.label_names)
+        return Classifier(self.network, pooling, classes, self.normalization)
+
+    def check_accuracy(self, accuracy: float) -> None:
+        """Apply the accuracy gate.
+
+        Raises:
+            GateError: the test accuracy is too low to publish.
+        """
+        if accuracy < self.min_accuracy:
+            raise GateError(
+                f"test accuracy {accuracy:.2%} is below --min-accuracy {self.min_accuracy:.2%}; nothing was published"
+            )
+
+    @property
+    def min_accuracy(self) -> float:
+        """The lowest test accuracy to publish: as set, or the network's own, or else that of the commonest class.
+
+        Predicting the commonest class of the test split for every image reaches the last one.
+        """
+        if self.settings.min_accuracy is not None:
+            return self.settings.min_accuracy
+        if self.name == self.network.name:
+            return self.network.min_accuracy
+        return self.dataset.test.labels.bincount().max().item() / len(self.dataset.test)
+
+
+def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
+    """Load the data set and decide what the settings leave open.
+
+    Raises:
+        UnknownNetwork: no network has this name.
+        DataError: the data set cannot be loaded.
+        TrainingError: its images do not have the shape that the network takes.
+    """
+    network = find_network(settings.model)
+    dataset = _load_dataset(_dataset_name(settings, network), settings.data_dir, network, processes)
+    recipe = recipe_for(
+        settings.recipe,
+        network,
+        dataset,
+        seed=settings.seed,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+    )
+    validation_size = int(len(dataset.train) * recipe.validation_fraction)
+    training, validation = split_validation(dataset.train, size=validation_size, seed=settings.seed)
+    return Experiment(
+        settings=settings,
+        name=published_name(settings.name, network, dataset.name),
+        network=network,
+        dataset=dataset,
+        training=training,
+        validation=validation,
+        recipe=recipe,
+        normalization=normalization_for(recipe, network, training),
+    )
+
+
+def published_version(settings: Settings) -> Path | None:
+    """The newest published version of the experiment's model, if there is one; does not load the data set.
+
+    Raises:
+        UnknownNetwork: no network has this name.
+    """
+    network = find_network(settings.model)
+    folder = settings.repository / published_name(settings.name, network, _dataset_name(settings, network))
+    newest = newest_version(folder)
+    return folder / str(newest) if newest else None
+
+
+def published_name(name: str, network: Network, dataset: str) -> str:
+    """The name to publish under: `name` if set, else the network's, followed by the data set's if not its own."""
+    if name:
+        return name
+    if dataset in (network.dataset, f"{network.dataset}-sample"):
+        return network.name
+    suffix = Path(dataset.removeprefix(PREFIX)).resolve().name
+    return re.sub(r"[^\w.-]", "-", f"{network.name}-{suffix}")
+
+
+def reproducibility_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that decide the weights."""
+    return settings.model_dump(exclude={*RESUME_OVERRIDES, "list", "summary"})
+
+
+def repeat_command(settings: Settings) -> str:
+    """The command that repeats the training."""
+    flags = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
+        for name, value in reproducibility_settings(settings).items()
+        if name != "model" and value != Settings.model_fields[name].default
+    ]
+    return " ".join(["python -m training", f"--model {settings.model}", *flags])
+
+
+def _dataset_name(settings: Settings, network: Network) -> str:
+    return network.dataset if settings.dataset == "auto" else settings.dataset
+
+
+def _load_dataset(name: str, data_dir: Path, network: Network, processes: ProcessGroup) -> Dataset:
+    """Load the data set; the main process first, which downloads missing files while the others wait."""
+    if not processes.is_main:
+        processes.any(False)
+    dataset = datasets.load(name, data_dir, network.image_shape)
+    if processes.is_main:
+        processes.any(False)
+    if dataset.image_shape != network.image_shape:
+        expected, found = ("×".join(map(str, shape)) for shape in (network.image_shape, dataset.image_shape))
+        raise TrainingError(f"{network.name} takes images of {expected}; those of {dataset.name} are {found}")
+    return dataset

@@ -1,0 +1,92 @@
+"""The manifest: what a published version is, from which data and code it was made, and how good it is.
+
+publish.py adds the schema version, the model's name and the SHA-256 of the graph. The service reads `model`, `sha256`,
+`golden` and `metrics`; the rest is for people.
+"""
+
+import dataclasses
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from training import export, quantize
+from training.evaluate import Evaluation
+from training.experiment import Experiment
+from training.networks import Classifier
+from training.trainer import TrainingResult
+
+# Largest allowed difference between an answer on another machine or execution provider and the golden answer.
+GOLDEN_TOLERANCE = 1e-4
+
+
+def training_facts(
+    experiment: Experiment, run_id: str, model: Classifier, result: TrainingResult, evaluation: Evaluation
+) -> dict[str, Any]:
+    """How the model was made and how good it is; the same for the float32 and the 8-bit version."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": run_id,
+        "network": {
+            "name": experiment.network.name,
+            "pooling": experiment.settings.pooling,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "normalization": dataclasses.asdict(experiment.normalization),
+        },
+        "dataset": {
+            "name": experiment.dataset.name,
+            "sha256": experiment.dataset.digest(),
+            "training": len(experiment.training),
+            "validation": len(experiment.validation),
+            "test": len(experiment.dataset.test),
+        },
+        "recipe": dataclasses.asdict(experiment.recipe),
+        "metrics": evaluation.metrics()
+        | {"validation_accuracy": result.validation_accuracy, "training_seconds": round(result.seconds, 1)},
+        "opset": export.OPSET,
+        "commit": code_commit(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "onnx", "onnxscript", "numpy")},
+    }
+
+
+def float32_manifest(facts: dict[str, Any], parity: export.Parity, golden_samples: int) -> dict[str, Any]:
+    """The manifest of the float32 version."""
+    return facts | {
+        "parity": {"max_abs_diff": parity.max_abs_diff, "tolerance": export.TOLERANCE},
+        "batch_invariance": {"max_abs_diff": parity.batch_max_abs_diff, "tolerance": export.TOLERANCE},
+        "golden": {"samples": golden_samples, "tolerance": GOLDEN_TOLERANCE},
+    }
+
+
+def int8_manifest(
+    facts: dict[str, Any], comparison: quantize.Comparison, calibration_images: int, golden_samples: int
+) -> dict[str, Any]:
+    """The manifest of the 8-bit version."""
+    return facts | {
+        "quantization": {
+            "kind": "int8, static",
+            "calibration_images": calibration_images,
+            "float32_accuracy": facts["metrics"]["test_accuracy"],
+            "speedup": round(comparison.speedup, 3),
+            "size_reduction": round(comparison.size_reduction, 2),
+        },
+        "metrics": {"test_accuracy": comparison.accuracy},
+        "golden": {"samples": golden_samples, "tolerance": quantize.GOLDEN_TOLERANCE},
+    }
+
+
+def code_commit() -> str | None:
+    """The commit of this code, `-dirty` if it was changed since; None outside a git checkout and an image."""
+    if built_from := os.environ.get("SIMPLECNN_COMMIT"):
+        return built_from
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
