@@ -46,46 +46,46 @@ lint: .venv/installed ## check style, types, the direction of imports and spelli
 	$(BIN)/typos
 	$(BIN)/hadolint deploy/docker/*.Dockerfile
 
-train: .venv/installed ## train on the full MNIST, downloaded into data/ if it is not there, and publish
+train: .venv/installed ## train on the full MNIST, which it downloads into data/ if it is missing, and publish
 	$(BIN)/python -m training --repository $(REPOSITORY) $(TRAINING_FLAGS)
 
-train-all: .venv/installed ## train and publish all four networks on their full data sets, below data/; 15 minutes on 2 cores
+train-all: .venv/installed ## train and publish all four networks on their full data sets in data/; 15 minutes on 2 cores
 	@for model in mnist-simplecnn mnist-cnn cifar10-cnn cifar10-lenet; do \
 	  $(BIN)/python -m training --model $$model --repository $(REPOSITORY) $(TRAINING_FLAGS) || exit 1; done
 
-report: .venv/installed ## open the newest run's report in a browser, training on the bundled digits if there is none
+report: .venv/installed ## open the newest run's report in a browser; trains on the bundled digits if there is no run
 	@ls runs/*/report.html >/dev/null 2>&1 || \
 	  $(BIN)/python -m training --dataset mnist-sample --repository $(REPOSITORY) $(TRAINING_FLAGS)
 	@report=$$(ls -t runs/*/report.html | head -1); echo $$report; \
 	  $(BIN)/python -c 'import pathlib, sys, webbrowser; webbrowser.open(pathlib.Path(sys.argv[1]).resolve().as_uri())' $$report
 
-check-served: .venv/installed ## send whole test sets to every published model over gRPC, and hold the answers against the job's own
+check-served: .venv/installed ## send whole test sets to every published model over gRPC, and compare with the job's predictions
 	$(BIN)/python -m tests.soaks.served --repository $(REPOSITORY) $(SOAK_FLAGS)
 
 serve: .venv/installed ## serve the model repository until Ctrl-C
 	$(BIN)/python -m service --model-repository $(REPOSITORY) $(SERVICE_FLAGS)
 
-bench: .venv/installed ## measure the service, side by side with Triton where it is installed; 17 minutes
+bench: .venv/installed ## measure the service beside Triton, if that is installed; 17 minutes
 	$(BIN)/python -m tests.benchmarks.serving $(BENCH_FLAGS)
 
-bench-peers: .venv/installed ## measure KServe's SDK, MLServer, LitServe and a plain grpc.aio server; installs each; 5 minutes
+bench-peers: .venv/installed ## measure KServe's SDK, MLServer, LitServe and a plain grpc.aio server, which it installs; 5 minutes
 	$(BIN)/python -m tests.benchmarks.peer_servers $(BENCH_FLAGS)
 
-bench-gpu: .venv/installed ## measure what a GPU carries alone, over PCIe and through the service
+bench-gpu: .venv/installed ## measure a GPU alone, with copies over PCIe, and through the service
 	$(BIN)/python -m tests.benchmarks.gpu $(BENCH_FLAGS)
 
-bench-workers: .venv/installed ## measure what more workers cost, and how connections spread over them
+bench-workers: .venv/installed ## measure the cost of more workers, and how connections spread over them
 	$(BIN)/python -m tests.benchmarks.workers $(BENCH_FLAGS)
 
-bench-scaling: .venv/installed ## measure what a request costs, and hold the simulated fleet against it
+bench-scaling: .venv/installed ## measure the cost of a request by part, and compare the simulated fleet with it
 	$(BIN)/python -m tests.benchmarks.scaling $(BENCH_FLAGS)
 
-bench-train: .venv/installed ## measure training against the plain recipe, on the full MNIST
+bench-train: .venv/installed ## measure training against a tutorial's training loop, on the full MNIST
 	$(BIN)/python -m tests.benchmarks.train_speed $(BENCH_FLAGS)
 
-soak: soak-reload soak-restart soak-overload soak-deadlines ## all of the next four; 10 minutes
+soak: soak-reload soak-restart soak-overload soak-deadlines ## run the next four; 10 minutes
 
-soak-reload: .venv/installed ## 20 hot reloads under load, against the same load without
+soak-reload: .venv/installed ## 20 hot reloads under load, and the same load without reloads
 	$(BIN)/python -m tests.soaks.reload --repository $(REPOSITORY) $(SOAK_FLAGS)
 
 soak-restart: .venv/installed ## 10 rolling restarts of two replicas on one port, under load
@@ -102,7 +102,7 @@ stubs: .venv/installed ## generate service/pb from proto/
 
 LOCK := $(BIN)/uv pip compile --universal --generate-hashes --no-annotate --quiet --custom-compile-command "make lock" \
   --constraints deploy/locks/constraints.txt
-# An image has the versions that were tested.
+# Images get the versions that the tests run.
 LOCK_IMAGE := $(LOCK) --python-version 3.13 --constraints deploy/locks/dev.txt
 # `make lock UPGRADE=` keeps the versions that are locked and still allowed.
 UPGRADE ?= --upgrade
@@ -114,13 +114,13 @@ lock: .venv/installed ## resolve the lock files from pyproject.toml
 	$(LOCK_IMAGE) --extra service --extra gpu pyproject.toml -o deploy/locks/service-gpu.txt
 	$(LOCK_IMAGE) --extra training --extra cpu pyproject.toml -o deploy/locks/training.txt
 
-clean: ## remove all that was made here: the environment, published models, caches
+clean: ## remove the environment, published models, runs and caches
 	rm -rf .venv build models runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-# Everything, from the lock file; made anew when the lock file or the project's own metadata change.
+# All packages of the lock file; installed again when the lock file or pyproject.toml changes.
 .venv/installed: deploy/locks/dev.txt pyproject.toml
-	@echo "installing into .venv; PyTorch and its CUDA libraries are some gigabytes if they are not at hand"
+	@echo "installing into .venv; PyTorch and its CUDA libraries are some gigabytes to download"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps -r deploy/locks/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

@@ -1,4 +1,4 @@
-"""Helpers that tests share, one module a purpose.
+"""Helpers that tests share, one module for each purpose.
 
     local_service.py   a whole service in this process, and a gate in front of its engines
     processes.py       the service and the commands as processes
@@ -8,7 +8,8 @@
     requests.py        requests and responses as arrays
     refusal.py         the error of a call
     spec.py            model specifications
-    pictures.py        images as users take them
+    images.py          images as users take them
+    data.py            the full MNIST, if it is at hand
     waiting.py         waiting for a condition
     paths.py           the checkout's folders, and the names of the gRPC servers
 
