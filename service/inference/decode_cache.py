@@ -53,26 +53,14 @@ class CachedLayout:
 
 
 class CacheHit(NamedTuple):
-    """A request with a known layout, and the offset of its contents."""
+    """A request with a known layout: what routes it, as in ParsedRequest, and where its contents begin."""
 
     layout: CachedLayout
+    name: str
+    version: str
     id: str
+    parameters: Parameters
     start: int
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.layout.name
-
-    @property
-    def version(self) -> str:
-        """The version's number or label; "" if the request names none."""
-        return self.layout.version
-
-    @property
-    def parameters(self) -> Parameters:
-        """The request's parameters."""
-        return self.layout.parameters
 
 
 class DecodeCache:
@@ -88,7 +76,8 @@ class DecodeCache:
             layout = self._layouts.get((payload[:end], len(payload) - after))
             if layout is None or not payload.startswith(layout.middle, after):
                 return None
-            return CacheHit(layout, request_id.decode(), after + len(layout.middle))
+            start = after + len(layout.middle)
+            return CacheHit(layout, layout.name, layout.version, request_id.decode(), layout.parameters, start)
         except (IndexError, UnicodeDecodeError):  # not a request, or not one with a known layout
             return None
 
