@@ -43,7 +43,11 @@ def classify(client: Client, arguments: argparse.Namespace) -> int:
     unreadable: list[Path] = []
     for files in _file_groups(arguments.files, unreadable):
         results = client.classify(
-            arguments.model, [data for _, data in files], arguments.model_version, top_k=arguments.top, fit=arguments.fit
+            arguments.model,
+            [data for _, data in files],
+            arguments.model_version,
+            top_k=arguments.top,
+            fit=arguments.fit,
         )
         for (path, _), result in zip(files, results, strict=True):
             if result.HasField("error"):

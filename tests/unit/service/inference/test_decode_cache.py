@@ -57,11 +57,10 @@ def test_a_request_with_a_known_layout_is_read_as_protobuf_reads_it(
     if found is None:
         assert any(len(text.encode()) > 127 for text in (first, second))  # ids that are too long for the cache
         return
-    layout, request_id, start = found
-    (array,) = layout.inputs(payload, start)
-    assert (layout.name, layout.version, request_id) == ("m", version, second)
-    assert layout.rows == rows
-    assert layout.parameters == NO_PARAMETERS
+    (array,) = found.layout.inputs(payload, found.start)
+    assert (found.name, found.version, found.id) == ("m", version, second)
+    assert found.layout.rows == rows
+    assert found.parameters == NO_PARAMETERS
     np.testing.assert_array_equal(array, np.full((rows, 3), 7.0, np.float32))
 
 
@@ -158,6 +157,6 @@ def test_the_cache_does_not_keep_an_unloaded_version_alive() -> None:
     payload = request_of().SerializeToString()
     add(cache, payload, model=model)
     found = cache.find(payload)
-    assert found and found[0].model() is model
+    assert found and found.layout.model() is model
     del model
-    assert found[0].model() is None
+    assert found.layout.model() is None
