@@ -27,7 +27,7 @@ test-unit: .venv/installed ## run the tests that need no server and no process; 
 	$(BIN)/pytest tests/unit
 
 coverage: .venv/installed ## measure what tests/unit and tests/integration execute of the service's core; 2 minutes
-	$(BIN)/pytest tests/unit/service tests/integration --cov=service/batching --cov=service/models --cov=service/inference \
+	$(BIN)/pytest tests/unit/service tests/integration --ignore tests/integration/training --cov=service/batching --cov=service/models --cov=service/inference \
 	  --cov-branch --cov-report=term
 
 test-containers: .venv/installed ## build the image and test the Compose stack in real containers; 2 minutes
