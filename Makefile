@@ -18,7 +18,7 @@ demo: .venv/installed ## train on bundled digits, serve, and classify held-out i
 	  $(BIN)/python -m training --dataset mnist-sample --repository $(REPOSITORY)
 	@$(BIN)/python -m tests.demo $(REPOSITORY)
 	@echo
-	@echo "next: make serve, then in another terminal: $(BIN)/python -m service.client classify PICTURE.png"
+	@echo "next: make serve, then in another terminal: $(BIN)/python -m service.client classify build/seven.png"
 
 test: .venv/installed ## run everything that CI runs, short of containers; 7 minutes
 	$(BIN)/pytest

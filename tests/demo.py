@@ -14,11 +14,13 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
+from PIL import Image
 
 from service.client import Client
 
 ROOT = Path(__file__).parents[1]
 MODEL = "mnist-simplecnn"
+SAMPLE = ROOT / "build" / "seven.png"
 SHOWN = 20
 METRICS = ("inference_requests_total", "inference_rows_total", "inference_batches_total")
 
@@ -40,7 +42,7 @@ def running_service(repository: Path) -> Iterator[tuple[str, str]]:
         if facts.get("event") != "ready":
             sys.exit(f"error: the service is not ready: {facts.get('reason', facts.get('event'))}")
         seconds, address, server = float(facts["seconds"]), facts["address"], facts["grpc_server"]
-        print(f"\nservice ready after {seconds:.2f} s: gRPC on {address} ({server} server)")
+        print(f"\nmodels loaded in {seconds:.2f} s: gRPC on {address} ({server} server)")
         yield address, facts["url"]
     finally:
         process.send_signal(signal.SIGTERM)
@@ -64,6 +66,10 @@ def main() -> None:
             print(f"  {index:14}   {labels[index]:4}   {predicted[index]:9}   {probabilities[index].max():11.1%}{mark}")
         correct = int((predicted == labels).sum())
         print(f"\naccuracy as answered by the service: {correct / len(labels):.2%} ({correct:,} of {len(labels):,})")
+
+        SAMPLE.parent.mkdir(exist_ok=True)
+        Image.fromarray(images[0, :, :, 0]).save(SAMPLE)
+        print(f"wrote held-out image 0 to {SAMPLE.relative_to(ROOT)}")
 
         print(f"\nmetrics, at {metrics} while it runs:")
         with urlopen(metrics, timeout=10) as response:
