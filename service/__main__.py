@@ -55,7 +55,10 @@ def _read_settings() -> Settings:
 def _require_onnx_runtime() -> None:
     """Exit with status 2 and a line that says what to install, if ONNX Runtime is missing."""
     if find_spec("onnxruntime") is None:
-        print("error: ONNX Runtime is not installed: pip install '.[service,cpu]' or '.[service,gpu]' in a checkout", file=sys.stderr)
+        print(
+            "error: ONNX Runtime is not installed: pip install '.[service,cpu]' or '.[service,gpu]' in a checkout",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 

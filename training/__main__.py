@@ -31,7 +31,10 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     if find_spec("onnxruntime") is None:
-        print("error: ONNX Runtime is not installed: pip install '.[training,cpu]' or '.[training,gpu]' in a checkout", file=sys.stderr)
+        print(
+            "error: ONNX Runtime is not installed: pip install '.[training,cpu]' or '.[training,gpu]' in a checkout",
+            file=sys.stderr,
+        )
         sys.exit(2)
     signals = SignalHandler()
     try:

@@ -18,7 +18,7 @@ from training.errors import DataError
 
 PREFIX = "folder:"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-# One image in so many of each class becomes a test image.
+# Of each class, one image in this number becomes a test image.
 IMAGES_PER_TEST_IMAGE = 6
 # One to train on and one to test on.
 MIN_IMAGES_PER_CLASS = 2

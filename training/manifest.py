@@ -83,10 +83,13 @@ def code_commit() -> str | None:
     """The commit of this code, `-dirty` if it was changed since; None outside a git checkout and an image."""
     if built_from := os.environ.get("SIMPLECNN_COMMIT"):
         return built_from
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():  # git would look in the folders above
+        return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+            command, cwd=checkout, capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-# Progress is reported every so many steps: reading the loss makes the CPU wait for the GPU.
+# Steps between two reports of progress: reading the loss makes the CPU wait for the GPU.
 REPORT_EVERY_STEPS = 25
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from training.atomic_files import sync_folder, write_and_sync, write_atomically
 
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA = 2
 MAX_BATCH_SIZE = 64
 
 

@@ -19,7 +19,7 @@ from training.augment import NO_AUGMENTATION, Augmentation, augmentation_for
 from training.dataset import Dataset, Split
 from training.networks import Network, Normalization
 
-# Small data sets get smaller batches, so that an epoch has at least so many steps; but no smaller than that.
+# Small data sets get smaller batches, so that an epoch has at least this number of steps; the batch size has a minimum.
 MIN_STEPS_PER_EPOCH, MIN_BATCH_SIZE = 50, 8
 # Fraction of the steps in which a one-cycle learning rate rises. Not 0.2: OneCycleLR divides by zero if that is 1 step.
 WARM_UP_FRACTION = 0.21

@@ -148,7 +148,7 @@ def open_run_folder(settings: Settings, name: str) -> RunFolder:
 def create_run_folder(runs_dir: Path, name: str, settings: dict[str, Any]) -> RunFolder:
     """Create the folder of a new run and save its settings; the ID is the time, the model's name and the seed."""
     run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{name}-seed{settings['seed']}"
-    for number in range(1, MAX_RUNS_PER_SECOND):
+    for number in range(1, MAX_RUNS_PER_SECOND + 1):
         path = runs_dir / (run_id if number == 1 else f"{run_id}.{number}")
         try:
             path.mkdir(parents=True)
@@ -157,7 +157,7 @@ def create_run_folder(runs_dir: Path, name: str, settings: dict[str, Any]) -> Ru
         folder = RunFolder(path)
         folder.write_json(SETTINGS, settings)
         return folder
-    raise TrainingError(f"{runs_dir} already has {MAX_RUNS_PER_SECOND - 1} runs called {run_id}")
+    raise TrainingError(f"{runs_dir} already has {MAX_RUNS_PER_SECOND} runs called {run_id}")
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -19,35 +19,39 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from service.app.settings import Settings
-from service.core.auth import BadTokensFile, Tokens, read_tokens_file
-from service.core.errors import DeviceUnavailable, Draining
+from service.app.startup import (
+    CANNOT_START,
+    CannotStart,
+    bind_errors,
+    check_repository,
+    choose_grpc_server,
+    engine_options,
+    open_metrics,
+    read_tokens,
+)
+from service.core.errors import Draining
 from service.inference.classification import Classifier
 from service.inference.handler import InferenceHandler
-from service.models.loader import EngineOptions, load
+from service.models.loader import load
 from service.models.reconciler import Reconciler
 from service.models.registry import Registry
-from service.runtime.cuda import GpuOptions
-from service.runtime.devices import choose_devices
 from service.telemetry.collector import ServiceCollector, metrics_registry
 from service.telemetry.gpu import GpuCollector
 from service.transport.grpc.aio_server import AioServer
 from service.transport.grpc.classifier_servicer import ClassifierServicer
 from service.transport.grpc.health_servicer import HealthServicer
 from service.transport.grpc.inference_servicer import InferenceServicer
-from service.transport.grpc.listeners import check_bindable, close_listeners, join_address, open_connections, reserve
+from service.transport.grpc.listeners import close_listeners, join_address, open_connections
 from service.transport.http.monitoring import MonitoringServer
 
 if TYPE_CHECKING:
@@ -60,13 +64,10 @@ log = structlog.get_logger(__name__)
 QUIET_SECONDS, MAX_REFUSAL_SECONDS = 0.1, 0.3
 # gRPC spreads the maximum ages of connections by a tenth, and a client takes a moment to leave.
 AGE_SPREAD, LEAVING_SECONDS = 1.1, 0.5
-CANNOT_START, ENGINE_BROKEN = 2, 3
+# The exit status.
+ENGINE_BROKEN = 3
 
 Report = Callable[[CollectorRegistry, Callable[[], str]], None]
-
-
-class CannotStart(Exception):
-    """A setting asks for what is not available here; the message names the flag and the reason."""
 
 
 class Server:
@@ -76,16 +77,17 @@ class Server:
         self._settings = settings
         self._report = report
         self.grpc_server = choose_grpc_server(settings.grpc_server)
-        self._engine_options = _engine_options(settings)
-        self.registry = Registry(_repository(settings), on_change=self._models_changed)
+        self._engine_options = engine_options(settings)
+        self.registry = Registry(check_repository(settings), on_change=self._models_changed)
         self.reconciler = Reconciler(
             settings.model_repository,
             self.registry,
             lambda folder, version: load(folder, version, self._engine_options, on_broken=self._engine_broke),
         )
         self.handler = InferenceHandler(
-            self.registry, max_message_bytes=settings.max_message_bytes, tokens=_tokens(settings.tokens_file)
+            self.registry, max_message_bytes=settings.max_message_bytes, tokens=read_tokens(settings.tokens_file)
         )
+        self._collector = ServiceCollector(self.registry, self.handler, self.grpc_server)
         self._classifier = Classifier(self.registry)
         self._health = HealthServicer()
         self._metrics: MonitoringServer | None = None
@@ -119,7 +121,7 @@ class Server:
         settings = self._settings
         self._loop = asyncio.get_running_loop()
         metrics = metrics_registry(
-            ServiceCollector(self.registry, self.handler, self.grpc_server),
+            self._collector,
             GpuCollector(self._engine_options.devices, os.environ.get("CUDA_VISIBLE_DEVICES", "")),
         )
         if self._report:
@@ -140,7 +142,7 @@ class Server:
         self._folder = tempfile.TemporaryDirectory(prefix="simplecnn-")
         fallback = f"{self._folder.name}/grpc.sock"
         address = join_address(settings.host, settings.grpc_port)
-        with _address("--grpc-port", settings.host, settings.grpc_port, shared=settings.reuse_port):
+        with bind_errors("--grpc-port", settings.host, settings.grpc_port, shared=settings.reuse_port):
             self._aio = AioServer(
                 f"unix:{fallback}" if native else address,
                 self.handler,
@@ -293,77 +295,7 @@ def serve(settings: Settings, *, report: Report | None = None) -> int:
         return CANNOT_START
 
 
-def open_metrics(
-    settings: Settings, registry: CollectorRegistry, unready_reason: Callable[[], str]
-) -> MonitoringServer:
-    """Serve /metrics and the probes.
-
-    Raises:
-        CannotStart: the address cannot be bound.
-    """
-    with _address("--metrics-port", settings.host, settings.metrics_port):
-        return MonitoringServer(settings.host, settings.metrics_port, registry, unready_reason)
-
-
-def reserve_port(settings: Settings) -> tuple[socket.socket, int]:
-    """Hold the gRPC port for workers that will share it: a socket that does not listen, and the port's number.
-
-    Raises:
-        CannotStart: the address cannot be bound, or another server listens there and `reuse_port` is off.
-    """
-    with _address("--grpc-port", settings.host, settings.grpc_port, shared=settings.reuse_port):
-        reserved = reserve(settings.host, settings.grpc_port)
-    return reserved, reserved.getsockname()[1]
-
-
-def choose_grpc_server(setting: str) -> str:
-    """The gRPC server to run, `native` or `aio`, from the setting `auto`, `native` or `aio`.
-
-    Raises:
-        CannotStart: the setting is `native`, and pygrpc-native is not installed.
-    """
-    installed = find_spec("pygrpc_native") is not None
-    if setting == "native" and not installed:
-        raise CannotStart("--grpc-server native: pygrpc-native is not installed; install it or use --grpc-server aio")
-    return "native" if installed and setting != "aio" else "aio"
-
-
 def _native_server(address: str, handler: InferenceHandler, *, fallback: str, reuse_port: bool) -> "NativeServer":
     from service.transport.grpc.native_server import NativeServer  # here, because pygrpc-native is optional
 
     return NativeServer(address, handler, fallback=fallback, reuse_port=reuse_port)
-
-
-def _repository(settings: Settings) -> Path:
-    path = settings.model_repository
-    if not path.is_dir():
-        raise CannotStart(f"--model-repository {path}: no such folder; `make demo` or `python -m training` creates one")
-    return path
-
-
-def _engine_options(settings: Settings) -> EngineOptions:
-    gpu = GpuOptions(settings.gpu_memory_bytes, settings.cuda_graphs, settings.tensorrt_cache, settings.fp16)
-    try:
-        return EngineOptions(choose_devices(settings.device), settings.intra_op_threads, gpu)
-    except DeviceUnavailable as error:
-        raise CannotStart(str(error)) from error
-
-
-def _tokens(path: Path | None) -> Tokens | None:
-    try:
-        return None if path is None else read_tokens_file(path)
-    except BadTokensFile as error:
-        raise CannotStart(f"--tokens-file {error}") from error
-
-
-@contextlib.contextmanager
-def _address(flag: str, host: str, port: int, *, shared: bool = False) -> Iterator[None]:
-    """Turn an error of binding the address into CannotStart, in one line that names the flag."""
-    try:
-        check_bindable(host, port, shared=shared)
-        yield
-    except OSError as error:
-        address = join_address(host, port)
-        raise CannotStart(
-            f"{flag} {port}: {address} cannot be bound ({error.strerror or error}); is another server running?"
-        ) from error

@@ -21,9 +21,10 @@ import structlog
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from service.app import server
 from service.app.settings import Settings
+from service.app.startup import CANNOT_START, CannotStart, open_metrics, reserve_port
 from service.app.worker import METRICS, READY, Worker, WorkerProcess, run_worker
+from service.core.version import COMMIT_VARIABLE, commit
 from service.telemetry.merge import Family, families, merged
 
 log = structlog.get_logger(__name__)
@@ -33,9 +34,9 @@ def serve(settings: Settings) -> int:
     """Run the supervisor and its workers to their end and return the exit status."""
     try:
         return Supervisor(settings).run()
-    except server.CannotStart as error:
+    except CannotStart as error:
         print(f"error: {error}", file=sys.stderr)
-        return server.CANNOT_START
+        return CANNOT_START
 
 
 class Supervisor:
@@ -43,8 +44,9 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._reserved, port = server.reserve_port(settings)
+        self._reserved, port = reserve_port(settings)
         self._worker_settings = settings.model_copy(update={"workers": 1, "reuse_port": True, "grpc_port": port})
+        os.environ[COMMIT_VARIABLE] = commit()  # for the workers
         self._context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         self._context.set_forkserver_preload(["service.app.server", "service.transport.grpc.native_server"])
         self._workers = [Worker(index, self._start) for index in range(settings.workers)]
@@ -56,7 +58,7 @@ class Supervisor:
         """Keep the workers running until a signal to stop."""
         registry = CollectorRegistry()
         registry.register(self._collector)
-        metrics = server.open_metrics(self._settings, registry, self.unready_reason)
+        metrics = open_metrics(self._settings, registry, self.unready_reason)
         try:
             with self._signals() as wakeup:
                 log.info("metrics", url=metrics.url)
@@ -113,7 +115,7 @@ class Supervisor:
         if self._stopping:
             if not worker.killed_in_startup:
                 self._status = self._status or status
-        elif status == server.CANNOT_START:
+        elif status == CANNOT_START:
             self._status = status
             self._stopping = signal.SIGTERM
         else:

@@ -1,4 +1,4 @@
-"""Every error of the service: errors that callers see, with gRPC status, text and details, and errors of loading.
+"""Errors that layers share: errors that callers see, with gRPC status, text and details, and errors of loading.
 
     ServiceError
     ├── InvalidArgument     INVALID_ARGUMENT    the request is invalid: which field, what was expected, what came
@@ -13,7 +13,7 @@
     ├── Unimplemented       UNIMPLEMENTED       the method or parameter is not supported
     └── EngineFailed        INTERNAL            a fixed text, and an error id that finds the cause in the log
 
-    LoadError               a model or version cannot be served; `code` labels inference_model_refused
+    LoadError               error           a model or version cannot be served; the code labels inference_model_refused
     ├── FilesError          files           a file is missing, unreadable, or not the one that the manifest describes
     ├── ConfigurationError  configuration   config.pbtxt is invalid, not supported, or contradicts the graph
     ├── GraphError          graph           ONNX Runtime cannot open or run the graph

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import structlog
@@ -27,6 +28,9 @@ log = structlog.get_logger(__name__)
 MAX_IMAGES, MAX_WAITING_IMAGES = 256, 1024
 # Threads that decode images.
 DECODER_THREADS = 2
+
+# An image as the transport has it.
+Image = TypeVar("Image")
 
 # Takes a serialised ModelInferRequest and returns the serialised ModelInferResponse, or raises a ServiceError.
 Infer = Callable[[bytes], Awaitable[bytes]]
@@ -77,14 +81,24 @@ class Classifier:
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     async def classify(
-        self, model_name: str, version: str, sources: Sequence[ImageSource], *, fit: int, top_k: int, infer: Infer
+        self,
+        model_name: str,
+        version: str,
+        images: Sequence[Image],
+        read: Callable[[Image], ImageSource],
+        *,
+        fit: int,
+        top_k: int,
+        infer: Infer,
     ) -> list[Classification | ServiceError]:
         """Classify each image; the result of one that fails is its error. `infer` calls ModelInfer for this caller.
+
+        `read` copies an image's content out of the request. It runs on a decoder thread, after every check.
 
         Raises:
             ServiceError: the request is invalid, or no image was classified and not every image is invalid.
         """
-        count = len(sources)
+        count = len(images)
         if not 1 <= count <= MAX_IMAGES:
             raise InvalidArgument("images", f"images expected 1 to {MAX_IMAGES}, got {count}")
         key = secrets.token_hex(8)  # so that all images of a call go to the same version
@@ -92,9 +106,9 @@ class Classifier:
         spec = model.spec
         shape, output = image_shape(spec), class_output(spec)
 
-        def prepare(source: ImageSource) -> bytes:
+        def prepare(image: Image) -> bytes:
             try:
-                pixels = _fit(source, shape, fit)
+                pixels = _fit(read(image), shape, fit)
             except InvalidArgument as error:
                 model.statistics.record_failure(error.code.name, 0.0)  # counted here: ModelInfer is not called
                 raise
@@ -105,7 +119,7 @@ class Classifier:
         self._waiting += count
         try:
             async with asyncio.TaskGroup() as tasks:
-                pending = [tasks.create_task(self._infer(source, prepare, infer)) for source in sources]
+                pending = [tasks.create_task(self._infer(image, prepare, infer)) for image in images]
         finally:
             self._waiting -= count
         responses = [task.result() for task in pending]
@@ -121,10 +135,10 @@ class Classifier:
         ]
 
     async def _infer(
-        self, source: ImageSource, prepare: Callable[[ImageSource], bytes], infer: Infer
+        self, image: Image, prepare: Callable[[Image], bytes], infer: Infer
     ) -> ModelInferResponse | ServiceError:
         try:
-            payload = await asyncio.get_running_loop().run_in_executor(self._decoders, prepare, source)
+            payload = await asyncio.get_running_loop().run_in_executor(self._decoders, prepare, image)
             return ModelInferResponse.FromString(await infer(payload))
         except ServiceError as error:
             return error

@@ -37,9 +37,8 @@ class CachedLayout:
     name: str
     version: str
     parameters: Parameters
-    model: weakref.ref[
-        LoadedModel
-    ]  # the version that the layout was checked against; weak, so that an unloaded version is freed
+    # The version that the layout was checked against. Weak, so that an unloaded version is freed.
+    model: weakref.ref[LoadedModel]
     encoder: ResponseEncoder
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]

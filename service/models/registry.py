@@ -45,7 +45,7 @@ Statuses = Mapping[int, VersionStatus]  # by version
 
 
 class Registry:
-    """All model versions of one repository. `on_change` is called after every change, on the thread that made it."""
+    """All model versions of one repository. `on_change` is called when routes change and after each reconciliation."""
 
     def __init__(self, repository: Path, *, on_change: Callable[[], None] = lambda: None) -> None:
         self.problem = "models are still loading"  # why the repository as a whole cannot be served; "" if it can
@@ -109,7 +109,7 @@ class Registry:
         return self._routing.get(name, NO_ROUTING)
 
     def unready_reason(self) -> str:
-        """Why the server is not ready; "" if every model serves and there is at least one."""
+        """Why the server is not ready; "" if a model serves, and every model that no operator unloaded does."""
         if self.problem:
             return self.problem
         if not self._statuses:

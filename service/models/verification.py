@@ -14,7 +14,7 @@ import structlog
 from numpy.typing import NDArray
 
 from service.core.datatypes import BYTES
-from service.core.errors import ConfigurationError, EngineLost, FilesError, GoldenMismatch, GraphError, LoadError
+from service.core.errors import ConfigurationError, EngineLost, FilesError, GoldenMismatch, GraphError
 from service.core.spec import Arrays, ModelSpec, Run
 
 log = structlog.get_logger(__name__)
@@ -111,7 +111,7 @@ class Verifier:
             raise FilesError(f"golden.npz holds {sorted(self.golden)}, but not {missing[0]!r}")
         samples = min(len(self.golden[name]) for name in names)
         if samples == 0:
-            raise LoadError("golden.npz holds no samples")
+            raise FilesError("golden.npz holds no samples")
         return samples
 
     def _run_golden(self, run: Run, rows: NDArray[np.int64]) -> Sequence[NDArray[np.generic]]:

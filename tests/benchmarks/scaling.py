@@ -1,4 +1,4 @@
-"""Measures the costs that fleet.py simulates, and compares its run-replica case with the service: `make bench-scaling`.
+"""Measures the costs that fleet.py simulates, and compares its one-replica case with the service: `make bench-scaling`.
 
 - Cost of a batch by its rows: from the service's own statistics (ModelStatistics).
 - Cost of decoding a request, on the same thread: the rest of the time per request at 128 in flight, where that thread

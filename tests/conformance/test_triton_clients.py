@@ -34,8 +34,8 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_tritonclient_can_ask_for_all_that_is_offered(repository: Path, tmp_path: Path, grpc_server: str) -> None:
-    (tmp_path / "credentials").write_text(hashlib.sha256(b"secret").hexdigest() + " infer,control")
-    flags = ["--grpc-server", grpc_server, "--enable-model-control", "--tokens-file", str(tmp_path / "credentials")]
+    (tmp_path / "tokens").write_text(hashlib.sha256(b"secret").hexdigest() + " infer,control")
+    flags = ["--grpc-server", grpc_server, "--enable-model-control", "--tokens-file", str(tmp_path / "tokens")]
     with service_process(repository, *flags) as service:
         seen: dict[str, Any] = outside("triton_extensions.py", service.address, "secret")
     good = [index for index in range(20) if index % 5]

@@ -171,7 +171,7 @@ def test_the_clients_commands_run(published: Path, tmp_path: Path, test_images: 
     from PIL import Image
 
     documented = re.findall(r"^\$ \.venv/bin/python -m service\.client (.*?)(?:  +#.*)?$", EVERYTHING, re.MULTILINE)
-    assert len(documented) >= 3
+    assert len(documented) == 6
     for name in ("seven.png", "photo-of-a-three.jpg"):
         Image.fromarray(test_images[0][0, :, :, 0]).save(tmp_path / name)
     with service_process(published) as service:

@@ -15,6 +15,7 @@ from PIL import Image
 from service.inference import images
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc
+from service.transport.grpc import classifier_servicer
 from tests.support.images import big_scan
 from tests.support.local_service import Gate, LocalService, local_service
 from tests.support.models import add_version, doubling_model
@@ -122,6 +123,19 @@ def test_an_unexpected_exception_fails_only_its_image(
         first, second = classify(service, pb.Image(encoded=b"raise"), good)
     assert first.error.code == grpc.StatusCode.INTERNAL.value[0] and "secret" not in first.error.message
     assert second.classes
+
+
+def test_too_many_images_are_refused_before_any_is_read(
+    service: LocalService, test_images: TestImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[object] = []
+    monkeypatch.setattr(classifier_servicer, "_source", lambda image: read.append(image))
+    good = digit(test_images[0][0])
+    assert "expected 1 to 256, got 257" in refusal(service, *[good] * 257).text
+    assert read == []
+    (result,) = classify(service, good)
+    assert "expected encoded or raw" in result.error.message
+    assert len(read) == 1
 
 
 def test_an_invalid_call_fails_with_its_status(service: LocalService, test_images: TestImages) -> None:

@@ -57,6 +57,8 @@ def test_a_broken_engine_makes_the_server_unready_and_its_model_unavailable(
         first = Refusal(caught.value)
         assert first.code is grpc.StatusCode.INTERNAL and "CUDA" not in first.text
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        refused = f'inference_model_refused{{model="{MODEL}",reason="engine",version="1"}} 1.0'
+        assert refused in read(service.server.metrics_url)[1]
         with pytest.raises(grpc.RpcError) as caught:
             service.stub.ModelInfer(infer_request(MODEL, images=IMAGE))
         assert Refusal(caught.value).code is grpc.StatusCode.UNAVAILABLE

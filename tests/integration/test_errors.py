@@ -167,12 +167,12 @@ def contents_of_another_type() -> pb.ModelInferRequest:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_an_invalid_request_is_an_invalid_argument_that_names_the_field(
-    service: LocalService, request_: pb.ModelInferRequest, field: str, message: list[str]
+    service: LocalService, request_: pb.ModelInferRequest, field: str, parts: list[str]
 ) -> None:
     error = refusal(service, request_)
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert error.fields() == [field]
-    for part in message:
+    for part in parts:
         assert part in error.text
     np.testing.assert_array_equal(
         outputs_of(service.stub.ModelInfer(infer_request("double", x=X)))["y"],

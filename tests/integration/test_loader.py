@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.core.errors import LoadError
+from service.core.errors import DeviceUnavailable, LoadError
 from service.models.loader import EngineOptions, LoadedModel, load
-from service.models.repository import scan
+from service.models.reconciler import Reconciler
+from service.models.registry import Registry, State
+from service.models.repository import ModelFolder, scan
 from service.runtime.session import Engine
 from tests.support.models import copy_repository
 
@@ -126,3 +128,35 @@ def test_a_label_file_outside_the_models_folder_is_refused(repository: Path) -> 
     path = repository / "mnist-simplecnn" / "config.pbtxt"
     path.write_text(path.read_text().replace("labels.txt", "../../../etc/passwd"))
     assert "points outside" in refusal(repository)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda folder: (folder / "1" / "golden.npz").unlink(), "files"),
+        (lambda folder: (folder / "config.pbtxt").write_text("max_batch_size: -1"), "configuration"),
+        (
+            lambda folder: (folder / "1" / "manifest.json").unlink() or (folder / "1" / "model.onnx").write_bytes(b"x"),
+            "graph",
+        ),
+        (lambda folder: edit_golden(folder.parent, lambda golden: golden["probabilities"].fill(0.1)), "golden"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_refused_version_has_a_reason_code(repository: Path, spoil: Callable[[Path], object], code: str) -> None:
+    spoil(repository / "mnist-simplecnn")
+    registry = Registry(repository)
+    Reconciler(repository, registry, lambda folder, version: load(folder, version, CPU)).reconcile()
+    assert [status.code for status in registry.index() if status.state is State.UNAVAILABLE] == [code]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(DeviceUnavailable("no such GPU"), "device"), (ZeroDivisionError(), "error")]
+)
+def test_an_error_of_the_loader_has_a_reason_code(repository: Path, error: Exception, code: str) -> None:
+    def fail(folder: ModelFolder, version: int) -> LoadedModel:
+        raise error
+
+    registry = Registry(repository)
+    Reconciler(repository, registry, fail).reconcile()
+    assert [status.code for status in registry.index()] == [code]

@@ -12,6 +12,8 @@ from tests.support.models import add_version, doubling_model
 from tests.support.requests import infer_request
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
+# Calls of one layout, so that the decode cache knows it.
+CALLS = 2000
 CONFIG = "max_batch_size: 8 dynamic_batching { }"
 
 
@@ -52,3 +54,10 @@ def test_calls_are_routed_by_label_key_and_percentage(repository: Path, grpc_ser
         labelled = infer_request("double", x=X)
         labelled.model_version = "canary"
         assert version(labelled) == "2"
+
+
+def test_equal_requests_without_an_id_go_to_the_canary_by_its_percentage(repository: Path) -> None:
+    (repository / "double" / "config.pbtxt").write_text(parameters(stable=1, canary=2, canary_percent=30))
+    with local_service(repository, "native") as service:
+        versions = Counter(service.stub.ModelInfer(infer_request("double", x=X)).model_version for _ in range(CALLS))
+    assert abs(versions["2"] / CALLS - 0.3) < 0.06  # more than 5 standard deviations of a fair draw

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.pb import health_pb2, health_pb2_grpc
 from service.pb import inference_pb2 as pb
 from service.transport.http.monitoring import MAX_CONNECTIONS
-from tests.support.local_service import LocalService, local_service
+from tests.support.local_service import Gate, LocalService, local_service
 from tests.support.requests import infer_request
 from tests.support.waiting import WAIT, wait_until
 
@@ -155,3 +155,26 @@ def test_a_stopped_service_leaves_no_threads_or_files(toys: Path, grpc_server: s
             service.stub.ModelInfer(infer_request("double", x=X))
     wait_until(lambda: threading.active_count() <= before[0], "the threads have ended")
     wait_until(lambda: process.num_fds() <= before[1] + 3, "the files are closed")
+
+
+def test_requests_in_flight_are_those_in_the_queue_and_in_an_engine(toys: Path, grpc_server: str, gate: Gate) -> None:
+    with local_service(toys, grpc_server) as service:
+
+        def in_flight() -> float:
+            status, text = get(service.server.metrics_url)
+            assert status == 200
+            return next(
+                sample.value
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+                if sample.name == "inference_requests_in_flight" and sample.labels["model"] == "double"
+            )
+
+        assert in_flight() == 0
+        gate.hold()
+        calls = [service.stub.ModelInfer.future(infer_request("double", x=X)) for _ in range(5)]
+        wait_until(lambda: in_flight() == 5, "five requests are in flight")
+        gate.open()
+        for call in calls:
+            call.result(WAIT)
+        wait_until(lambda: in_flight() == 0, "none is in flight")

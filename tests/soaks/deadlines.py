@@ -30,11 +30,11 @@ def main() -> int:
     options = parser.parse_args()
     grpc_servers = options.grpc_server or ("native", "aio")
     return max(
-        storm(options.repository, grpc_server, options.seconds, options.deadline) for grpc_server in grpc_servers
+        run_soak(options.repository, grpc_server, options.seconds, options.deadline) for grpc_server in grpc_servers
     )
 
 
-def storm(repository: Path, grpc_server: str, seconds: float, deadline: float) -> int:
+def run_soak(repository: Path, grpc_server: str, seconds: float, deadline: float) -> int:
     """Run the soak on one gRPC server; the exit status is 0 if the service recovers, whatever its goodput."""
     service = ServiceProcess(repository, "--grpc-server", grpc_server, "--device", "cpu")
     capacity, _ = asyncio.run(call(service.address, MANY_CALLERS, seconds, None))

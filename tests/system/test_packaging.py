@@ -112,7 +112,7 @@ def test_a_missing_onnx_runtime_is_one_line_that_says_what_to_install(command: l
     )
     assert result.returncode == 2
     assert result.stderr.splitlines() == [
-        "error: ONNX Runtime is not installed: pip install 'simplecnn[cpu]' or 'simplecnn[gpu]'"
+        f"error: ONNX Runtime is not installed: pip install '.[{command[0]},cpu]' or '.[{command[0]},gpu]' in a checkout"
     ]
 
 
@@ -201,7 +201,7 @@ def test_a_users_code_is_type_checked_against_the_installed_wheel(wheel: Path, t
 
 
 def test_the_version_stands_in_pyproject_and_the_others_agree() -> None:
-    assert version("simplecnn") == VERSION, "the environment was not installed anew"
+    assert version("simplecnn") == VERSION, "the environment was not reinstalled"
     for half in ("service", "training"):
         for path in (ROOT / half).rglob("*.py"):
             assert f'"{VERSION}"' not in path.read_text(), f"{path}: read it with importlib.metadata"

@@ -1,6 +1,7 @@
 """The structure of the code: top-level files, layers, imports, docstrings and dependencies."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -85,3 +86,16 @@ def test_the_error_tree_in_the_docstring_matches_the_classes() -> None:
         if isinstance(kind, type) and issubclass(kind, errors.ServiceError) and hasattr(kind, "code")
     }
     assert documented == actual
+    load_errors = dict(re.findall(r"^ *(?:[├└]── )?(\w+) +([a-z]+) {2,}", text, re.MULTILINE))
+    kinds: list[type[errors.LoadError]] = [errors.LoadError, *errors.LoadError.__subclasses__()]
+    assert load_errors == {kind.__name__: kind.code for kind in kinds if kind.__module__ == errors.__name__}
+
+
+def test_the_help_of_the_refused_metric_lists_every_reason() -> None:
+    from service.core import errors
+    from service.telemetry import collector
+
+    (text,) = re.findall(r"The reason is one of ([\w, ]+?);", re.sub(r'"\s+"', "", inspect.getsource(collector)))
+    kinds: list[type[errors.LoadError]] = [errors.LoadError, *errors.LoadError.__subclasses__()]
+    codes = {kind.code for kind in kinds}
+    assert set(re.findall(r"\w+", text)) - {"and"} == codes | {"engine"}

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -30,6 +29,7 @@ from service.pb import POOL, classifier_pb2, health_pb2, inference_pb2
 from service.transport.grpc.classifier_servicer import ClassifierServicer
 from service.transport.grpc.health_servicer import HealthServicer
 from service.transport.grpc.inference_servicer import InferenceServicer
+from service.transport.grpc.response_sink import LoopResponseSink
 from service.transport.grpc.streaming import InferenceStream
 
 INFERENCE: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -235,41 +235,6 @@ class AioServer:
             await _abort(context, Draining())
         finally:
             self._streams.discard(task)
-
-
-class LoopResponseSink:
-    """Hands responses from the engines' threads to the event loop; one wake-up of the loop delivers many."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._results: deque[tuple[asyncio.Future[bytes], bytes | ServiceError]] = deque()
-        self._woken = False
-
-    def respond(self, call: asyncio.Future[bytes], payload: bytes) -> None:
-        """Give the serialised response to the coroutine that waits for `call`."""
-        self._put(call, payload)
-
-    def fail(self, call: asyncio.Future[bytes], error: ServiceError) -> None:
-        """Raise the error in the coroutine that waits for `call`."""
-        self._put(call, error)
-
-    def _put(self, future: asyncio.Future[bytes], result: bytes | ServiceError) -> None:
-        self._results.append((future, result))
-        if not self._woken:
-            self._woken = True
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and its calls with it
-                self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        self._woken = False  # first, so that results put from now on wake the loop again
-        while self._results:
-            future, result = self._results.popleft()
-            if future.done():  # its call was cancelled
-                continue
-            if isinstance(result, ServiceError):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
 
 
 def _deadline(context: Context) -> float | None:

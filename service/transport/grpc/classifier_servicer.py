@@ -25,7 +25,8 @@ class ClassifierServicer:
         answers = await self._classifier.classify(
             request.model_name,
             request.model_version,
-            [_source(image) for image in request.images],
+            request.images,
+            _source,
             fit=request.fit,
             top_k=max(request.top_k, 1),
             infer=infer,

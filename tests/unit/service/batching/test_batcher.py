@@ -161,6 +161,7 @@ def test_a_failing_batch_is_bisected_until_only_the_faulty_request_fails(
     for request in (*requests[:2], *requests[3:]):
         assert request.result()[0, 0] == -request.inputs[0][0, 0]
     wait_until(lambda: batcher.pending_rows == 0, "the queue is empty and no engine runs")
+    assert batcher.requests_in_flight == 0
     assert engine.batches == [[0], [1, 2, 666, 4, 5], [1, 2], [666, 4, 5], [666], [4, 5]]
     assert statistics.codes["OK"] == 5
 
