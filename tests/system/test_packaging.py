@@ -112,7 +112,8 @@ def test_a_missing_onnx_runtime_is_one_line_that_says_what_to_install(command: l
     )
     assert result.returncode == 2
     assert result.stderr.splitlines() == [
-        f"error: ONNX Runtime is not installed: pip install '.[{command[0]},cpu]' or '.[{command[0]},gpu]' in a checkout"
+        "error: ONNX Runtime is not installed: "
+        f"pip install '.[{command[0]},cpu]' or '.[{command[0]},gpu]' in a checkout"
     ]
 
 
