@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from pydantic_settings import BaseSettings
 
 from service.app.settings import Settings
 from service.core import errors
 from service.telemetry.collector import ServiceCollector
 from service.telemetry.gpu import GpuCollector
+from tests.demo import SAMPLE
 from tests.support.gpu import FakeNvml
 from tests.support.local_service import local_service
 from tests.support.paths import ROOT
@@ -48,7 +50,9 @@ def table(header: str) -> list[list[str]]:
 
 def commands(module: str) -> list[list[str]]:
     """The arguments of every documented `python -m MODULE`, in code blocks and in text."""
-    lines = re.findall(rf"(?:^\$ .*?|`)python -m {re.escape(module)}((?: [^`\n]*)?)(?:`|$)", EVERYTHING, re.MULTILINE)
+    lines = re.findall(
+        rf"(?:^\$ .*?|`(?:\.venv/bin/)?)python -m {re.escape(module)}((?: [^`\n]*)?)(?:`|$)", EVERYTHING, re.MULTILINE
+    )
     return [shlex.split(line.partition("#")[0].partition("|")[0]) for line in lines]
 
 
@@ -158,8 +162,17 @@ def test_the_demo_runs_and_uses_a_version_that_is_there(published: Path) -> None
     assert "service stopped, exit status 0" in result.stdout
 
 
+@pytest.fixture
+def sample(test_images: Any) -> Path:
+    """The image that `make demo` writes and that the documents' commands read."""
+    if not SAMPLE.exists():
+        SAMPLE.parent.mkdir(exist_ok=True)
+        Image.fromarray(test_images[0][0, :, :, 0]).save(SAMPLE)
+    return SAMPLE
+
+
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", EVERYTHING, re.DOTALL))
-def test_a_python_example_runs(published: Path, code: str) -> None:
+def test_a_python_example_runs(published: Path, sample: Path, code: str) -> None:
     with service_process(published) as service:
         code = code.replace("127.0.0.1:8001", service.address)
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -167,17 +180,13 @@ def test_a_python_example_runs(published: Path, code: str) -> None:
     assert result.stdout
 
 
-def test_the_clients_commands_run(published: Path, tmp_path: Path, test_images: Any) -> None:
-    from PIL import Image
-
+def test_the_clients_commands_run(published: Path, sample: Path) -> None:
     documented = re.findall(r"^\$ \.venv/bin/python -m service\.client (.*?)(?:  +#.*)?$", EVERYTHING, re.MULTILINE)
     assert len(documented) == 6
-    for name in ("seven.png", "photo-of-a-three.jpg"):
-        Image.fromarray(test_images[0][0, :, :, 0]).save(tmp_path / name)
+    assert sum(str(sample.relative_to(ROOT)) in command for command in documented) == 2
     with service_process(published) as service:
         for command in documented:
-            arguments = [str(tmp_path / part) if (tmp_path / part).exists() else part for part in shlex.split(command)]
-            result = run_command("service.client", "--url", service.address, *arguments)
+            result = run_command("service.client", "--url", service.address, *shlex.split(command))
             assert result.returncode == 0, result.stderr
             assert result.stdout
 
