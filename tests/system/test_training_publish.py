@@ -1,4 +1,4 @@
-"""The exported graph agrees with PyTorch, and a version is published whole or not at all."""
+"""Jobs that publish at the same time get different version numbers."""
 
 import multiprocessing
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Training is deterministic, can be resumed, follows its recipe and shows its progress."""
+"""Training is deterministic, resumes with the same bits, keeps the best weights and stops at a loss that is not finite."""
 
 import dataclasses
 import math

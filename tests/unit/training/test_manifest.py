@@ -1,4 +1,4 @@
-"""The command `python -m training`: its flags, exit statuses and messages, and what it publishes."""
+"""The manifest records the commit that an image was built from."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The networks have the layers of their sources, with every kind of pooling, in PyTorch and in ONNX."""
+"""The networks: their layers, normalization and layer table, and the formula of every kind of pooling."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Training is deterministic, can be resumed, follows its recipe and shows its progress."""
+"""The trainer: checkpoints, progress, the validation split, and errors that name the setting to change."""
 
 import dataclasses
 import math
