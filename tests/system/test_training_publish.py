@@ -4,23 +4,8 @@ import multiprocessing
 from pathlib import Path
 
 import numpy as np
-import pytest
-import torch
 
-from training import networks, publish
-
-NETWORK = networks.NETWORKS["mnist-simplecnn"]
-
-
-@pytest.fixture(scope="module")
-def model() -> networks.Classifier:
-    torch.manual_seed(0)
-    return networks.Classifier(NETWORK).eval()
-
-
-@pytest.fixture(scope="module")
-def images() -> torch.Tensor:
-    return torch.randint(0, 256, (130, 28, 28, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+from training import publish
 
 
 def artifact(model: bytes = b"a graph") -> publish.Artifact:
