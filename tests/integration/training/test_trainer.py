@@ -1,4 +1,4 @@
-"""Training is deterministic, resumes with the same bits, keeps the best weights and stops at a loss that is not finite."""
+"""Training is deterministic, resumes with the same bits, keeps the best weights and stops if the loss is not finite."""
 
 import dataclasses
 import math

@@ -111,6 +111,15 @@ def test_a_different_label_is_refused_within_any_tolerance(
         export.check_parity(graph, images, expected)
 
 
+def test_golden_samples_are_the_first_and_the_least_confident_correct_image_of_each_class() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    of_true_class = torch.tensor([0.9, 0.6, 0.8, 0.7, 0.9, 0.3])  # the last image is misclassified as 0
+    probabilities = torch.full((6, 3), 0.0)
+    probabilities[range(6), labels] = of_true_class
+    probabilities[range(6), (labels + 1) % 3] = 1 - of_true_class
+    assert export.golden_samples(probabilities, labels).tolist() == [0, 1, 3, 5]
+
+
 def test_a_version_gets_the_next_number_and_all_its_files(tmp_path: Path) -> None:
     first, second = publish.publish(tmp_path, artifact()), publish.publish(tmp_path, artifact(b"another"))
     assert [first, second] == [tmp_path / "toy" / "1", tmp_path / "toy" / "2"]
