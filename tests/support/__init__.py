@@ -4,6 +4,7 @@
     processes.py       the service and the commands as processes
     models.py          toy models and repositories of them
     batching.py        engines and requests for tests of batching
+    training.py        short training runs, a checkpoint store in memory, random images, a toy artifact
     gpu.py             stand-ins for GPUs
     requests.py        requests and responses as arrays
     refusal.py         the error of a call

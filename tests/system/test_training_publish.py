@@ -3,20 +3,8 @@
 import multiprocessing
 from pathlib import Path
 
-import numpy as np
-
+from tests.support.training import artifact
 from training import publish
-
-
-def artifact(model: bytes = b"a graph") -> publish.Artifact:
-    return publish.Artifact(
-        name="toy",
-        model=model,
-        manifest={"seed": 1},
-        golden={"images": np.zeros((2, 4, 4, 1), np.uint8), "probabilities": np.ones((2, 3), np.float32)},
-        label_names=("a", "b", "c"),
-        image_shape=(4, 4, 1),
-    )
 
 
 def _publish_five(repository: Path) -> None:
