@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: a published model, its test images, toy models, gRPC servers, a gate, NVML."""
+"""Fixtures that all tests share: a published model, its test images, toy models, tokens, gRPC servers, a gate, NVML."""
 
 import json
 import shutil
@@ -18,6 +18,7 @@ from tests.support.local_service import Gate
 from tests.support.models import add_version, doubling_model, lookup_model
 from tests.support.paths import GRPC_SERVERS, ROOT
 from tests.support.processes import RUNS, clean_environment, run_command
+from tests.support.tokens import CALLER, EXPIRED, OPERATOR, token_line
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,6 +58,27 @@ def toys(tmp_path: Path) -> Path:
     add_version(tmp_path / "toys", "double", doubling_model(), config=config)
     add_version(tmp_path / "toys", "lookup", lookup_model(), config="max_batch_size: 8 dynamic_batching { }")
     return tmp_path / "toys"
+
+
+@pytest.fixture
+def three_versions(tmp_path: Path) -> Path:
+    """A repository of the toy model `double` in versions 1 to 3."""
+    for version in (1, 2, 3):
+        add_version(tmp_path, "double", doubling_model(), version=version)
+    return tmp_path
+
+
+@pytest.fixture
+def tokens_file(tmp_path: Path) -> Path:
+    """A tokens file with the token of a caller, that of an operator, and an expired one."""
+    path = tmp_path / "tokens"
+    path.write_text(
+        "# who may call\n\n"
+        + token_line(CALLER, "infer", "2999-12-31")
+        + token_line(OPERATOR, "infer,control")
+        + token_line(EXPIRED, "infer,control", "2020-01-01")
+    )
+    return path
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Authentication and authorization by token, on both gRPC servers."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,9 @@ from tests.support.local_service import LocalService, local_service
 from tests.support.processes import run_command
 from tests.support.refusal import Refusal
 from tests.support.requests import infer_request
+from tests.support.tokens import CALLER, EXPIRED, OPERATOR
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
-CALLER, OPERATOR, EXPIRED = "caller-token", "operator-token", "expired-token"
-
-
-def line(token: str, rights: str, expiry: str = "") -> str:
-    return f"{hashlib.sha256(token.encode()).hexdigest()}  {rights}  {expiry}\n"
-
-
-@pytest.fixture
-def tokens_file(tmp_path: Path) -> Path:
-    path = tmp_path / "tokens"
-    path.write_text(
-        "# who may call\n\n"
-        + line(CALLER, "infer", "2999-12-31")
-        + line(OPERATOR, "infer,control")
-        + line(EXPIRED, "infer,control", "2020-01-01")
-    )
-    return path
 
 
 @pytest.fixture

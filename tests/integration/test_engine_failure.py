@@ -1,8 +1,6 @@
 """An engine that breaks: readiness, health, pending and later requests, and the other models."""
 
 import threading
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import grpc
@@ -12,24 +10,15 @@ import pytest
 from service.pb import health_pb2, health_pb2_grpc
 from service.pb import inference_pb2 as pb
 from service.runtime.session import Engine
+from tests.support.http import get
 from tests.support.local_service import LocalService
 from tests.support.models import add_version, copy_repository, doubling_model
 from tests.support.refusal import Refusal
 from tests.support.requests import infer_request
-from tests.support.waiting import WAIT
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
 MODEL = "mnist-simplecnn"
 IMAGE = np.zeros((1, 28, 28, 1), np.uint8)
-
-
-def read(url: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(url, timeout=WAIT) as response:
-            return int(response.status), response.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
 
 
 def test_a_broken_engine_makes_the_server_unready_and_its_model_unavailable(
@@ -58,11 +47,11 @@ def test_a_broken_engine_makes_the_server_unready_and_its_model_unavailable(
         assert first.code is grpc.StatusCode.INTERNAL and "CUDA" not in first.text
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         refused = f'inference_model_refused{{model="{MODEL}",reason="engine",version="1"}} 1.0'
-        assert refused in read(service.server.metrics_url)[1]
+        assert refused in get(service.server.metrics_url)[1]
         with pytest.raises(grpc.RpcError) as caught:
             service.stub.ModelInfer(infer_request(MODEL, images=IMAGE))
         assert Refusal(caught.value).code is grpc.StatusCode.UNAVAILABLE
-        status, reason = read(service.server.metrics_url.replace("/metrics", "/readyz"))
+        status, reason = get(service.server.metrics_url.replace("/metrics", "/readyz"))
         assert status == 503 and "the engine is broken" in reason
         assert not service.stub.ModelReady(pb.ModelReadyRequest(name=MODEL)).ready
         (index,) = [m for m in service.stub.RepositoryIndex(pb.RepositoryIndexRequest()).models if m.name == MODEL]

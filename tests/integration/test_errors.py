@@ -145,7 +145,7 @@ def contents_of_another_type() -> pb.ModelInferRequest:
 
 
 @pytest.mark.parametrize(
-    ("request_", "field", "message"),
+    ("request_", "field", "parts"),
     [
         (unknown_input(), "inputs[0].name", ["'z'", "['x']"]),
         (missing_input(), "inputs", ["'x'", "missing"]),

@@ -8,30 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.core.errors import DeviceUnavailable, LoadError
-from service.models.loader import EngineOptions, LoadedModel, load
+from service.core.errors import DeviceUnavailable
+from service.models.loader import LoadedModel, load
 from service.models.reconciler import Reconciler
 from service.models.registry import Registry, State
-from service.models.repository import ModelFolder, scan
+from service.models.repository import ModelFolder
 from service.runtime.session import Engine
+from tests.support.loading import CPU, load_only, refusal
 from tests.support.models import copy_repository
-
-CPU = EngineOptions(["cpu"], 1)
-
-
-def load_only(repository: Path, version: int = 1) -> LoadedModel:
-    """Load a version of the only model in a repository."""
-    (folder,) = scan(repository)
-    model = load(folder, version, CPU)
-    model.batcher.close()
-    return model
-
-
-def refusal(repository: Path) -> str:
-    """The message with which version 1 of the only model in a repository is refused."""
-    with pytest.raises(LoadError) as caught:
-        load_only(repository)
-    return str(caught.value)
 
 
 @pytest.fixture

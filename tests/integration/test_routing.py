@@ -4,36 +4,20 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from service.pb import inference_pb2 as pb
 from tests.support.local_service import local_service
-from tests.support.models import add_version, doubling_model
+from tests.support.models import routing_config
 from tests.support.requests import infer_request
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
 # Calls of one layout, so that the decode cache knows it.
 CALLS = 2000
-CONFIG = "max_batch_size: 8 dynamic_batching { }"
 
 
-def parameters(**values: object) -> str:
-    return CONFIG + "".join(
-        f' parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in values.items()
-    )
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """The model `double` in versions 1 to 3."""
-    for version in (1, 2, 3):
-        add_version(tmp_path, "double", doubling_model(), version=version)
-    return tmp_path
-
-
-def test_calls_are_routed_by_label_key_and_percentage(repository: Path, grpc_server: str) -> None:
-    (repository / "double" / "config.pbtxt").write_text(parameters(stable=1, canary=2, canary_percent=30))
-    with local_service(repository, grpc_server) as service:
+def test_calls_are_routed_by_label_key_and_percentage(three_versions: Path, grpc_server: str) -> None:
+    (three_versions / "double" / "config.pbtxt").write_text(routing_config(stable=1, canary=2, canary_percent=30))
+    with local_service(three_versions, grpc_server) as service:
 
         def version(request: pb.ModelInferRequest) -> str:
             return str(service.stub.ModelInfer(request).model_version)
@@ -56,8 +40,8 @@ def test_calls_are_routed_by_label_key_and_percentage(repository: Path, grpc_ser
         assert version(labelled) == "2"
 
 
-def test_equal_requests_without_an_id_go_to_the_canary_by_its_percentage(repository: Path) -> None:
-    (repository / "double" / "config.pbtxt").write_text(parameters(stable=1, canary=2, canary_percent=30))
-    with local_service(repository, "native") as service:
+def test_equal_requests_without_an_id_go_to_the_canary_by_its_percentage(three_versions: Path) -> None:
+    (three_versions / "double" / "config.pbtxt").write_text(routing_config(stable=1, canary=2, canary_percent=30))
+    with local_service(three_versions, "native") as service:
         versions = Counter(service.stub.ModelInfer(infer_request("double", x=X)).model_version for _ in range(CALLS))
     assert abs(versions["2"] / CALLS - 0.3) < 0.06  # more than 5 standard deviations of a fair draw

@@ -6,8 +6,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import grpc
 import numpy as np
@@ -18,21 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.pb import health_pb2, health_pb2_grpc
 from service.pb import inference_pb2 as pb
 from service.transport.http.monitoring import MAX_CONNECTIONS
+from tests.support.http import get
 from tests.support.local_service import Gate, LocalService, local_service
 from tests.support.requests import infer_request
 from tests.support.waiting import WAIT, wait_until
 
 X = np.ones((1, 4), np.float32)
-
-
-def get(url: str) -> tuple[int, str]:
-    """Status and body of a response."""
-    try:
-        with urlopen(url, timeout=10) as response:
-            return response.status, response.read().decode()
-    except HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
 
 
 def test_health_has_one_name_a_model_and_sends_changes_to_watches(toys: Path, grpc_server: str) -> None:
@@ -128,7 +117,7 @@ def test_an_unknown_path_is_404(toys: Path) -> None:
 
 def answers(url: str) -> bool:
     try:
-        return get(url)[0] == 200
+        return get(url, timeout=10)[0] == 200
     except OSError:
         return False
 

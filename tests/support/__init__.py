@@ -2,10 +2,14 @@
 
     local_service.py   a whole service in this process, and a gate in front of its engines
     processes.py       the service and the commands as processes
-    models.py          toy models and repositories of them
+    models.py          toy models, repositories of them, and configurations
+    loading.py         loading the only model of a repository
     batching.py        engines and requests for tests of batching
+    training.py        short training runs, a checkpoint store in memory, random images, a toy artifact
     gpu.py             stand-ins for GPUs
     requests.py        requests and responses as arrays
+    http.py            GET requests
+    tokens.py          tokens and the lines of a tokens file
     refusal.py         the error of a call
     spec.py            model specifications
     images.py          images as users take them

@@ -7,6 +7,8 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
+BATCHING_CONFIG = "max_batch_size: 8 dynamic_batching { }"
+
 
 def doubling_model(width: int = 4) -> bytes:
     """`x` FP32 [N, width] → `y` = 2x: exact, and each row is independent of the others."""
@@ -94,6 +96,13 @@ def add_version(repository: Path, name: str, model: bytes, *, version: int = 1, 
         (folder.parent / "config.pbtxt").write_text(config)
     (folder / "model.onnx").write_bytes(model)
     return folder
+
+
+def routing_config(**values: object) -> str:
+    """A configuration with these parameters of routing: `stable`, `canary`, `canary_percent`."""
+    return BATCHING_CONFIG + "".join(
+        f' parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in values.items()
+    )
 
 
 def copy_repository(source: Path, target: Path) -> Path:

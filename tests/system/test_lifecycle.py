@@ -7,8 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import grpc
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
+from tests.support.http import get
 from tests.support.paths import ROOT
 from tests.support.processes import clean_environment, free_port, service_process
 from tests.support.requests import infer_request
@@ -24,15 +23,6 @@ from tests.support.waiting import WAIT, wait_until
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
 MODEL = "mnist-simplecnn"
 IMAGE = np.zeros((1, 28, 28, 1), np.uint8)
-
-
-def read(url: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(url, timeout=WAIT) as response:
-            return int(response.status), response.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
 
 
 SERVICE_THAT_BREAKS = """
@@ -95,7 +85,7 @@ def test_a_replica_on_a_shared_port_stops_without_failing_a_call(toys: Path) -> 
         for caller in callers:
             caller.start()
         # The kernel assigns connections at random, and again when they reconnect at their maximum age.
-        wait_until(lambda: 'code="OK"' in read(first.metrics)[1], "the first replica answers calls")
+        wait_until(lambda: 'code="OK"' in get(first.metrics)[1], "the first replica answers calls")
         assert first.stop(signal.SIGTERM) == 0
         before = count[0]
         wait_until(lambda: count[0] > before + 100, "the second replica answers calls")

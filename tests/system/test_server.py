@@ -8,8 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import grpc
 import numpy as np
@@ -18,22 +16,13 @@ import pytest
 from service.pb import health_pb2, health_pb2_grpc
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
+from tests.support.http import get
 from tests.support.models import add_version, doubling_model
 from tests.support.processes import run_command, service_process
 from tests.support.requests import infer_request, outputs_of
 from tests.support.waiting import wait_until
 
 X = np.ones((1, 4), np.float32)
-
-
-def get(url: str) -> tuple[int, str]:
-    """Status and body of a response."""
-    try:
-        with urlopen(url, timeout=10) as response:
-            return response.status, response.read().decode()
-    except HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
 
 
 @pytest.fixture

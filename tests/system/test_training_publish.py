@@ -1,37 +1,10 @@
-"""The exported graph agrees with PyTorch, and a version is published whole or not at all."""
+"""Jobs that publish at the same time get different version numbers."""
 
 import multiprocessing
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-
-from training import networks, publish
-
-NETWORK = networks.NETWORKS["mnist-simplecnn"]
-
-
-@pytest.fixture(scope="module")
-def model() -> networks.Classifier:
-    torch.manual_seed(0)
-    return networks.Classifier(NETWORK).eval()
-
-
-@pytest.fixture(scope="module")
-def images() -> torch.Tensor:
-    return torch.randint(0, 256, (130, 28, 28, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def artifact(model: bytes = b"a graph") -> publish.Artifact:
-    return publish.Artifact(
-        name="toy",
-        model=model,
-        manifest={"seed": 1},
-        golden={"images": np.zeros((2, 4, 4, 1), np.uint8), "probabilities": np.ones((2, 3), np.float32)},
-        label_names=("a", "b", "c"),
-        image_shape=(4, 4, 1),
-    )
+from tests.support.training import artifact
+from training import publish
 
 
 def _publish_five(repository: Path) -> None:

@@ -1,4 +1,4 @@
-"""The 8-bit version is published only if it is as accurate and faster."""
+"""`--quantize` publishes an 8-bit version, or prints why it does not."""
 
 import json
 import re

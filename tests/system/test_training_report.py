@@ -1,4 +1,4 @@
-"""The evaluation's figures are correct, and the report shows them in one file that a browser can display."""
+"""The report is one file that shows the evaluation and that a browser can display."""
 
 import re
 import shutil

@@ -10,8 +10,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import grpc
 import numpy as np
@@ -19,6 +17,7 @@ import psutil
 import pytest
 
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
+from tests.support.http import get
 from tests.support.paths import ROOT
 from tests.support.processes import ServiceProcess, clean_environment, run_command, service_process
 from tests.support.requests import infer_request, outputs_of
@@ -39,18 +38,14 @@ def call_on_new_connections(address: str, calls: int) -> int:
     return answered
 
 
-def get(service: ServiceProcess, path: str = "/metrics") -> str:
+def page(service: ServiceProcess, path: str = "/metrics") -> str:
     """The body of a response from the metrics port."""
-    try:
-        with urlopen(service.metrics.replace("/metrics", path), timeout=WAIT) as answer:
-            return str(answer.read().decode())
-    except HTTPError as error:
-        return str(error.read().decode())
+    return get(service.metrics.replace("/metrics", path))[1]
 
 
 def requests_total(service: ServiceProcess) -> float:
     """The service's count of requests that were answered OK."""
-    found = re.search(r'^inference_requests_total\{code="OK".*\} ([\d.e+]+)$', get(service), re.MULTILINE)
+    found = re.search(r'^inference_requests_total\{code="OK".*\} ([\d.e+]+)$', page(service), re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 
@@ -69,10 +64,10 @@ def two_workers(toys: Path, grpc_server: str) -> Any:
 
 
 def test_both_workers_answer_on_one_port_and_are_counted_together(two_workers: ServiceProcess) -> None:
-    assert get(two_workers, "/readyz") == "ready\n"
+    assert page(two_workers, "/readyz") == "ready\n"
     assert call_on_new_connections(two_workers.address, 40) == 40
     assert requests_total(two_workers) == 40
-    text = get(two_workers)
+    text = page(two_workers)
     assert 'inference_model_ready{model="double",version="1"} 1.0' in text
     assert "inference_queue_rows" in text and text.count("# HELP inference_rows_total") == 1
     assert two_workers.stop() == 0
@@ -86,7 +81,7 @@ def test_a_killed_worker_is_restarted_and_its_counts_are_kept(two_workers: Servi
     first = workers_of(two_workers)
     os.kill(first[0], signal.SIGKILL)
     wait_until(lambda: two_workers.has("worker exited, restarting"), "the supervisor restarts the worker")
-    assert get(two_workers, "/readyz") == "ready\n", "the other worker does not answer"
+    assert page(two_workers, "/readyz") == "ready\n", "the other worker does not answer"
     wait_until(lambda: workers_of(two_workers)[0] != first[0], "a new process listens")
     assert workers_of(two_workers)[1] == first[1]
     assert requests_total(two_workers) == 20
@@ -128,7 +123,7 @@ def test_a_signal_during_start_up_stops_every_worker(toys: Path, number: signal.
 
 def test_the_service_is_unready_while_no_worker_has_a_model(tmp_path: Path) -> None:
     with service_process(tmp_path, "--workers", "2", ready=False) as service:
-        assert "no model" in get(service, "/readyz")
+        assert "no model" in page(service, "/readyz")
         assert service.stop() == 0
 
 

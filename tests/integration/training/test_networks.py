@@ -1,18 +1,14 @@
-"""The networks have the layers of their sources, with every kind of pooling, in PyTorch and in ONNX."""
+"""Every network, with every kind of pooling, gives the same probabilities in PyTorch and in ONNX Runtime."""
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 
-from training import export, networks
+from tests.support.training import random_images
+from training import export
 from training.networks import NETWORKS, Classifier
 from training.pooling import KINDS, Pooling
-
-
-def random_images(network: networks.Network, count: int) -> torch.Tensor:
-    random = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (count, *network.image_shape), dtype=torch.uint8, generator=random)
 
 
 @pytest.mark.parametrize(

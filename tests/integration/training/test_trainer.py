@@ -1,72 +1,22 @@
-"""Training is deterministic, can be resumed, follows its recipe and shows its progress."""
+"""Training is deterministic, resumes with the same bits, keeps the best weights and stops if the loss is not finite."""
 
 import dataclasses
 import math
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from training import datasets, networks, trainer
-from training.augment import (
-    DIGIT_AUGMENTATION,
-)
-from training.dataset import Split, split_validation
+from tests.support.training import NETWORK, SAMPLE, MemoryStore, short_recipe, splits, train
+from training import trainer
+from training.augment import DIGIT_AUGMENTATION
 from training.errors import Interrupted, TrainingError
-from training.progress import ProgressListener
-from training.recipe import Recipe, recipe_for
-from training.trainer import Trainer, TrainingResult
-
-CPU = torch.device("cpu")
-NETWORK = networks.NETWORKS["mnist-simplecnn"]
-SAMPLE = datasets.load("mnist-sample", Path("unused"))
-
-
-def splits(count: int = 600) -> tuple[Split, Split]:
-    """500 digits to train on and 100 to validate on."""
-    return split_validation(SAMPLE.train[torch.arange(count)], size=100, seed=0)
-
-
-def short_recipe(**changes: Any) -> Recipe:
-    """One epoch of 5 steps."""
-    base = Recipe("tuned", epochs=1, batch_size=100, seed=0, augmentation=DIGIT_AUGMENTATION)
-    return dataclasses.replace(base, **changes)
+from training.recipe import recipe_for
+from training.trainer import Trainer
 
 
 def flat_weights(model: torch.nn.Module) -> torch.Tensor:
     """A copy of all weights as one vector."""
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-
-
-def train(a_recipe: Recipe, *listeners: ProgressListener, **options: Any) -> tuple[networks.Classifier, TrainingResult]:
-    """A network trained with this recipe, and the result."""
-    torch.manual_seed(a_recipe.seed)
-    model = networks.Classifier(NETWORK)
-    return model, trainer.train(model, *splits(), a_recipe, device=CPU, listeners=listeners, **options)
-
-
-class MemoryStore:
-    """A checkpoint store in memory; it copies what it is given, as a file would."""
-
-    def __init__(self) -> None:
-        self.state: dict[str, Any] | None = None
-        self.steps: list[int] = []
-
-    def load(self) -> dict[str, Any] | None:
-        return self.state
-
-    def save(self, state: dict[str, Any]) -> None:
-        self.state = _copy(state)
-        self.steps.append(state["step"])
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    return value
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not() -> None:

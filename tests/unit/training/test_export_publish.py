@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -14,11 +13,10 @@ from onnx import TensorProto
 
 from service.pb.model_config_pb2 import ModelConfig
 from tests.support.paths import ROOT
+from tests.support.training import NETWORK, artifact
 from training import export, networks, publish
 from training.atomic_files import write_and_sync
 from training.errors import ParityError
-
-NETWORK = networks.NETWORKS["mnist-simplecnn"]
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +33,6 @@ def images() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def graph(model: networks.Classifier, images: torch.Tensor) -> bytes:
     return export.to_onnx(model, images[:2])
-
-
-def artifact(model: bytes = b"a graph") -> publish.Artifact:
-    return publish.Artifact(
-        name="toy",
-        model=model,
-        manifest={"seed": 1},
-        golden={"images": np.zeros((2, 4, 4, 1), np.uint8), "probabilities": np.ones((2, 3), np.float32)},
-        label_names=("a", "b", "c"),
-        image_shape=(4, 4, 1),
-    )
 
 
 def test_the_graph_takes_raw_pixels_and_only_its_batch_axis_is_dynamic(graph: bytes) -> None:
@@ -109,6 +96,15 @@ def test_a_different_label_is_refused_within_any_tolerance(
     expected[0] = expected[0].roll(1)
     with pytest.raises(ParityError, match="1 of 130 labels differ"):
         export.check_parity(graph, images, expected)
+
+
+def test_golden_samples_are_the_first_and_the_least_confident_correct_image_of_each_class() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    of_true_class = torch.tensor([0.9, 0.6, 0.8, 0.7, 0.9, 0.3])  # the last image is misclassified as 0
+    probabilities = torch.full((6, 3), 0.0)
+    probabilities[range(6), labels] = of_true_class
+    probabilities[range(6), (labels + 1) % 3] = 1 - of_true_class
+    assert export.golden_samples(probabilities, labels).tolist() == [0, 1, 3, 5]
 
 
 def test_a_version_gets_the_next_number_and_all_its_files(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
-"""The networks have the layers of their sources, with every kind of pooling, in PyTorch and in ONNX."""
+"""The networks: their layers, normalization and layer table, and the formula of every kind of pooling."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from training import networks, summary
+from tests.support.training import random_images
+from training import summary
 from training.networks import NETWORKS, Classifier
 from training.pooling import KINDS, AvgTopKPool, LpPool, MixedPool, Pooling
 
@@ -32,11 +33,6 @@ EXPECTED = {
         62_006,
     ),
 }
-
-
-def random_images(network: networks.Network, count: int) -> torch.Tensor:
-    random = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (count, *network.image_shape), dtype=torch.uint8, generator=random)
 
 
 @pytest.mark.parametrize("name", list(EXPECTED))

@@ -1,4 +1,4 @@
-"""The 8-bit version is published only if it is as accurate and faster."""
+"""A less accurate or slower 8-bit graph is rejected, and quantized weights have 7 bits."""
 
 import dataclasses
 from collections import Counter

@@ -1,4 +1,4 @@
-"""A run that was stopped in any way can be resumed, in one process or several, and repeats or loses no step."""
+"""Run folders, their checkpoints and metrics, and the signals that stop a run."""
 
 import os
 import signal

@@ -1,30 +1,12 @@
 """Reading a tokens file, and checking a token for a right."""
 
-import hashlib
 from pathlib import Path
 
 import pytest
 
 from service.core.auth import BadTokensFile, read_tokens_file
 from service.core.errors import PermissionDenied, Unauthenticated
-
-CALLER, OPERATOR, EXPIRED = "caller-token", "operator-token", "expired-token"
-
-
-def line(token: str, rights: str, expiry: str = "") -> str:
-    return f"{hashlib.sha256(token.encode()).hexdigest()}  {rights}  {expiry}\n"
-
-
-@pytest.fixture
-def tokens_file(tmp_path: Path) -> Path:
-    path = tmp_path / "tokens"
-    path.write_text(
-        "# who may call\n\n"
-        + line(CALLER, "infer", "2999-12-31")
-        + line(OPERATOR, "infer,control")
-        + line(EXPIRED, "infer,control", "2020-01-01")
-    )
-    return path
+from tests.support.tokens import CALLER, OPERATOR, token_line
 
 
 def test_a_token_grants_only_the_rights_on_its_line(tokens_file: Path) -> None:
@@ -42,8 +24,11 @@ def test_a_token_grants_only_the_rights_on_its_line(tokens_file: Path) -> None:
         ("", "holds no tokens"),
         ("# a comment\n", "holds no tokens"),
         (CALLER, ":1: expected a SHA-256"),
-        (line(CALLER, "infer") + line(OPERATOR, "infer,everything"), ":2: expected rights from infer, control"),
-        (line(CALLER, "infer", "2027-02-30"), "2027-02-30 is not a date"),
+        (
+            token_line(CALLER, "infer") + token_line(OPERATOR, "infer,everything"),
+            ":2: expected rights from infer, control",
+        ),
+        (token_line(CALLER, "infer", "2027-02-30"), "2027-02-30 is not a date"),
     ],
 )
 def test_an_invalid_tokens_file_is_refused_with_the_line(tmp_path: Path, text: str, message: str) -> None:

@@ -8,28 +8,12 @@ from onnx import TensorProto
 
 from service.core.batch_sizes import batch_sizes
 from service.core.errors import DeviceUnavailable, LoadError
-from service.models.loader import EngineOptions, LoadedModel, load
+from service.models.loader import load
 from service.models.repository import scan
 from service.runtime.devices import choose_devices
 from service.runtime.session import Engine
+from tests.support.loading import CPU, load_only, refusal
 from tests.support.models import add_version, adding_model, doubling_model, identity_model, lookup_model
-
-CPU = EngineOptions(["cpu"], 1)
-
-
-def load_only(repository: Path, version: int = 1) -> LoadedModel:
-    """Load a version of the only model in a repository."""
-    (folder,) = scan(repository)
-    model = load(folder, version, CPU)
-    model.batcher.close()
-    return model
-
-
-def refusal(repository: Path) -> str:
-    """The message with which version 1 of the only model in a repository is refused."""
-    with pytest.raises(LoadError) as caught:
-        load_only(repository)
-    return str(caught.value)
 
 
 def test_only_positive_numbers_without_leading_zeros_are_versions(tmp_path: Path) -> None:

@@ -9,23 +9,7 @@ from service.models.loader import EngineOptions, load
 from service.models.reconciler import Reconciler
 from service.models.registry import Registry, State
 from service.models.routing import Routing
-from tests.support.models import add_version, doubling_model
-
-CONFIG = "max_batch_size: 8 dynamic_batching { }"
-
-
-def parameters(**values: object) -> str:
-    return CONFIG + "".join(
-        f' parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in values.items()
-    )
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """The model `double` in versions 1 to 3."""
-    for version in (1, 2, 3):
-        add_version(tmp_path, "double", doubling_model(), version=version)
-    return tmp_path
+from tests.support.models import BATCHING_CONFIG, routing_config
 
 
 def reconcile(repository: Path, registry: Registry) -> None:
@@ -35,46 +19,46 @@ def reconcile(repository: Path, registry: Registry) -> None:
 
 
 def route(repository: Path, **values: object) -> Registry:
-    (repository / "double" / "config.pbtxt").write_text(parameters(**values))
+    (repository / "double" / "config.pbtxt").write_text(routing_config(**values))
     registry = Registry(repository)
     reconcile(repository, registry)
     return registry
 
 
-def test_labels_route_to_versions_and_only_labelled_versions_are_loaded(repository: Path) -> None:
-    registry = route(repository, stable=1, canary=2)
+def test_labels_route_to_versions_and_only_labelled_versions_are_loaded(three_versions: Path) -> None:
+    registry = route(three_versions, stable=1, canary=2)
     assert [registry.get("double", version).spec.version for version in ("", "stable", "canary", "2")] == [1, 1, 2, 2]
     assert [(status.version, status.state) for status in registry.index()] == [(1, State.READY), (2, State.READY)]
 
 
-def test_with_only_a_canary_label_the_newest_other_version_is_the_default(repository: Path) -> None:
-    registry = route(repository, canary=3)
+def test_with_only_a_canary_label_the_newest_other_version_is_the_default(three_versions: Path) -> None:
+    registry = route(three_versions, canary=3)
     assert registry.get("double").spec.version == 2
     assert registry.get("double", "canary").spec.version == 3
 
 
-def test_a_refused_canary_reports_its_reason_and_the_stable_version_serves(repository: Path) -> None:
-    (repository / "double" / "2" / "model.onnx").write_bytes(b"no graph")
-    registry = route(repository, stable=1, canary=2, canary_percent=50)
+def test_a_refused_canary_reports_its_reason_and_the_stable_version_serves(three_versions: Path) -> None:
+    (three_versions / "double" / "2" / "model.onnx").write_bytes(b"no graph")
+    registry = route(three_versions, stable=1, canary=2, canary_percent=50)
     with pytest.raises(NotReady, match=r"version 2 is unavailable: model\.onnx cannot be opened"):
         registry.get("double", "canary")
     assert {registry.get("double", "", str(key)).spec.version for key in range(50)} == {1}
-    assert route(repository, stable=2, canary=1).get("double").spec.version == 3, (
+    assert route(three_versions, stable=2, canary=1).get("double").spec.version == 3, (
         "the default is the newest version other than the canary"
     )
 
 
-def test_a_change_of_routing_or_version_policy_reloads_nothing(repository: Path) -> None:
-    registry = route(repository, stable=1, canary=2, canary_percent=10)
+def test_a_change_of_routing_or_version_policy_reloads_nothing(three_versions: Path) -> None:
+    registry = route(three_versions, stable=1, canary=2, canary_percent=10)
     before = registry.get("double", "stable"), registry.get("double", "canary")
-    (repository / "double" / "config.pbtxt").write_text(
-        parameters(stable=2, canary=1, canary_percent=20) + " version_policy { all { } }"
+    (three_versions / "double" / "config.pbtxt").write_text(
+        routing_config(stable=2, canary=1, canary_percent=20) + " version_policy { all { } }"
     )
-    reconcile(repository, registry)
+    reconcile(three_versions, registry)
     assert (registry.get("double", "canary"), registry.get("double", "stable")) == before
     assert registry.get("double").spec.version == 2
-    (repository / "double" / "config.pbtxt").write_text(CONFIG.replace("8", "4"))
-    reconcile(repository, registry)
+    (three_versions / "double" / "config.pbtxt").write_text(BATCHING_CONFIG.replace("8", "4"))
+    reconcile(three_versions, registry)
     assert registry.get("double").spec.max_batch_size == 4, "a change of max_batch_size must reload the version"
 
 
@@ -104,6 +88,6 @@ def test_a_key_always_gets_the_same_version_and_keeps_the_canary_as_its_share_gr
         ({"canary_percent": 5}, "needs the parameter canary"),
     ],
 )
-def test_invalid_routing_is_refused(repository: Path, values: dict[str, object], message: str) -> None:
-    registry = route(repository, **values)
+def test_invalid_routing_is_refused(three_versions: Path, values: dict[str, object], message: str) -> None:
+    registry = route(three_versions, **values)
     assert message in registry.index()[0].reason

@@ -1,4 +1,4 @@
-"""The structure of the code: top-level files, layers, imports, docstrings and dependencies."""
+"""The structure of the code: top-level files, layers, imports, package docstrings and lists of errors."""
 
 import ast
 import inspect

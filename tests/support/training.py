@@ -1,0 +1,78 @@
+"""Short training runs on bundled digits, a checkpoint store in memory, random images and a toy artifact."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training import datasets, networks, publish, trainer
+from training.augment import DIGIT_AUGMENTATION
+from training.dataset import Split, split_validation
+from training.progress import ProgressListener
+from training.recipe import Recipe
+from training.trainer import TrainingResult
+
+CPU = torch.device("cpu")
+NETWORK = networks.NETWORKS["mnist-simplecnn"]
+SAMPLE = datasets.load("mnist-sample", Path("unused"))
+
+
+def splits(count: int = 600) -> tuple[Split, Split]:
+    """500 digits to train on and 100 to validate on."""
+    return split_validation(SAMPLE.train[torch.arange(count)], size=100, seed=0)
+
+
+def short_recipe(**changes: Any) -> Recipe:
+    """One epoch of 5 steps."""
+    base = Recipe("tuned", epochs=1, batch_size=100, seed=0, augmentation=DIGIT_AUGMENTATION)
+    return dataclasses.replace(base, **changes)
+
+
+def train(a_recipe: Recipe, *listeners: ProgressListener, **options: Any) -> tuple[networks.Classifier, TrainingResult]:
+    """A network trained with this recipe, and the result."""
+    torch.manual_seed(a_recipe.seed)
+    model = networks.Classifier(NETWORK)
+    return model, trainer.train(model, *splits(), a_recipe, device=CPU, listeners=listeners, **options)
+
+
+class MemoryStore:
+    """A checkpoint store in memory; it copies what it is given, as a file would."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] | None = None
+        self.steps: list[int] = []
+
+    def load(self) -> dict[str, Any] | None:
+        return self.state
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.state = _copy(state)
+        self.steps.append(state["step"])
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return value
+
+
+def random_images(network: networks.Network, count: int) -> torch.Tensor:
+    """The same random images at every call, in the shape that a network takes."""
+    random = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, *network.image_shape), dtype=torch.uint8, generator=random)
+
+
+def artifact(model: bytes = b"a graph") -> publish.Artifact:
+    """What a training job publishes, with a toy model."""
+    return publish.Artifact(
+        name="toy",
+        model=model,
+        manifest={"seed": 1},
+        golden={"images": np.zeros((2, 4, 4, 1), np.uint8), "probabilities": np.ones((2, 3), np.float32)},
+        label_names=("a", "b", "c"),
+        image_shape=(4, 4, 1),
+    )
