@@ -22,7 +22,7 @@ QUICK = ("--dataset", "mnist-sample", "--epochs", "1", "--device", "cpu")
 
 def test_the_manifest_records_network_data_recipe_metrics_and_versions(published: Path) -> None:
     found = json.loads((published / "mnist-simplecnn" / "1" / "manifest.json").read_text())
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert found["model"] == found["network"]["name"] == "mnist-simplecnn"
     assert found["network"]["pooling"] == "max" and found["network"]["normalization"].keys() == {"mean", "std"}
     assert found["dataset"]["name"] == "mnist-sample"
