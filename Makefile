@@ -23,7 +23,7 @@ demo: .venv/installed ## train on bundled digits, serve, and classify held-out i
 test: .venv/installed ## run everything that CI runs, short of containers; 7 minutes
 	$(BIN)/pytest
 
-test-unit: .venv/installed ## run the tests that need no server and no process; half a minute
+test-unit: .venv/installed ## run the unit tests; 20 s
 	$(BIN)/pytest tests/unit
 
 coverage: .venv/installed ## measure what tests/unit and tests/integration execute of the service's core; 2 minutes
