@@ -132,7 +132,7 @@ class Server:
         if not settings.reuse_port:
             await self._open_grpc()
         if self._metrics:
-            log.info("metrics", url=self._metrics.url)
+            log.info("metrics listening", url=self._metrics.url)
         self._reconciling = asyncio.create_task(self._follow_repository())
 
     async def _open_grpc(self) -> None:

@@ -61,7 +61,7 @@ class Supervisor:
         metrics = open_metrics(self._settings, registry, self.unready_reason)
         try:
             with self._signals() as wakeup:
-                log.info("metrics", url=metrics.url)
+                log.info("metrics listening", url=metrics.url)
                 self._watch(wakeup)
         finally:
             for worker in self._workers:

@@ -38,7 +38,7 @@ class ServiceProcess:
             self.wait()
             raise
         self.address = str(self.event("listening")["address"]) if self.has("listening") else ""
-        self.metrics = str(self.event("metrics")["url"])
+        self.metrics = str(self.event("metrics listening")["url"])
 
     @property
     def _settled(self) -> bool:

@@ -171,7 +171,7 @@ def test_the_log_has_one_line_a_step_and_none_for_requests(toys: Path) -> None:
                 stub.ModelInfer(infer_request("double", x=X))
         service.stop()
     assert [line["event"] for line in service.events] == [
-        "listening", "metrics", "model ready", "model ready", "ready", "draining", "stopped",
+        "listening", "metrics listening", "model ready", "model ready", "ready", "draining", "stopped",
     ]  # fmt: skip
     assert all({"level", "timestamp"} <= line.keys() for line in service.events)
 

@@ -113,7 +113,7 @@ def test_a_signal_during_start_up_stops_every_worker(toys: Path, number: signal.
     for delay in (0.0, 0.05, 0.2, 0.4):
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=clean_environment()) as process:
             assert process.stderr is not None
-            assert '"metrics"' in process.stderr.readline()
+            assert '"metrics listening"' in process.stderr.readline()
             time.sleep(delay)  # the signal comes at different moments of the start
             process.send_signal(number)
             rest = process.stderr.read()
