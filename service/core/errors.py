@@ -15,6 +15,7 @@
 
     LoadError               error           a model or version cannot be served; the code labels inference_model_refused
     ├── FilesError          files           a file is missing, unreadable, or not the one that the manifest describes
+    │   └── FilesUnreadable files           reading failed with an input/output error, which may pass
     ├── ConfigurationError  configuration   config.pbtxt is invalid, not supported, or contradicts the graph
     ├── GraphError          graph           ONNX Runtime cannot open or run the graph
     ├── GoldenMismatch      golden          an answer differs from the golden answer
@@ -186,6 +187,10 @@ class FilesError(LoadError):
     """A file is missing or unreadable, or is not the one that the manifest describes."""
 
     code = "files"
+
+
+class FilesUnreadable(FilesError):
+    """Reading failed with an input/output error, such as a missing permission, which may pass by itself."""
 
 
 class ConfigurationError(LoadError):

@@ -22,7 +22,7 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from service.core.errors import FilesError
+from service.core.errors import FilesError, FilesUnreadable
 from service.pb.model_config_pb2 import ModelConfig
 
 PLATFORM, BACKEND, GRAPH = "onnxruntime_onnx", "onnxruntime", "model.onnx"
@@ -102,7 +102,7 @@ def scan(repository: Path) -> list[ModelFolder]:
         folders = sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
         return [ModelFolder(path, _versions(path)) for path in folders]
     except OSError as error:
-        raise FilesError(f"the repository {repository} cannot be read: {error}") from error
+        raise FilesUnreadable(f"the repository {repository} cannot be read: {error}") from error
 
 
 def read_model_folder(folder: Path) -> ModelFolder:
@@ -114,7 +114,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
     try:
         return ModelFolder(folder.resolve(), _versions(folder))
     except OSError as error:
-        raise FilesError(f"the model folder {folder} cannot be read: {error.strerror}") from error
+        raise FilesUnreadable(f"the model folder {folder} cannot be read: {error.strerror}") from error
 
 
 def _versions(folder: Path) -> dict[int, str]:
@@ -161,8 +161,10 @@ def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> Ve
     graph = path / filename / filename if (path / filename).is_dir() else path / filename
     try:
         model = graph.read_bytes()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise FilesError(f"{graph} cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise FilesUnreadable(f"{graph} cannot be read: {error.strerror}") from error
     sha256 = hashlib.sha256(model).hexdigest()
     manifest = _read_manifest(path / "manifest.json")
     if manifest is None:
@@ -182,7 +184,9 @@ def _read_manifest(path: Path) -> Manifest | None:
         return Manifest.model_validate(json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, ValidationError) as error:
+    except OSError as error:
+        raise FilesUnreadable(f"{path} cannot be read: {error}") from error
+    except (ValueError, ValidationError) as error:
         raise FilesError(f"{path} cannot be read: {error}") from error
 
 
