@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.batching.predictions import Predictions
 from service.batching.queue import PendingRequest
-from service.batching.statistics import Batch, Statistics
+from service.batching.statistics import ExecutedBatch, Statistics
 from service.core.batch_sizes import padded
 from service.core.errors import EngineFailed, EngineLost, NotReady
 from service.core.spec import Arrays, Backend, Outputs, Run
@@ -73,7 +73,7 @@ class BatchExecutor:
             self._on_broken(reason)
             wait_turn()
             for request in batch:
-                request.fail(NotReady(f"model {self._name!r}: {reason}"))
+                request.refuse(NotReady(f"model {self._name!r}: {reason}"))
             return
         except Exception:  # noqa: BLE001 # _fail_alone logs it
             if len(batch) == 1:
@@ -86,15 +86,16 @@ class BatchExecutor:
             return
         # From here on the batch must not run again: some requests may already be answered.
         wait_turn()
-        answered = _answer(batch, Outputs(outputs, whole=len(batch) == 1 and not padding))
+        encoded = _encode(batch, Outputs(outputs, whole=len(batch) == 1 and not padding))
         ended = self._clock()
+        # Counted before the responses are sent, so that a client that has its answer finds it counted.
         self._statistics.record_batch(
-            Batch(
+            ExecutedBatch(
                 rows=rows,
                 padding=padding,
                 closed_by=closed_by,
-                queued=[started - request.arrived for request in answered],
-                total=[ended - request.arrived for request in answered],
+                queued=[started - request.arrived for request in encoded],
+                total=[ended - request.arrived for request in encoded],
                 gather=gathered - started,
                 compute=computed - gathered,
                 scatter=ended - computed,
@@ -102,13 +103,15 @@ class BatchExecutor:
         )
         if self._predictions:
             self._predictions.add(outputs, rows)
+        for request in encoded:  # in one burst, so that the server writes few packets
+            request.answer()
 
     def _fail_alone(self, backend: Backend, request: PendingRequest, wait_turn: Callable[[], None]) -> None:
         """Fail a request that failed in a batch of its own, and probe the engine."""
         error = EngineFailed()
         log.exception("engine failed", model=self._name, error_id=error.error_id, rows=request.rows)
         wait_turn()
-        request.fail(error)
+        request.refuse(error)
         now = self._clock()
         if now < self._probed_at + PROBE_SECONDS:
             return
@@ -140,27 +143,18 @@ def _checked(outputs: Sequence[NDArray[np.generic]], batch: Sequence[PendingRequ
     return tuple(outputs)
 
 
-def _answer(batch: Sequence[PendingRequest], outputs: Outputs) -> list[PendingRequest]:
-    """Send each request its rows; return the requests that were answered. An error in one affects no other."""
-    prepared = []
+def _encode(batch: Sequence[PendingRequest], outputs: Outputs) -> list[PendingRequest]:
+    """Encode each request's rows; return the requests that can be answered. An error in one affects no other."""
+    encoded = []
     first = 0
     for request in batch:
         end = first + request.rows
         try:
             request.prepare(outputs, first, end)
-            prepared.append(request)
+            encoded.append(request)
         except Exception:
             error = EngineFailed()
             log.exception("response not encoded", error_id=error.error_id)
-            request.fail(error)
+            request.refuse(error)
         first = end
-    return [request for request in prepared if _send(request)]  # in one burst, so that the server writes few packets
-
-
-def _send(request: PendingRequest) -> bool:
-    try:
-        request.send()
-    except Exception:
-        log.exception("response not sent")
-        return False
-    return True
+    return encoded

@@ -1,7 +1,7 @@
 """The request queue of one model version: order, capacity, timeouts and batch composition.
 
-Owns: the priority levels, each a FIFO bounded in rows; which requests form the next batch; which
-requests have timed out. Not here: locking, threads, the clock (all in batcher.py).
+Owns: the priority levels, each a FIFO bounded in rows; the bound in bytes; which requests form the next batch; which
+requests have timed out. Not here: when a batch starts (scheduler.py), locking, threads and the clock (batcher.py).
 
 The rules and their names are those of Triton's dynamic_batching:
 https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/batcher.html
@@ -13,18 +13,24 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
+import structlog
+
 from service.core.errors import InvalidArgument, ServiceError
 from service.core.spec import Arrays, Outputs
+
+log = structlog.get_logger(__name__)
 
 
 class PendingRequest(ABC):
     """A queued request: its inputs of `rows` rows, its time limits, and how to answer it. Times are on one clock.
 
     `timeout` is the caller's limit on the time in the queue, in seconds, beside its deadline; 0 for none.
-    `priority` is a level, 1 is served first; 0 takes the model's default.
+    `priority` is a level, 1 is served first; 0 takes the model's default. `size` is the memory that it holds, in bytes.
     """
 
-    __slots__ = ("arrived", "deadline", "inputs", "late", "late_at", "level", "priority", "rows", "timeout")
+    __slots__ = (
+        "answered", "arrived", "deadline", "inputs", "late", "late_at", "level", "priority", "rows", "size", "timeout",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -34,6 +40,7 @@ class PendingRequest(ABC):
         deadline: float | None = None,
         timeout: float = 0.0,
         priority: int = 0,
+        size: int = 0,
     ) -> None:
         self.inputs = inputs
         self.rows = rows
@@ -41,6 +48,8 @@ class PendingRequest(ABC):
         self.deadline = deadline
         self.timeout = timeout
         self.priority = priority
+        self.size = size
+        self.answered = False  # whether `answer` or `refuse` was called
         # Set by the queue:
         self.level = 0  # its priority level, from 0
         self.late_at: float | None = None  # when it moves behind the rest of its level
@@ -52,11 +61,29 @@ class PendingRequest(ABC):
 
     @abstractmethod
     def send(self) -> None:
-        """Send the prepared response. Either `send` or `fail` is called, once."""
+        """Send the prepared response."""
 
     @abstractmethod
     def fail(self, error: ServiceError) -> None:
-        """Send the error. Either `send` or `fail` is called, once."""
+        """Count the error and send it."""
+
+    def answer(self) -> None:
+        """Send the prepared response. An exception is logged: one caller must not affect another, nor an engine."""
+        self.answered = True
+        try:
+            self.send()
+        except Exception:
+            log.exception("response not sent")
+
+    def refuse(self, error: ServiceError) -> None:
+        """Send the error, unless the request was answered already. An exception is logged, as in `answer`."""
+        if self.answered:
+            return
+        self.answered = True
+        try:
+            self.fail(error)
+        except Exception:
+            log.exception("response not sent")
 
     @property
     def shape_key(self) -> tuple[tuple[int, ...], ...]:
@@ -66,9 +93,13 @@ class PendingRequest(ABC):
 
 @dataclass(frozen=True)
 class QueuePolicy:
-    """Capacity and timeout of one priority level: Triton's ModelQueuePolicy, in rows and seconds."""
+    """Capacity and timeout of one priority level: Triton's ModelQueuePolicy, in rows and seconds.
+
+    The level is full if it holds `max_rows` rows and at least `min_requests` requests.
+    """
 
     max_rows: int
+    min_requests: int = 0
     timeout: float = 0.0  # of requests that set none; 0 for none
     timeout_override: bool = True  # whether a request may set a shorter one
     delay_late: bool = False  # requests that time out move behind the rest of their level instead of failing
@@ -78,6 +109,7 @@ class QueuePolicy:
 class _Level:
     policy: QueuePolicy
     rows: int = 0
+    requests: int = 0
 
 
 Fifo = OrderedDict[PendingRequest, None]  # an ordered set
@@ -88,11 +120,13 @@ class RequestQueue:
 
     def __init__(self, levels: Sequence[QueuePolicy], default_level: int = 0) -> None:
         self.rows = 0
+        self.bytes = 0
         self._levels = [_Level(policy) for policy in levels]
         self._default = default_level
         self._single_untimed_level = len(levels) == 1 and not levels[0].timeout
         # Two for each level, in the order in which they are emptied: requests in time, then late ones.
         self._fifos: list[Fifo] = [OrderedDict() for _ in range(2 * len(levels))]
+        self._timed = 0  # requests with a deadline or a time at which they become late
 
     def __bool__(self) -> bool:
         """Whether any request is queued."""
@@ -100,12 +134,14 @@ class RequestQueue:
 
     def __len__(self) -> int:
         """The number of queued requests."""
-        return sum(map(len, self._fifos))
+        return sum([level.requests for level in self._levels])
 
     def __iter__(self) -> Iterator[PendingRequest]:
         """All queued requests, in the order in which they leave."""
         for fifo in self._fifos:
             yield from fifo
+
+    # --- arrival ---
 
     def admit(self, request: PendingRequest) -> None:
         """Set the request's level from its priority, and its time limits from the level's policy.
@@ -136,100 +172,104 @@ class RequestQueue:
         elif request.deadline is None or request.deadline > request.arrived + timeout:
             request.deadline = request.arrived + timeout
 
+    def is_full(self, request: PendingRequest) -> bool:
+        """Whether the request's level has no room for its rows."""
+        level = self._levels[request.level]
+        policy = level.policy
+        return level.rows + request.rows > policy.max_rows and level.requests >= policy.min_requests
+
     def level_rows(self, request: PendingRequest) -> tuple[int, int]:
         """Rows queued in the request's level, and that level's capacity."""
         level = self._levels[request.level]
         return level.rows, level.policy.max_rows
 
-    def rows_ahead(self, request: PendingRequest) -> int:
-        """Queued rows that would leave before the request."""
+    def ahead(self, request: PendingRequest) -> tuple[int, int]:
+        """Queued rows and requests that would leave before the request."""
         if len(self._levels) == 1:
-            return self.rows
-        return sum(level.rows for level in self._levels[: request.level + 1])
+            return self.rows, self._levels[0].requests
+        levels = self._levels[: request.level + 1]
+        return sum([level.rows for level in levels]), sum([level.requests for level in levels])
 
     def push(self, request: PendingRequest) -> None:
         """Append the request to its level."""
-        self._fifos[2 * request.level + request.late][request] = None
-        self._levels[request.level].rows += request.rows
-        self.rows += request.rows
+        self._fifo_of(request)[request] = None
+        self._count(request, 1)
+
+    # --- departure ---
 
     def remove(self, request: PendingRequest) -> bool:
         """Remove the request; False if it is not queued."""
         fifo = self._fifo_of(request)
         if request not in fifo:
             return False
-        self._take_out(request, fifo)
+        del fifo[request]
+        self._count(request, -1)
         return True
 
     def clear(self) -> list[PendingRequest]:
         """Remove and return all requests."""
         requests = list(self)
-        for fifo in self._fifos:
-            fifo.clear()
-        for level in self._levels:
-            level.rows = 0
-        self.rows = 0
+        for request in requests:
+            self.remove(request)
         return requests
 
-    def take(
-        self, limit: int, now: float, *, expected_end: float, fixed_shapes: bool, preferred: Set[int] = frozenset()
-    ) -> tuple[list[PendingRequest], str | None, list[PendingRequest]]:
-        """Take the next batch of at most `limit` rows: its requests, the reason that closed it, the expired requests.
+    def settle(self, now: float, limit: int) -> list[PendingRequest]:
+        """Bring the first `limit` rows up to date: remove and return expired requests, move late ones back."""
+        expired: list[PendingRequest] = []
+        if not self._timed:
+            return expired
+        rows = 0
+        for fifo in self._fifos:
+            gone, late = [], []
+            for request in fifo:
+                if request.deadline is not None and request.deadline <= now:
+                    gone.append(request)
+                elif request.late_at is not None and request.late_at <= now and not request.late:
+                    late.append(request)
+                else:
+                    rows += request.rows
+                    if rows >= limit:
+                        break
+            self.take([*gone, *late])
+            expired += gone
+            for request in late:
+                request.late = True
+                self.push(request)
+            if rows >= limit:
+                break
+        return expired
 
-        A request is expired if its deadline has passed, or passes before `expected_end` of the batch: computing it
-        would delay the others for nothing. A request that is alone in the queue runs even so, because `expected_end`
-        is an estimate.
+    def head(self, limit: int, *, fixed_shapes: bool) -> tuple[list[PendingRequest], bool]:
+        """The first requests that can share a batch of at most `limit` rows, and whether that batch is full.
 
-        A batch ends before the first request that does not fit, so that no later request overtakes it: "full". If it
-        can have a preferred number of rows, it gets the largest of them: "preferred". The reason is None if the batch
-        empties the queue.
+        The batch ends before the first request that does not fit or has another shape, so that no later request
+        overtakes it. A first request with more rows than `limit` is a batch of its own.
         """
         batch: list[PendingRequest] = []
-        expired: list[PendingRequest] = []
-        closed_by = None
         rows, key = 0, None
-        for fifo in self._fifos:
-            while fifo:
-                request = next(iter(fifo))
-                if request.deadline is not None and (
-                    request.deadline <= now or (request.deadline < expected_end and (batch or self.rows > request.rows))
-                ):
-                    self._take_out(request, fifo)
-                    expired.append(request)
-                    continue
-                if request.late_at is not None and request.late_at <= now and not request.late:
-                    del fifo[request]
-                    request.late = True
-                    self._fifo_of(request)[request] = None
-                    continue
-                if batch and (rows + request.rows > limit or (key is not None and request.shape_key != key)):
-                    closed_by = "full"
-                    break
-                if not batch and not fixed_shapes:
-                    key = request.shape_key
-                self._take_out(request, fifo)
-                batch.append(request)
-                rows += request.rows
-            if closed_by:
-                break
-        if rows >= limit:
-            closed_by = "full"
-        if preferred and batch and rows not in preferred:
-            length = _preferred_length(batch, preferred)
-            if length:
-                self._put_back(batch[length:])
-                batch, closed_by = batch[:length], "preferred"
-        return batch, closed_by, expired
+        for request in self:
+            if batch and (rows + request.rows > limit or (key is not None and request.shape_key != key)):
+                return batch, True
+            if not batch and not fixed_shapes:
+                key = request.shape_key
+            batch.append(request)
+            rows += request.rows
+            if rows >= limit:
+                return batch, True
+        return batch, False
 
-    def can_form(self, preferred: Set[int]) -> bool:
-        """Whether the first requests add up to a preferred number of rows."""
-        return _preferred_length(self, preferred) > 0
+    def take(self, requests: Iterable[PendingRequest]) -> None:
+        """Remove requests that are queued."""
+        for request in requests:
+            del self._fifo_of(request)[request]
+            self._count(request, -1)
+
+    # --- times ---
 
     def drop_expired(self, now: float) -> list[PendingRequest]:
         """Remove and return every request whose deadline has passed."""
         expired = [request for request in self if request.deadline is not None and request.deadline <= now]
-        for request in expired:
-            self.remove(request)
+        self.take(expired)
         return expired
 
     def next_timeout(self) -> float:
@@ -239,24 +279,17 @@ class RequestQueue:
     def _fifo_of(self, request: PendingRequest) -> Fifo:
         return self._fifos[2 * request.level + request.late]
 
-    def _take_out(self, request: PendingRequest, fifo: Fifo) -> None:
-        del fifo[request]
-        self._count(request, -request.rows)
-
-    def _put_back(self, requests: Sequence[PendingRequest]) -> None:
-        """Put taken requests back at the head of the queue, in their order."""
-        for request in reversed(requests):
-            fifo = self._fifo_of(request)
-            fifo[request] = None
-            fifo.move_to_end(request, last=False)
-            self._count(request, request.rows)
-
-    def _count(self, request: PendingRequest, rows: int) -> None:
-        self.rows += rows
-        self._levels[request.level].rows += rows
+    def _count(self, request: PendingRequest, sign: int) -> None:
+        level = self._levels[request.level]
+        level.rows += sign * request.rows
+        level.requests += sign
+        self.rows += sign * request.rows
+        self.bytes += sign * request.size
+        if request.deadline is not None or request.late_at is not None:
+            self._timed += sign
 
 
-def _preferred_length(requests: Iterable[PendingRequest], preferred: Set[int]) -> int:
+def preferred_length(requests: Iterable[PendingRequest], preferred: Set[int]) -> int:
     """How many of the first requests add up to the largest possible preferred number of rows; 0 if none do."""
     rows = length = 0
     largest = max(preferred)

@@ -1,28 +1,28 @@
 """Keeps the responses of several engines in the order in which their batches were formed (`preserve_ordering`)."""
 
+import contextlib
 import threading
+from collections.abc import Callable, Iterator
 
 
 class Sequencer:
-    """Releases batches in the order of their tickets, which count from 0."""
+    """Lets batches answer in the order of their numbers, which count from 0 without a gap."""
 
     def __init__(self) -> None:
-        self._issued = 0
         self._next = 0
         self._advanced = threading.Condition()
 
-    def ticket(self) -> int:
-        """The next ticket. Call it in the order in which batches are formed."""
-        self._issued += 1
-        return self._issued - 1
+    @contextlib.contextmanager
+    def turn(self, number: int) -> Iterator[Callable[[], None]]:
+        """The time in which a batch runs. Yields a function that blocks until every earlier batch has been answered."""
+        try:
+            yield lambda: self._wait(number)
+        finally:
+            self._wait(number)
+            with self._advanced:
+                self._next += 1
+                self._advanced.notify_all()
 
-    def wait(self, ticket: int) -> None:
-        """Block until every earlier ticket is done."""
+    def _wait(self, number: int) -> None:
         with self._advanced:
-            self._advanced.wait_for(lambda: self._next == ticket)
-
-    def done(self) -> None:
-        """Release the next ticket, after the current batch has been answered."""
-        with self._advanced:
-            self._next += 1
-            self._advanced.notify_all()
+            self._advanced.wait_for(lambda: self._next == number)

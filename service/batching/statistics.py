@@ -48,16 +48,16 @@ class Histogram:
 
 
 @dataclass(slots=True)  # not frozen: that would cost more than counting a request
-class Batch:
+class ExecutedBatch:
     """One execution: its rows, the reason that closed it, and the duration of each part in seconds."""
 
     rows: int
     closed_by: str
     queued: Sequence[float]  # for each request, from arrival to the start of the batch
-    total: Sequence[float]  # for each request, from arrival to its response
+    total: Sequence[float]  # for each request, from arrival to its encoded response
     gather: float  # concatenating the inputs
     compute: float
-    scatter: float  # encoding and sending the responses
+    scatter: float  # encoding the responses
     padding: int = 0  # additional rows that only pad the batch
 
 
@@ -96,7 +96,7 @@ class Statistics:
         """Number of batches that completed."""
         return sum(size.executions for size in self.by_size.values())
 
-    def record_batch(self, batch: Batch) -> None:
+    def record_batch(self, batch: ExecutedBatch) -> None:
         """Count a completed execution and its answered requests."""
         requests = len(batch.total)
         with self.lock:

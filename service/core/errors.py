@@ -118,12 +118,12 @@ class Draining(_Retryable):
 
 
 class QueueFull(_Retryable):
-    """The queue has no room for the request's rows."""
+    """The queue has no room for the request."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    def __init__(self, waiting: int, limit: int, retry_after: float) -> None:
-        super().__init__(f"the queue is full: {waiting} rows wait, the limit is {limit}", retry_after)
+    def __init__(self, waiting: int, limit: int, retry_after: float, unit: str = "rows") -> None:
+        super().__init__(f"the queue is full: {waiting} {unit} wait, the limit is {limit}", retry_after)
 
 
 class MessageTooLarge(ServiceError):

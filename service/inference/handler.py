@@ -6,11 +6,11 @@ the wire (transport/).
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from service.batching.batcher import BatcherClosed
 from service.batching.queue import PendingRequest
+from service.batching.scheduler import BatcherClosed
 from service.batching.statistics import Statistics
 from service.core.auth import AUTHORIZATION, INFER, Tokens
 from service.core.errors import Draining, EngineFailed, MessageTooLarge, ServiceError
@@ -41,7 +41,7 @@ class ResponseSink(Protocol[C]):
 class PendingInfer(PendingRequest):
     """A ModelInfer call that waits for its outputs: its decoded inputs, and how to respond to its caller."""
 
-    __slots__ = ("answered", "call", "encoder", "id", "model", "response", "sink")
+    __slots__ = ("call", "encoder", "id", "model", "payload", "response", "sink")
 
     def __init__(
         self,
@@ -56,14 +56,20 @@ class PendingInfer(PendingRequest):
         encoder: ResponseEncoder,
         sink: ResponseSink[Any],
         call: object,
+        payload: bytes,
     ) -> None:
-        super().__init__(inputs, rows, arrived, deadline, parameters.timeout, parameters.priority)
+        super().__init__(inputs, rows, arrived, deadline, parameters.timeout, parameters.priority, len(payload))
+        self.payload = payload
         self.id = request_id
         self.model = model
         self.encoder = encoder
         self.sink = sink
         self.call = call
-        self.answered = False
+
+    def rebind(self, other: "PendingInfer") -> None:
+        """Become another decoding of the same call, which is bound to the version that serves now."""
+        self.inputs, self.rows, self.model, self.encoder = other.inputs, other.rows, other.model, other.encoder
+        self.deadline, self.timeout, self.level = other.deadline, other.timeout, other.level
 
     def prepare(self, outputs: Outputs, first: int, end: int) -> None:
         """Encode the requested outputs of this request's rows, from `first` up to, not including, `end`."""
@@ -71,12 +77,10 @@ class PendingInfer(PendingRequest):
 
     def send(self) -> None:
         """Send the response."""
-        self.answered = True
         self.sink.respond(self.call, self.response)
 
     def fail(self, error: ServiceError) -> None:
-        """Send the error and count it."""
-        self.answered = True
+        """Count the error and send it."""
         self.model.statistics.record_failure(error.code.name, time.monotonic() - self.arrived)
         self.sink.fail(self.call, error)
 
@@ -118,47 +122,42 @@ class InferenceHandler:
             raise
 
     def submit(
-        self,
-        payload: bytes,
-        sink: ResponseSink[C],
-        call: C,
-        *,
-        arrived: float,
-        deadline: float | None,
-        wake: bool = True,
+        self, payload: bytes, sink: ResponseSink[C], call: C, *, arrived: float, deadline: float | None
     ) -> PendingInfer | None:
         """Decode the request and queue it, or fail the call at once. Times are on time.monotonic()'s clock.
 
-        Returns the queued request, which can be cancelled; None if the call failed. With `wake` false the caller
-        runs the batcher on its own thread afterwards (Batcher.run_inline).
+        Returns the request, which can be cancelled while it is queued; None if it is invalid.
         """
+        request = self.decode(payload, sink, call, arrived=arrived, deadline=deadline)
+        if request is not None:
+            self._queue(request)
+        return request
+
+    def decode(
+        self, payload: bytes, sink: ResponseSink[C], call: C, *, arrived: float, deadline: float | None
+    ) -> PendingInfer | None:
+        """Decode the request and find its model, or fail the call. It must be queued by submit_burst()."""
         statistics = self.unrouted_statistics
         try:
             self._check_accepting(payload, arrived)
             request: CacheHit | ParsedRequest = self._cache.find(payload) or parse(payload)
-            while True:
-                parameters = request.parameters
-                model = self._registry.get(request.name, request.version, parameters.sticky_key or request.id)
-                statistics = model.statistics
-                inputs, rows, encoder = self._decode(payload, request, model)
-                pending = PendingInfer(
-                    inputs,
-                    rows,
-                    arrived=arrived,
-                    deadline=deadline,
-                    parameters=parameters,
-                    request_id=request.id,
-                    model=model,
-                    encoder=encoder,
-                    sink=sink,
-                    call=call,
-                )
-                try:
-                    model.batcher.submit(pending, wake=wake)
-                    return pending
-                except BatcherClosed:  # the version was replaced after the look-up: look it up again
-                    if self.draining:
-                        raise Draining from None
+            parameters = request.parameters
+            model = self._registry.get(request.name, request.version, parameters.sticky_key or request.id)
+            statistics = model.statistics
+            inputs, rows, encoder = self._decode(payload, request, model)
+            return PendingInfer(
+                inputs,
+                rows,
+                arrived=arrived,
+                deadline=deadline,
+                parameters=parameters,
+                request_id=request.id,
+                model=model,
+                encoder=encoder,
+                sink=sink,
+                call=call,
+                payload=payload,
+            )
         except ServiceError as error:
             statistics.record_failure(error.code.name, time.monotonic() - arrived)
             sink.fail(call, error)
@@ -166,6 +165,42 @@ class InferenceHandler:
             statistics.record_failure(EngineFailed.code.name, time.monotonic() - arrived)
             raise
         return None
+
+    def submit_burst(self, requests: Sequence[PendingInfer], receive: Callable[[], bool]) -> None:
+        """Queue decoded requests that arrived together, or fail their calls.
+
+        Short batches run on the calling thread (Batcher.submit_burst) if one model serves alone: calls of another model
+        would wait for this thread to receive them.
+        """
+        batchers = {request.model.batcher for request in requests}
+        alone = len(batchers) == 1 and self.serves_one_version
+        for batcher in batchers:
+            group = requests if alone else [request for request in requests if request.model.batcher is batcher]
+            for request, error in batcher.submit_burst(group, receive if alone else None):
+                self._refuse(request, error)
+
+    @property
+    def serves_one_version(self) -> bool:
+        """Whether all calls go to one loaded version."""
+        return len(self._registry.models()) == 1
+
+    def _queue(self, request: PendingInfer) -> None:
+        try:
+            request.model.batcher.submit(request)
+        except (ServiceError, BatcherClosed) as error:
+            self._refuse(request, error)
+
+    def _refuse(self, request: PendingInfer, error: Exception) -> None:
+        """Fail a request that a batcher refused; if its version was replaced after the look-up, look it up again."""
+        if isinstance(error, ServiceError):
+            request.refuse(error)
+            return
+        again = self.decode(
+            request.payload, request.sink, request.call, arrived=request.arrived, deadline=request.deadline
+        )
+        if again is not None:
+            request.rebind(again)
+            self._queue(request)
 
     def _check_accepting(self, payload: bytes, arrived: float) -> None:
         if self.draining:

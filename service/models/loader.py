@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from service.batching.batcher import Batcher, BatchingPolicy
+from service.batching.batcher import Batcher
 from service.batching.predictions import Predictions, predictions_for
 from service.batching.queue import QueuePolicy
+from service.batching.scheduler import BatchingPolicy
 from service.batching.statistics import Statistics
 from service.core.batch_sizes import batch_sizes
 from service.core.errors import ConfigurationError, GraphError
@@ -32,8 +33,9 @@ from service.runtime.session import Engine
 NICENESS = 15
 # Tolerance of golden answers if TensorRT computes in half precision, whose spacing at 1 is 1e-3.
 FP16_TOLERANCE = 1e-2
-# Queue limit, in batches, if the configuration sets none.
-DEFAULT_QUEUE_BATCHES = 16
+# If the configuration sets no limit, a queue is full with this many batches of rows and this many requests: an ordinary
+# client with hundreds of calls in flight does not meet it.
+DEFAULT_QUEUE_BATCHES, DEFAULT_QUEUE_REQUESTS = 16, 1024
 MAX_PRIORITY_LEVELS = 100
 MAX_INSTANCES = 64
 
@@ -251,9 +253,13 @@ def _policy(spec: ModelSpec, *, sizes: Sequence[int], inline_below_seconds: floa
 
 
 def _queue_policy(policy: ModelQueuePolicy, batch_rows: int) -> QueuePolicy:
+    if policy.max_queue_size:
+        rows, requests = max(policy.max_queue_size, batch_rows), 0  # at least one batch: a whole request must fit
+    else:
+        rows, requests = max(DEFAULT_QUEUE_BATCHES * batch_rows, DEFAULT_QUEUE_REQUESTS), DEFAULT_QUEUE_REQUESTS
     return QueuePolicy(
-        # At least one batch: a request of that size must fit into the queue.
-        max_rows=max(batch_rows, policy.max_queue_size or DEFAULT_QUEUE_BATCHES * batch_rows),
+        max_rows=rows,
+        min_requests=requests,
         timeout=policy.default_timeout_microseconds * 1e-6,
         timeout_override=policy.allow_timeout_override,
         delay_late=policy.timeout_action == ModelQueuePolicy.DELAY,

@@ -1,7 +1,7 @@
 """The native server: ModelInfer on pygrpc-native, whose HTTP/2 and gRPC run in Rust, outside the GIL.
 
-Owns one thread that takes calls in bursts, with their deadlines and cancellations, and after each burst runs the
-batchers inline. pygrpc-native passes every other method on to the aio server at `fallback`, a Unix socket. Not here:
+Owns one thread that takes calls in bursts, with their deadlines and cancellations, and lends itself to the batcher
+after each burst. pygrpc-native passes every other method on to the aio server at `fallback`, a Unix socket. Not here:
 those methods (aio_server.py), decoding and queueing (inference/handler.py).
 """
 
@@ -12,7 +12,6 @@ import time
 import structlog
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
-from service.batching.batcher import Batcher
 from service.core.errors import EngineFailed, ServiceError
 from service.inference.handler import InferenceHandler, PendingInfer
 
@@ -60,19 +59,29 @@ class NativeServer:
         self._thread.join()
 
     def _run(self) -> None:
-        pending = self._pending
-        batchers: set[Batcher] = set()  # batchers with requests that wait for this thread
-        while (events := self._next(block=not batchers)) is not None:
-            arrived = time.monotonic()
-            for kind, call_id, _, payload, _, details in events:
-                if kind == EVENT_CANCEL:
-                    if request := pending.pop(call_id, None):
-                        request.cancel()
-                elif payload is not None:
-                    request = self._submit(call_id, payload, arrived, details)
-                    if request:
-                        batchers.add(request.model.batcher)
-            batchers = {batcher for batcher in batchers if batcher.run_inline()}
+        while (events := self._next(block=True)) is not None:
+            self._take(events)
+
+    def _take(self, events: list[Event]) -> None:
+        """Take cancellations, and submit calls that arrived together."""
+        arrived = time.monotonic()
+        burst: list[PendingInfer] = []
+        for kind, call_id, _, payload, _, details in events:
+            if kind == EVENT_CANCEL:
+                if request := self._pending.pop(call_id, None):
+                    request.cancel()
+            elif payload is not None and (request := self._decode(call_id, payload, arrived, details)):
+                self._pending[call_id] = request
+                burst.append(request)
+        if burst:
+            self._handler.submit_burst(burst, self._receive)
+
+    def _receive(self) -> bool:
+        """Take the calls that have arrived meanwhile. Returns whether the server is open and serves one version."""
+        events = self._next(block=False)
+        if events:
+            self._take(events)
+        return events is not None and self._handler.serves_one_version
 
     def _next(self, *, block: bool) -> list[Event] | None:
         """The next calls and cancellations; None once the server is closed. Without `block` the list may be empty."""
@@ -90,27 +99,21 @@ class NativeServer:
         self._poll_seconds = POLL_SECONDS if time.monotonic() - began < RECENT_SECONDS else 0.0
         return events
 
-    def _submit(self, call_id: int, payload: bytes, arrived: float, details: Details) -> PendingInfer | None:
-        """Queue a call; None if it failed at once."""
+    def _decode(self, call_id: int, payload: bytes, arrived: float, details: Details) -> PendingInfer | None:
+        """Decode a call; None if it failed."""
         seconds_left = details[2] if details else None
         deadline = None if seconds_left is None else arrived + seconds_left
         try:
             if self._handler.auth_required:
                 self._handler.authorize(details[0] if details else ())
-            request = self._handler.submit(payload, self, call_id, arrived=arrived, deadline=deadline, wake=False)
+            return self._handler.decode(payload, self, call_id, arrived=arrived, deadline=deadline)
         except ServiceError as error:
             self.fail(call_id, error)
-            return None
         except Exception:  # one call must not end the thread
             failed = EngineFailed()
             log.exception("call failed", method="ModelInfer", error_id=failed.error_id)
             self.fail(call_id, failed)
-            return None
-        if request is not None:
-            self._pending[call_id] = request
-            if request.answered:  # before the line above, so that respond() did not remove it
-                self._pending.pop(call_id, None)
-        return request
+        return None
 
     def respond(self, call: int, payload: bytes) -> None:
         """Send the serialised response."""

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.batching.batcher import Batcher, BatcherClosed, BatchingPolicy
+from service.batching.batcher import Batcher
 from service.batching.queue import QueuePolicy
-from service.batching.statistics import Statistics
-from service.core.errors import DeadlineExceeded, EngineFailed, NotReady, QueueFull
+from service.batching.scheduler import BatcherClosed, BatchingPolicy
+from service.batching.statistics import ExecutedBatch, Statistics
+from service.core.errors import DeadlineExceeded, EngineFailed, NotReady, QueueFull, ServiceError
 from service.core.spec import Arrays, Outputs
 from tests.support.batching import BlockingEngine, FakeClock, FakeRequest, FunctionEngine, occupy
 from tests.support.waiting import WAIT, wait_until
@@ -180,25 +181,6 @@ def test_a_response_that_cannot_be_encoded_fails_only_its_request(batcher: Batch
     assert isinstance(broken.failure(), EngineFailed)
 
 
-def test_a_response_that_cannot_be_sent_causes_no_second_run_or_answer(
-    batcher: Batcher, engine: BlockingEngine, statistics: Statistics
-) -> None:
-    class Disconnected(FakeRequest):
-        def send(self) -> None:
-            raise ConnectionError("the client disconnected")
-
-    occupy(batcher, engine)
-    requests = [FakeRequest(1), Disconnected(2), FakeRequest(3)]
-    for request in requests:
-        batcher.submit(request)
-    engine.release(10)
-    for request in (requests[0], requests[2]):
-        request.result()
-    wait_until(lambda: batcher.pending_rows == 0, "the queue is empty and no engine runs")
-    assert engine.batches == [[0], [1, 2, 3]]
-    assert statistics.codes == {"OK": 3}
-
-
 def test_outputs_with_a_wrong_number_of_rows_are_never_given_to_another_request(statistics: Statistics) -> None:
     started, go = threading.Event(), threading.Event()
 
@@ -232,73 +214,6 @@ def test_requests_of_different_shapes_do_not_share_a_batch(engine: BlockingEngin
     assert batcher.join(WAIT)
 
 
-def test_the_queue_delay_counts_from_the_oldest_request_and_a_full_batch_does_not_wait(statistics: Statistics) -> None:
-    engine = BlockingEngine()
-    engine.release(100)
-    batcher = Batcher([engine], BatchingPolicy(4, [QueuePolicy(16)], max_delay=0.2), statistics, name="delay")
-    before = time.monotonic()
-    first = FakeRequest(1, arrived=before)
-    batcher.submit(first)
-    second = FakeRequest(2, arrived=before + 10)
-    batcher.submit(second)
-    second.result()
-    assert time.monotonic() - before >= 0.2
-    full = FakeRequest(3, 4, arrived=time.monotonic() + 100)
-    batcher.submit(full)
-    full.result()
-    wait_until(lambda: statistics.executions == 2, "both batches are counted")
-    assert engine.batches == [[1, 2], [3] * 4]
-    assert statistics.closed_by == {"delay": 1, "full": 1}
-    batcher.close()
-    assert batcher.join(WAIT)
-
-
-def test_a_tight_deadline_closes_the_batch_early(statistics: Statistics) -> None:
-    engine = BlockingEngine()
-    engine.release(100)
-    batcher = Batcher([engine], BatchingPolicy(4, [QueuePolicy(16)], max_delay=60.0), statistics, name="deadline")
-    batcher._seconds_per_row = 0.1
-    now = time.monotonic()
-    request = FakeRequest(1, arrived=now, deadline=now + 0.5)
-    batcher.submit(request)
-    request.result()
-    assert time.monotonic() - now >= 0.29, "the batch did not wait for more requests"
-    wait_until(lambda: statistics.executions == 1, "the batch is counted")
-    assert statistics.closed_by == {"deadline": 1}
-    batcher.close()
-    assert batcher.join(WAIT)
-
-
-def test_without_an_estimate_a_request_with_a_deadline_runs_at_once(statistics: Statistics) -> None:
-    engine = BlockingEngine()
-    engine.release(1)
-    batcher = Batcher([engine], BatchingPolicy(4, [QueuePolicy(16)], max_delay=60.0), statistics, name="unmeasured")
-    now = time.monotonic()
-    request = FakeRequest(1, arrived=now, deadline=now + 20)
-    batcher.submit(request)
-    request.result()
-    assert time.monotonic() - now < 10
-    batcher.close()
-    assert batcher.join(WAIT)
-
-
-def test_two_engines_share_one_queue(statistics: Statistics) -> None:
-    engines = [BlockingEngine(), BlockingEngine()]
-    batcher = Batcher(engines, BatchingPolicy(1, [QueuePolicy(16)]), statistics, name="two")
-    requests = [FakeRequest(value) for value in range(2)]
-    for request in requests:
-        batcher.submit(request)
-    for engine in engines:
-        engine.wait_for_runs(1)
-    assert sorted(engine.batches[0][0] for engine in engines) == [0, 1], "the requests do not run at the same time"
-    for engine in engines:
-        engine.release(1)
-    for request in requests:
-        request.result()
-    batcher.close()
-    assert batcher.join(WAIT)
-
-
 def test_a_closed_batcher_refuses_new_requests_and_answers_queued_ones(
     engine: BlockingEngine, statistics: Statistics
 ) -> None:
@@ -316,72 +231,6 @@ def test_a_closed_batcher_refuses_new_requests_and_answers_queued_ones(
     assert batcher.join(WAIT)
 
 
-def measure_row(batcher: Batcher, engine: BlockingEngine, clock: FakeClock, seconds: float) -> None:
-    """Make the batcher measure `seconds` a row, and wait until its engine is free."""
-    request = FakeRequest(0)
-    batcher.submit(request)
-    engine.wait_for_runs(1)
-    clock.now += seconds
-    engine.release(1)
-    request.result()
-    wait_until(lambda: len(batcher._free_engines) == 1, "the engine is free")
-
-
-def test_run_inline_runs_a_short_batch_and_returns_whether_requests_remain(
-    batcher: Batcher, engine: BlockingEngine, clock: FakeClock, statistics: Statistics
-) -> None:
-    measure_row(batcher, engine, clock, 0.0001)
-    requests = [FakeRequest(value, rows=4) for value in (1, 2, 3)]
-    for request in requests:
-        batcher.submit(request, wake=False)
-    engine.release(2)
-    assert batcher.run_inline(), "the third request is not reported as queued"
-    assert engine.batches[1:] == [[1] * 4 + [2] * 4] and requests[1].done.is_set() and not requests[2].done.is_set()
-    assert not batcher.run_inline()
-    assert requests[2].done.is_set()
-    assert not batcher.run_inline(), "an empty queue is reported as not empty"
-    assert statistics.executions == 3
-
-
-def test_run_inline_leaves_long_and_unmeasured_batches_to_the_engine_thread(
-    batcher: Batcher, engine: BlockingEngine, clock: FakeClock
-) -> None:
-    unmeasured = FakeRequest(1)
-    batcher.submit(unmeasured, wake=False)
-    assert not batcher.run_inline()
-    engine.wait_for_runs(1)
-    clock.now += 0.01  # 10 ms a row
-    engine.release(1)
-    unmeasured.result()
-    wait_until(lambda: len(batcher._free_engines) == 1, "the engine is free")
-    slow = FakeRequest(2)
-    batcher.submit(slow, wake=False)
-    assert not batcher.run_inline(), "run_inline ran the long batch"
-    engine.release(1)
-    slow.result()
-
-
-def test_an_engine_that_runs_inline_takes_no_second_batch_and_ends_on_close(
-    engine: BlockingEngine, statistics: Statistics, clock: FakeClock
-) -> None:
-    batcher = Batcher([engine], BatchingPolicy(8, [QueuePolicy(16)]), statistics, name="inline", clock=clock)
-    measure_row(batcher, engine, clock, 0.0001)
-    first, second = FakeRequest(1), FakeRequest(2)
-    batcher.submit(first, wake=False)
-    inline_thread = threading.Thread(target=batcher.run_inline)
-    inline_thread.start()
-    engine.wait_for_runs(2)
-    batcher.submit(second)
-    assert not batcher.run_inline(), "the engine is not free"
-    batcher.close()
-    assert engine.batches == [[0], [1]]
-    engine.release(2)
-    first.result()
-    second.result()
-    inline_thread.join(WAIT)
-    assert batcher.join(WAIT), "the engine thread did not end on close"
-
-
 def test_fail_pending_fails_queued_requests_at_once(batcher: Batcher, engine: BlockingEngine) -> None:
     occupy(batcher, engine)
     waiting = FakeRequest(1)
@@ -389,15 +238,6 @@ def test_fail_pending_fails_queued_requests_at_once(batcher: Batcher, engine: Bl
     batcher.fail_pending(NotReady("too late"))
     assert waiting.failure().message == "too late"
     assert batcher.queued_rows == 0
-
-
-def test_an_idle_batcher_uses_no_cpu_time(statistics: Statistics, engine: BlockingEngine) -> None:
-    batcher = Batcher([engine], BatchingPolicy(8, [QueuePolicy(16)]), statistics, name="idle")
-    before = time.process_time()
-    threading.Event().wait(0.3)
-    assert time.process_time() - before < 0.1
-    batcher.close()
-    assert batcher.join(WAIT)
 
 
 def test_requests_from_many_threads_get_their_own_rows(statistics: Statistics) -> None:
@@ -426,3 +266,242 @@ def test_requests_from_many_threads_get_their_own_rows(statistics: Statistics) -
     assert max(statistics.by_size) <= 8
     batcher.close()
     assert batcher.join(WAIT)
+
+
+# --- several engines ---
+
+
+def test_requests_that_arrive_together_start_on_every_free_engine(statistics: Statistics) -> None:
+    engines = [BlockingEngine(), BlockingEngine()]
+    batcher = Batcher(engines, BatchingPolicy(1, [QueuePolicy(16)]), statistics, name="two")
+    requests = [FakeRequest(value) for value in range(4)]
+    assert batcher.submit_burst(requests, receive=lambda: True) == []
+    for engine in engines:
+        engine.wait_for_runs(1)
+    assert sorted(engine.batches[0][0] for engine in engines) == [0, 1], "the requests do not run at the same time"
+    for engine in engines:
+        engine.release(4)
+    for request in requests:
+        request.result()
+    batcher.close()
+    assert batcher.join(WAIT)
+
+
+# --- a server's thread runs short batches ---
+
+
+def make_short(batcher: Batcher, engine: BlockingEngine, clock: FakeClock) -> None:
+    """Make the batcher measure 0.1 ms a row, and wait until its engine is idle."""
+    request = FakeRequest(0)
+    batcher.submit(request)
+    engine.wait_for_runs(1)
+    clock.now += 0.0001
+    engine.release(1)
+    request.result()
+    wait_until(lambda: bool(batcher._scheduler._idle), "the engine is idle")
+
+
+def test_a_servers_thread_runs_short_batches_and_those_that_arrive_meanwhile(
+    batcher: Batcher, engine: BlockingEngine, clock: FakeClock
+) -> None:
+    make_short(batcher, engine, clock)
+    ran_on: list[str] = []
+
+    class Recorded(FakeRequest):
+        def send(self) -> None:
+            ran_on.append(threading.current_thread().name)
+            super().send()
+
+    meanwhile = [Recorded(3)]
+
+    def receive() -> bool:
+        if meanwhile:
+            batcher.submit_burst([meanwhile.pop()], receive)
+        return True
+
+    engine.release(100)
+    batcher.submit_burst([Recorded(value, rows=4) for value in (1, 2, 4)], receive)
+    assert engine.batches[1:] == [[1] * 4 + [2] * 4, [4] * 4 + [3]]
+    assert ran_on == [threading.current_thread().name] * 4
+
+
+@pytest.mark.parametrize("problem", ["the server stops", "receiving fails"])
+def test_what_a_servers_thread_leaves_behind_is_run_by_the_engine_thread(
+    batcher: Batcher, engine: BlockingEngine, clock: FakeClock, problem: str
+) -> None:
+    make_short(batcher, engine, clock)
+    left = FakeRequest(2)
+
+    def receive() -> bool:
+        batcher.submit(left)
+        if problem == "receiving fails":
+            raise ConnectionError(problem)
+        return False
+
+    engine.release(100)
+    if problem == "receiving fails":
+        with pytest.raises(ConnectionError):
+            batcher.submit_burst([FakeRequest(1)], receive)
+    else:
+        batcher.submit_burst([FakeRequest(1)], receive)
+    left.result()
+    assert engine.batches == [[0], [1], [2]]
+
+
+def test_while_a_servers_thread_runs_the_engine_takes_no_second_batch_and_ends_on_close(
+    batcher: Batcher, engine: BlockingEngine, clock: FakeClock
+) -> None:
+    make_short(batcher, engine, clock)
+    first, second = FakeRequest(1), FakeRequest(2)
+    thread = threading.Thread(target=batcher.submit_burst, args=([first], lambda: True))
+    thread.start()
+    engine.wait_for_runs(2)
+    batcher.submit(second)
+    batcher.close()
+    assert engine.batches == [[0], [1]]
+    engine.release(2)
+    first.result()
+    second.result()
+    thread.join(WAIT)
+    assert batcher.join(WAIT), "the engine thread did not end on close"
+
+
+def test_a_burst_refuses_only_the_requests_that_are_invalid(batcher: Batcher, engine: BlockingEngine) -> None:
+    occupy(batcher, engine)
+    fits, too_many = FakeRequest(1, 16), FakeRequest(2)
+    ((refused, error),) = batcher.submit_burst([fits, too_many])
+    assert refused is too_many and isinstance(error, QueueFull)
+    engine.release(2)
+    fits.result()
+
+
+# --- failures of callers and of this program ---
+
+
+class Disconnected(FakeRequest):
+    """A request whose caller is gone: sending raises, after the request was counted as done."""
+
+    def send(self) -> None:
+        super().send()
+        raise ConnectionError("the client disconnected")
+
+    def fail(self, error: ServiceError) -> None:
+        super().fail(error)
+        raise ConnectionError("the client disconnected")
+
+
+def test_a_response_that_cannot_be_sent_causes_no_second_run_or_answer(
+    batcher: Batcher, engine: BlockingEngine, statistics: Statistics
+) -> None:
+    occupy(batcher, engine)
+    requests = [FakeRequest(1), Disconnected(2), FakeRequest(3)]
+    for request in requests:
+        batcher.submit(request)
+    engine.release(10)
+    for request in requests:
+        request.result()
+    wait_until(lambda: batcher.pending_rows == 0, "the queue is empty and no engine runs")
+    assert engine.batches == [[0], [1, 2, 3]]
+    assert statistics.codes == {"OK": 4}
+
+
+def test_an_error_that_cannot_be_sent_ends_no_engine(
+    batcher: Batcher, engine: BlockingEngine, clock: FakeClock
+) -> None:
+    """Wherever failing a request raises: an expired request, a faulty one, the last one in the queue."""
+    occupy(batcher, engine)
+    expiring, faulty = Disconnected(1, deadline=1.0), Disconnected(666)
+    for request in (expiring, faulty):
+        batcher.submit(request)
+    clock.now = 2.0
+    engine.release(2)
+    assert isinstance(expiring.failure(), DeadlineExceeded)
+    assert isinstance(faulty.failure(), EngineFailed)
+    engine.release(1)
+    after = FakeRequest(3)
+    batcher.submit(after)
+    after.result()
+    occupy(batcher, engine)
+    queued = [Disconnected(4), FakeRequest(5)]
+    for waiting in queued:
+        batcher.submit(waiting)
+    batcher.fail_pending(NotReady("unloaded"))
+    assert all(isinstance(waiting.failure(), NotReady) for waiting in queued)
+
+
+def test_an_engine_whose_thread_fails_is_broken_and_its_requests_fail(engine: BlockingEngine, clock: FakeClock) -> None:
+    """A fault of this program must not leave a model that answers nobody and reports SERVING."""
+
+    class Faulty(Statistics):
+        def record_batch(self, batch: ExecutedBatch) -> None:
+            raise ZeroDivisionError
+
+    broken: list[str] = []
+    batcher = Batcher(
+        [engine], BatchingPolicy(1, [QueuePolicy(16)]), Faulty(), name="x", clock=clock,
+        on_broken=lambda: broken.append("broken"),
+    )  # fmt: skip
+    running, queued = occupy(batcher, engine), FakeRequest(1)
+    batcher.submit(queued)
+    engine.release(1)
+    for request in (running, queued):
+        assert "thread failed (ZeroDivisionError)" in request.failure().message
+    assert batcher.join(WAIT) and broken == ["broken"]
+    with pytest.raises(NotReady):
+        batcher.submit(FakeRequest(2))
+
+
+# --- what a client sees ---
+
+
+def test_a_request_is_counted_before_its_caller_has_the_response(
+    batcher: Batcher, engine: BlockingEngine, statistics: Statistics
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Curious(FakeRequest):
+        def send(self) -> None:
+            seen.append((statistics.codes["OK"], statistics.rows))
+            super().send()
+
+    engine.release(1)
+    request = Curious(1, 2)
+    batcher.submit(request)
+    request.result()
+    assert seen == [(1, 2)]
+
+
+# --- time ---
+
+
+def test_a_delayed_batch_starts_by_itself(engine: BlockingEngine, statistics: Statistics) -> None:
+    batcher = Batcher([engine], BatchingPolicy(4, [QueuePolicy(16)], max_delay=0.02), statistics, name="delay")
+    engine.release(1)
+    request = FakeRequest(1, arrived=time.monotonic())
+    batcher.submit(request)
+    request.result()
+    assert statistics.closed_by == {"delay": 1}
+    batcher.close()
+    assert batcher.join(WAIT)
+
+
+def timers(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == f"timeouts-{name}"]
+
+
+def test_a_timed_out_request_fails_while_the_engine_is_busy_and_the_timer_ends_with_its_model(
+    batcher: Batcher, engine: BlockingEngine, clock: FakeClock
+) -> None:
+    occupy(batcher, engine)
+    expiring, other = FakeRequest(1, timeout=2e13), FakeRequest(2)
+    batcher.submit(expiring)
+    batcher.submit(other)
+    clock.now = 3e13
+    batcher.submit(FakeRequest(3, arrived=clock.now - 1, timeout=10.0))  # the first to time out: the timer looks again
+    assert isinstance(expiring.failure(), DeadlineExceeded)
+    assert batcher.queued_rows == 2 and len(timers("test")) == 1
+    batcher.close()
+    engine.release(2)
+    other.result()
+    assert batcher.join(WAIT)
+    wait_until(lambda: not timers("test"), "the timer thread has ended")

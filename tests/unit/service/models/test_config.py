@@ -37,7 +37,8 @@ def test_every_field_of_dynamic_batching_is_applied(tmp_path: Path) -> None:
                                                     allow_timeout_override: true } } }""",
     ).batcher.policy
     plain = QueuePolicy(100, timeout=0.002, timeout_override=False)
-    assert policy.levels == [QueuePolicy(128, timeout=0.001, timeout_override=True, delay_late=True), plain, plain]
+    late = QueuePolicy(1024, min_requests=1024, timeout=0.001, timeout_override=True, delay_late=True)
+    assert policy.levels == [late, plain, plain]
     assert (policy.default_level, policy.max_delay, policy.preferred) == (1, 0.0005, {4, 8})
     assert policy.preserve_ordering and policy.max_batch_size == 8
 

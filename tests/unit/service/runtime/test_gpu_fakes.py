@@ -9,8 +9,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from service.batching.batcher import Batcher, BatchingPolicy
+from service.batching.batcher import Batcher
 from service.batching.queue import QueuePolicy
+from service.batching.scheduler import BatchingPolicy
 from service.batching.statistics import Statistics
 from service.core.batch_sizes import padded
 from service.core.datatypes import BY_NAME
