@@ -35,3 +35,8 @@ def test_an_invalid_tokens_file_is_refused_with_the_line(tmp_path: Path, text: s
     (tmp_path / "tokens").write_text(text)
     with pytest.raises(BadTokensFile, match=message):
         read_tokens_file(tmp_path / "tokens")
+
+
+def test_a_byte_order_mark_before_the_first_token_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text(token_line(CALLER, "infer"), encoding="utf-8-sig")
+    read_tokens_file(tmp_path / "tokens").check(f"Bearer {CALLER}", "infer")
