@@ -4,9 +4,12 @@
                     labels.txt
                     N/model.onnx  manifest.json  golden.npz
 
-A version appears whole, by one rename, or not at all. config.pbtxt and labels.txt are written before the first version.
+A version appears whole, by one rename, or not at all.
+config.pbtxt and labels.txt are written before the first version. The manifest has the labels and the hashes of the
+other two files, and golden.npz repeats the labels: nothing beside a version decides what its answers mean. labels.txt
+is for Triton.
 
-Not here: the manifest's content (manifest.py).
+Not here: the rest of the manifest's content (manifest.py).
 """
 
 import fcntl
@@ -26,8 +29,9 @@ from numpy.typing import NDArray
 
 from training.atomic_files import sync_folder, write_and_sync, write_atomically
 
-MANIFEST_SCHEMA = 2
+MANIFEST_SCHEMA = 3
 MAX_BATCH_SIZE = 64
+GOLDEN_LABELS = "labels"
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ class Artifact:
     name: str
     model: bytes
     manifest: Mapping[str, Any]
-    golden: Mapping[str, NDArray[Any]]  # by tensor name: inputs and expected outputs
-    label_names: tuple[str, ...]
+    golden: Mapping[str, NDArray[Any]]  # by tensor name: inputs and expected outputs; none is named GOLDEN_LABELS
+    label_names: tuple[str, ...]  # by class id
     image_shape: tuple[int, int, int]  # (H, W, C)
 
 
@@ -70,18 +74,27 @@ def publish(repository: Path, artifact: Artifact) -> Path:
 
 
 def _write_version(folder: Path, artifact: Artifact) -> None:
+    golden = _golden_file(artifact)
     manifest = {
         "schema": MANIFEST_SCHEMA,
         "model": artifact.name,
         "sha256": hashlib.sha256(artifact.model).hexdigest(),
+        "golden_sha256": hashlib.sha256(golden).hexdigest(),
+        "labels": artifact.label_names,
         **artifact.manifest,
     }
-    golden = io.BytesIO()
-    np.savez_compressed(golden, allow_pickle=False, **artifact.golden)
     write_and_sync(folder / "model.onnx", artifact.model)
     write_and_sync(folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
-    write_and_sync(folder / "golden.npz", golden.getvalue())
+    write_and_sync(folder / "golden.npz", golden)
     sync_folder(folder)
+
+
+def _golden_file(artifact: Artifact) -> bytes:
+    """The content of golden.npz: the golden samples by tensor, and the labels of the classes."""
+    golden = io.BytesIO()
+    arrays = {**artifact.golden, GOLDEN_LABELS: np.array(artifact.label_names)}
+    np.savez_compressed(golden, allow_pickle=False, **arrays)
+    return golden.getvalue()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -111,9 +112,14 @@ def test_a_version_gets_the_next_number_and_all_its_files(tmp_path: Path) -> Non
     first, second = publish.publish(tmp_path, artifact()), publish.publish(tmp_path, artifact(b"another"))
     assert [first, second] == [tmp_path / "toy" / "1", tmp_path / "toy" / "2"]
     assert sorted(path.name for path in second.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
-    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["1", "2", "config.pbtxt", "labels.txt"]
+    names = sorted(path.name for path in (tmp_path / "toy").iterdir())
+    assert names == ["1", "2", "config.pbtxt", "labels.txt"]
     manifest = json.loads((second / "manifest.json").read_text())
     assert manifest["sha256"] == hashlib.sha256(b"another").hexdigest()
+    assert manifest["golden_sha256"] == hashlib.sha256((second / "golden.npz").read_bytes()).hexdigest()
+    assert manifest["labels"] == ["a", "b", "c"]
+    with np.load(second / "golden.npz", allow_pickle=False) as golden:
+        assert golden["labels"].tolist() == ["a", "b", "c"] and set(golden) == {"images", "probabilities", "labels"}
     assert (tmp_path / "toy" / "labels.txt").read_text() == "a\nb\nc\n"
     config = text_format.Parse((tmp_path / "toy" / "config.pbtxt").read_text(), ModelConfig())
     assert (config.name, config.platform, config.max_batch_size) == ("toy", "onnxruntime_onnx", 64)
@@ -148,7 +154,9 @@ def test_a_publication_that_fails_halfway_leaves_nothing(
     monkeypatch.setattr("training.publish.write_and_sync", fail)
     with pytest.raises(type(error)):
         publish.publish(tmp_path, artifact())
-    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["1", "config.pbtxt", "labels.txt"]
+    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == [
+        "1", "config.pbtxt", "labels.txt",
+    ]  # fmt: skip
 
 
 def test_publishing_removes_what_a_killed_job_left(tmp_path: Path) -> None:
