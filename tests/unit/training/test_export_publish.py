@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def test_a_version_gets_the_next_number_and_all_its_files(tmp_path: Path) -> Non
     assert [first, second] == [tmp_path / "toy" / "1", tmp_path / "toy" / "2"]
     assert sorted(path.name for path in second.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
     names = sorted(path.name for path in (tmp_path / "toy").iterdir())
-    assert names == ["1", "2", "config.pbtxt", "labels.txt"]
+    assert names == [".last_version", "1", "2", "config.pbtxt", "labels.txt"]
     manifest = json.loads((second / "manifest.json").read_text())
     assert manifest["sha256"] == hashlib.sha256(b"another").hexdigest()
     assert manifest["golden_sha256"] == hashlib.sha256((second / "golden.npz").read_bytes()).hexdigest()
@@ -140,6 +141,60 @@ def test_the_next_version_number_follows_the_largest_and_ignores_other_names(tmp
     assert publish.publish(tmp_path, artifact()).name == "11"
 
 
+def test_the_number_of_a_deleted_version_is_not_used_again(tmp_path: Path) -> None:
+    for _ in range(3):
+        publish.publish(tmp_path, artifact())
+    for number in ("3", "2"):
+        shutil.rmtree(tmp_path / "toy" / number)
+    assert publish.publish(tmp_path, artifact()).name == "4"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"many", b"-7", b"0", b"\xff", b"9" * 30])
+def test_without_a_readable_last_version_the_next_number_follows_the_versions_on_disk(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    for _ in range(2):
+        publish.publish(tmp_path, artifact())
+    last = tmp_path / "toy" / ".last_version"
+    last.unlink() if content is None else last.write_bytes(content)
+    assert publish.publish(tmp_path, artifact()).name == "3"
+    assert last.read_text() == "3\n"
+
+
+class Killed(BaseException):
+    """Stands in for the end of the process: nothing after it runs."""
+
+
+@pytest.mark.parametrize(("at", "next_number"), [("toy/.2.tmp", "2"), ("toy/..last_version.tmp", "2"), ("toy/2", "3")])
+def test_a_job_killed_at_any_rename_leaves_numbers_that_were_never_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, next_number: str
+) -> None:
+    """Killed while the version is written, before .last_version appears, and before the version appears."""
+    publish.publish(tmp_path, artifact())
+    write, rename = write_and_sync, Path.rename
+
+    def write_or_die(path: Path, content: bytes) -> None:
+        if at == "toy/.2.tmp" and path.name == "golden.npz":
+            raise Killed
+        write(path, content)
+
+    def rename_or_die(path: Path, target: Path) -> Path:
+        if tmp_path / at in (path, target):
+            raise Killed
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.publish.write_and_sync", write_or_die)
+        patch.setattr(Path, "rename", rename_or_die)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed job removes nothing
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            publish.publish(tmp_path, artifact(b"lost"))
+    assert publish.publish(tmp_path, artifact(b"new")).name == next_number
+    names = sorted(path.name for path in (tmp_path / "toy").iterdir())
+    assert names == [".last_version", "1", next_number, "config.pbtxt", "labels.txt"]
+
+
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_a_publication_that_fails_halfway_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
@@ -155,7 +210,7 @@ def test_a_publication_that_fails_halfway_leaves_nothing(
     with pytest.raises(type(error)):
         publish.publish(tmp_path, artifact())
     assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == [
-        "1", "config.pbtxt", "labels.txt",
+        ".last_version", "1", "config.pbtxt", "labels.txt",
     ]  # fmt: skip
 
 
