@@ -30,12 +30,18 @@ def load(path: Path, image_shape: tuple[int, int, int]) -> Dataset:
     """Read the images below `path`, each resized to `image_shape` (H, W, C).
 
     Raises:
-        DataError: there are fewer than two classes, a class has too few images, or a file is not a readable image.
+        DataError: there are fewer than two classes, the name of one cannot be a label, a class has too few images, or a
+            file is not a readable image.
     """
     if not path.is_dir():
         raise DataError(f"{path} is not a folder of images by class")
     has_splits = (path / "train").is_dir() and (path / "test").is_dir()
     labels = _classes(path / "train" if has_splits else path)
+    for label in labels:
+        if not _is_label(label):
+            raise DataError(
+                f"{path} has a class folder whose name {label!r} cannot be one line of labels.txt; rename the folder"
+            )
     if len(labels) < 2:
         raise DataError(f"{path} has {len(labels)} folders of images; at least 2 are needed, one per class")
     if has_splits:
@@ -52,6 +58,18 @@ def load(path: Path, image_shape: tuple[int, int, int]) -> Dataset:
 
 def _classes(path: Path) -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+
+
+def _is_label(name: str) -> bool:
+    """Whether every reader of labels.txt gets this name back: one line of UTF-8 that is not blank.
+
+    Triton and our service cut at line feeds alone; other readers also cut at the separators of str.splitlines().
+    """
+    try:
+        name.encode()  # a name that is not UTF-8 on disk has surrogates
+    except UnicodeEncodeError:
+        return False
+    return name.splitlines() == [name] and bool(name.strip()) and not name.startswith("\ufeff") and "\0" not in name
 
 
 def _read(path: Path, labels: tuple[str, ...], image_shape: tuple[int, int, int], *, min_images: int) -> Split:

@@ -1,7 +1,7 @@
 """The manifest: what a published version is, from which data and code it was made, and how good it is.
 
-publish.py adds the schema version, the model's name and the SHA-256 of the graph. The service reads `model`, `sha256`,
-`golden` and `metrics`; the rest is for people.
+publish.py adds the schema version, the model's name, the labels and the SHA-256 of the graph and of golden.npz. The
+service reads these, `golden` and `metrics`; the rest is for people.
 """
 
 import dataclasses

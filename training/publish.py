@@ -1,12 +1,15 @@
 """Publishing into the model repository, which is all that the training job and the service share.
 
     REPOSITORY/NAME/config.pbtxt
-                    labels.txt
+                    labels.txt  .last_version
                     N/model.onnx  manifest.json  golden.npz
 
-A version appears whole, by one rename, or not at all. config.pbtxt and labels.txt are written before the first version.
+A version appears whole, by one rename, or not at all, under a number that no version of the model had before.
+config.pbtxt and labels.txt are written before the first version. The manifest has the labels and the hashes of the
+other two files, and golden.npz repeats the labels: nothing beside a version decides what its answers mean. labels.txt
+is for Triton.
 
-Not here: the manifest's content (manifest.py).
+Not here: the rest of the manifest's content (manifest.py).
 """
 
 import fcntl
@@ -14,6 +17,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,8 +30,12 @@ from numpy.typing import NDArray
 
 from training.atomic_files import sync_folder, write_and_sync, write_atomically
 
-MANIFEST_SCHEMA = 2
+MANIFEST_SCHEMA = 3
 MAX_BATCH_SIZE = 64
+GOLDEN_LABELS = "labels"
+# Remembers the number of a version that was deleted, because clients, logs and caches still know it. Servers ignore it.
+LAST_VERSION = ".last_version"
+VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}")  # other names are no version to the service
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,8 @@ class Artifact:
     name: str
     model: bytes
     manifest: Mapping[str, Any]
-    golden: Mapping[str, NDArray[Any]]  # by tensor name: inputs and expected outputs
-    label_names: tuple[str, ...]
+    golden: Mapping[str, NDArray[Any]]  # by tensor name: inputs and expected outputs; none is named GOLDEN_LABELS
+    label_names: tuple[str, ...]  # by class id
     image_shape: tuple[int, int, int]  # (H, W, C)
 
 
@@ -56,11 +64,12 @@ def publish(repository: Path, artifact: Artifact) -> Path:
         write_atomically(folder / "labels.txt", "".join(f"{label}\n" for label in artifact.label_names).encode())
         if not (folder / "config.pbtxt").exists():  # keep an operator's changes
             write_atomically(folder / "config.pbtxt", model_config(artifact).encode())
-        number = newest_version(folder) + 1
+        number = max(newest_version(folder), _last_version(folder)) + 1
         staging = folder / f".{number}.tmp"
         staging.mkdir()
         try:
             _write_version(staging, artifact)
+            write_atomically(folder / LAST_VERSION, f"{number}\n".encode())  # first: a killed job skips a number
             staging.rename(folder / str(number))
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
@@ -70,18 +79,27 @@ def publish(repository: Path, artifact: Artifact) -> Path:
 
 
 def _write_version(folder: Path, artifact: Artifact) -> None:
+    golden = _golden_file(artifact)
     manifest = {
         "schema": MANIFEST_SCHEMA,
         "model": artifact.name,
         "sha256": hashlib.sha256(artifact.model).hexdigest(),
+        "golden_sha256": hashlib.sha256(golden).hexdigest(),
+        "labels": artifact.label_names,
         **artifact.manifest,
     }
-    golden = io.BytesIO()
-    np.savez_compressed(golden, allow_pickle=False, **artifact.golden)
     write_and_sync(folder / "model.onnx", artifact.model)
     write_and_sync(folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
-    write_and_sync(folder / "golden.npz", golden.getvalue())
+    write_and_sync(folder / "golden.npz", golden)
     sync_folder(folder)
+
+
+def _golden_file(artifact: Artifact) -> bytes:
+    """The content of golden.npz: the golden samples by tensor, and the labels of the classes."""
+    golden = io.BytesIO()
+    arrays = {**artifact.golden, GOLDEN_LABELS: np.array(artifact.label_names)}
+    np.savez_compressed(golden, allow_pickle=False, **arrays)
+    return golden.getvalue()
 
 
 @contextmanager
@@ -98,7 +116,16 @@ def _lock(folder: Path) -> Iterator[None]:
 def newest_version(folder: Path) -> int:
     """The largest version number in a model's folder; 0 if there is no version or no folder."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    return max((int(name) for name in names if VERSION_NAME.fullmatch(name)), default=0)
+
+
+def _last_version(folder: Path) -> int:
+    """The largest number that a version of the model ever had, deleted versions included; 0 if that is not known."""
+    try:
+        text = (folder / LAST_VERSION).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return 0
+    return int(text) if VERSION_NAME.fullmatch(text) else 0
 
 
 def model_config(artifact: Artifact) -> str:

@@ -66,7 +66,7 @@ def read_tokens_file(path: Path) -> Tokens:
         BadTokensFile: the file cannot be read, holds no tokens, or has an invalid line.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # -sig: some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise BadTokensFile(f"{path} cannot be read: {error}") from error
     by_digest = {}

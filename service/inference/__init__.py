@@ -4,7 +4,8 @@
     decode.py           ModelInferRequest bytes to validated arrays
     decode_cache.py     the same for requests with a known layout, without parsing
     encode.py           outputs to ModelInferResponse bytes
-    classification.py   images to labels, and the classification extension
+    top_classes.py      the classification extension
+    classification.py   images to labels
     images.py           image files to pixels of a model's input size
 
 Not here: the wire (transport/), models and versions (models/), queues (batching/).

@@ -1,8 +1,8 @@
-"""Classification: images to labels for `Classify`, and the classification extension of ModelInfer.
+"""Classification: images to labels, for `Classify`.
 
-Owns the check that a model classifies images, the ModelInfer request of each image, the limit on images that wait to be
-decoded, and the top classes of an output. Not here: decoding and fitting images (images.py), the messages of Classify
-(transport/grpc/classifier_servicer.py), inference (handler.py).
+Owns the check that a model classifies images, the binding of a call to one loaded version, the limit on images that
+wait to be decoded, and the result of each image. Not here: decoding and fitting images (images.py), the messages of
+Classify (transport/grpc/classifier_servicer.py), inference (handler.py).
 """
 
 import asyncio
@@ -14,13 +14,14 @@ from typing import TypeVar
 
 import numpy as np
 import structlog
-from grpc import StatusCode
 from numpy.typing import NDArray
 
-from service.core.errors import EngineFailed, InvalidArgument, QueueFull, ServiceError
-from service.core.spec import ModelSpec, TensorSpec
+from service.batching.scheduler import BatcherClosed
+from service.core.errors import Draining, EngineFailed, InvalidArgument, QueueFull, ServiceError
+from service.core.spec import Arrays, ModelSpec
+from service.inference.top_classes import top_classes
+from service.models.loader import LoadedModel
 from service.models.registry import Registry
-from service.pb.inference_pb2 import ModelInferRequest, ModelInferResponse
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +33,9 @@ DECODER_THREADS = 2
 # An image as the transport has it.
 Image = TypeVar("Image")
 
-# Takes a serialised ModelInferRequest and returns the serialised ModelInferResponse, or raises a ServiceError.
-Infer = Callable[[bytes], Awaitable[bytes]]
+# Computes one row on a version, and returns the values of the output of this index as bytes. Raises a ServiceError, or
+# BatcherClosed if the version is being unloaded.
+Infer = Callable[[LoadedModel, Arrays, int], Awaitable[bytes]]
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,11 @@ class Classifier:
         top_k: int,
         infer: Infer,
     ) -> list[Classification | ServiceError]:
-        """Classify each image; the result of one that fails is its error. `infer` calls ModelInfer for this caller.
+        """Classify each image; the result of one that fails is its error. `infer` computes for this caller.
 
-        `read` copies an image's content out of the request. It runs on a decoder thread, after every check.
+        `read` copies an image's content out of the request. It runs on a decoder thread, after every check. One loaded
+        version serves the whole call: its size, its outputs and its labels. If it is replaced before it has taken
+        every image, the call starts again with the version that serves now.
 
         Raises:
             ServiceError: the request is invalid, or no image was classified and not every image is invalid.
@@ -101,51 +105,82 @@ class Classifier:
         count = len(images)
         if not 1 <= count <= MAX_IMAGES:
             raise InvalidArgument("images", f"images expected 1 to {MAX_IMAGES}, got {count}")
-        key = secrets.token_hex(8)  # so that all images of a call go to the same version
-        model = self._registry.get(model_name, version, key)
-        spec = model.spec
-        shape, output = image_shape(spec), class_output(spec)
-
-        def prepare(image: Image) -> bytes:
-            try:
-                pixels = _fit(read(image), shape, fit)
-            except InvalidArgument as error:
-                model.statistics.record_failure(error.code.name, 0.0)  # counted here: ModelInfer is not called
-                raise
-            return _infer_request(model_name, version, key, spec.inputs[0].name, shape, pixels)
-
+        key = secrets.token_hex(8)  # so that a call that starts again stays on its side of the canary
         if self._waiting + count > MAX_WAITING_IMAGES:
             raise QueueFull(self._waiting, MAX_WAITING_IMAGES, retry_after=1.0)
         self._waiting += count
         try:
-            async with asyncio.TaskGroup() as tasks:
-                pending = [tasks.create_task(self._infer(image, prepare, infer)) for image in images]
+            replaced: LoadedModel | None = None
+            while True:
+                model = self._registry.get(model_name, version, key)
+                if model is replaced:  # closed, and still routed: the server stops
+                    raise Draining
+                try:
+                    answers = await self._infer_all(model, images, read, fit=fit, infer=infer)
+                    return _results(model, answers, top_k)
+                except BatcherClosed:
+                    replaced = model
         finally:
             self._waiting -= count
-        responses = [task.result() for task in pending]
-        errors = [response for response in responses if isinstance(response, ServiceError)]
-        server_errors = [error for error in errors if error.code is not StatusCode.INVALID_ARGUMENT]
-        if len(errors) == count and server_errors:
-            raise server_errors[0]
-        return [
-            response
-            if isinstance(response, ServiceError)
-            else _classification(response, spec.outputs[output], output, top_k)
-            for response in responses
-        ]
 
-    async def _infer(
-        self, image: Image, prepare: Callable[[Image], bytes], infer: Infer
-    ) -> ModelInferResponse | ServiceError:
+    async def _infer_all(
+        self,
+        model: LoadedModel,
+        images: Sequence[Image],
+        read: Callable[[Image], ImageSource],
+        *,
+        fit: int,
+        infer: Infer,
+    ) -> list[bytes | ServiceError]:
+        """The values of the class output of this version for each image, or the image's error.
+
+        Raises:
+            BatcherClosed: the version was replaced; images that wait for it are dropped.
+            InvalidArgument: the version does not classify images.
+        """
+        shape, output = image_shape(model.spec), class_output(model.spec)
+
+        def prepare(image: Image) -> Arrays:
+            return (np.ascontiguousarray(_fit(read(image), shape, fit))[None],)
+
+        async def infer_one(image: Image) -> bytes | ServiceError:
+            try:
+                row = await asyncio.get_running_loop().run_in_executor(self._decoders, prepare, image)
+                return await infer(model, row, output)
+            except ServiceError as error:
+                return error
+            except BatcherClosed:
+                raise
+            except Exception:  # one image must not fail the others
+                failed = EngineFailed()
+                log.exception("image failed", error_id=failed.error_id)
+                return failed
+
         try:
-            payload = await asyncio.get_running_loop().run_in_executor(self._decoders, prepare, image)
-            return ModelInferResponse.FromString(await infer(payload))
-        except ServiceError as error:
-            return error
-        except Exception:  # one image must not fail the others
-            failed = EngineFailed()
-            log.exception("image failed", error_id=failed.error_id)
-            return failed
+            async with asyncio.TaskGroup() as tasks:
+                pending = [tasks.create_task(infer_one(image)) for image in images]
+        except ExceptionGroup as group:  # of BatcherClosed: every other exception is a result
+            raise BatcherClosed from group
+        return [task.result() for task in pending]
+
+
+def _results(
+    model: LoadedModel, answers: Sequence[bytes | ServiceError], top_k: int
+) -> list[Classification | ServiceError]:
+    """The result of each image, from the values that this version computed.
+
+    Raises:
+        ServiceError: no image was classified, and not every image is invalid.
+    """
+    errors = [answer for answer in answers if isinstance(answer, ServiceError)]
+    invalid = [error for error in errors if isinstance(error, InvalidArgument)]
+    for error in invalid:
+        model.statistics.record_failure(error.code.name, 0.0)  # here, because an invalid image is never queued
+    if len(errors) == len(answers) and len(invalid) < len(errors):
+        raise next(error for error in errors if error not in invalid)
+    return [
+        answer if isinstance(answer, ServiceError) else _classification(model.spec, answer, top_k) for answer in answers
+    ]
 
 
 def image_shape(spec: ModelSpec) -> tuple[int, int, int]:
@@ -208,52 +243,13 @@ def _fit(source: ImageSource, shape: tuple[int, int, int], fit: int) -> NDArray[
         raise InvalidArgument("images", str(error)) from error
 
 
-def _infer_request(
-    model_name: str, version: str, key: str, input_name: str, shape: tuple[int, int, int], pixels: NDArray[np.uint8]
-) -> bytes:
-    """The serialised ModelInferRequest of one image."""
-    message = ModelInferRequest(model_name=model_name, model_version=version)
-    message.parameters["sticky_key"].string_param = key
-    message.inputs.add(name=input_name, datatype="UINT8", shape=(1, *shape))
-    message.raw_input_contents.append(pixels.tobytes())
-    return message.SerializeToString()
-
-
-def _classification(response: ModelInferResponse, tensor: TensorSpec, output: int, top_k: int) -> Classification:
-    values = np.frombuffer(response.raw_output_contents[output], tensor.data_type.dtype)
+def _classification(spec: ModelSpec, answer: bytes, top_k: int) -> Classification:
+    tensor = spec.outputs[class_output(spec)]
+    values = np.frombuffer(answer, tensor.data_type.dtype)
     classes = [
         ClassProbability(
             class_id, tensor.labels[class_id] if class_id < len(tensor.labels) else "", float(values[class_id])
         )
         for class_id in top_classes(values, top_k).tolist()
     ]
-    return Classification(response.model_name, response.model_version, classes)
-
-
-def classification_strings(
-    values: NDArray[np.generic], count: int, output: TensorSpec, *, batches: bool
-) -> NDArray[np.generic]:
-    """The `count` classes with the highest values of each row in Triton's form: "value:index" or "value:index:label".
-
-    values: (rows, …), or (…) if the model does not batch; the result is (rows, count) or (count,).
-    Source: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md
-    """
-    rows = values.reshape(len(values), -1) if batches else values.reshape(1, -1)
-    numbers = bfloat16_to_float(rows) if output.data_type.name == "BF16" else rows
-    best = top_classes(numbers, count)
-    form = "{:f}" if numbers.dtype.kind == "f" else "{:d}"
-    texts = np.empty(best.shape, np.object_)
-    for position, index in np.ndenumerate(best):
-        text = f"{form.format(numbers[position[0], index].item())}:{index}"
-        texts[position] = f"{text}:{output.labels[index]}" if index < len(output.labels) else text
-    return texts if batches else texts[0]
-
-
-def top_classes(values: NDArray[np.generic], count: int) -> NDArray[np.int64]:
-    """The indices of the `count` highest values along the last axis, highest first."""
-    return np.argsort(-values.astype(np.float64), axis=-1, kind="stable")[..., :count]
-
-
-def bfloat16_to_float(bits: NDArray[np.generic]) -> NDArray[np.float32]:
-    """BF16 values, given as their bits in uint16, as FP32: BF16 is the upper half of FP32."""
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return Classification(spec.name, str(spec.version), classes)

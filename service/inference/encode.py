@@ -2,13 +2,15 @@
 
 Owns the serialised response. It is joined from serialised pieces, and pieces that depend only on shapes are cached:
 protobuf messages can be concatenated field by field (https://protobuf.dev/programming-guides/encoding/). Not here:
-the classification extension (classification.py).
+the classification extension (top_classes.py).
 """
 
 import contextlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -17,13 +19,31 @@ from numpy.typing import NDArray
 from service.core.datatypes import BYTES, ELEMENT_LENGTH
 from service.core.errors import ServiceError
 from service.core.spec import ModelSpec, Outputs, RequestedOutputs
-from service.inference.classification import classification_strings
+from service.inference.top_classes import classification_strings
 from service.pb.inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 
 # Tags of ModelInferResponse's length-delimited fields: number << 3 | 2.
 ID_TAG, RAW_TAG = b"\x1a", b"\x32"
 # Tag of ModelStreamInferResponse's infer_response.
 INFER_RESPONSE_TAG = b"\x12"
+
+
+class Encoder(Protocol):
+    """Encodes the outputs of one request for its caller."""
+
+    def encode(self, request_id: str, outputs: Outputs, first: int, end: int, /) -> bytes:
+        """The encoded rows from `first` up to, not including, `end`."""
+
+
+@dataclass(frozen=True)
+class ValuesEncoder:
+    """Gives a caller in this process the values of one output, as bytes, instead of a message."""
+
+    output: int  # its index
+
+    def encode(self, _: str, outputs: Outputs, first: int, end: int, /) -> bytes:
+        """The values of the rows, in row-major order."""
+        return outputs.raw(self.output, first, end)
 
 
 class ResponseEncoder:

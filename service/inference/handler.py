@@ -1,8 +1,9 @@
 """ModelInfer, from request bytes to the queue and from outputs to response bytes.
 
 Owns the steps of one call: refuse it while draining, decode it, find its model, queue it; then respond, fail or cancel,
-and count the outcome. Not here: decoding (decode.py, decode_cache.py), encoding (encode.py), the queue (batching/),
-the wire (transport/).
+and count the outcome. A call is bound to one loaded version, which checks it, computes it and encodes its response; one
+that is replaced before the call is queued has no part in it. Not here: decoding (decode.py, decode_cache.py), encoding
+(encode.py), the queue (batching/), the wire (transport/).
 """
 
 import time
@@ -15,9 +16,16 @@ from service.batching.statistics import Statistics
 from service.core.auth import AUTHORIZATION, INFER, Tokens
 from service.core.errors import Draining, EngineFailed, MessageTooLarge, ServiceError
 from service.core.spec import Arrays, Outputs
-from service.inference.decode import Parameters, ParsedRequest, decode_inputs, decode_requested_outputs, parse
+from service.inference.decode import (
+    NO_PARAMETERS,
+    Parameters,
+    ParsedRequest,
+    decode_inputs,
+    decode_requested_outputs,
+    parse,
+)
 from service.inference.decode_cache import CacheHit, DecodeCache
-from service.inference.encode import ResponseEncoder, encoder_for
+from service.inference.encode import Encoder, ResponseEncoder, ValuesEncoder, encoder_for
 from service.models.loader import LoadedModel
 from service.models.registry import Registry
 
@@ -39,7 +47,7 @@ class ResponseSink(Protocol[C]):
 
 
 class PendingInfer(PendingRequest):
-    """A ModelInfer call that waits for its outputs: its decoded inputs, and how to respond to its caller."""
+    """A request that waits for its outputs: its decoded inputs, its version, and how to respond to its caller."""
 
     __slots__ = ("call", "encoder", "id", "model", "payload", "response", "sink")
 
@@ -53,12 +61,13 @@ class PendingInfer(PendingRequest):
         parameters: Parameters,
         request_id: str,
         model: LoadedModel,
-        encoder: ResponseEncoder,
+        encoder: Encoder,
         sink: ResponseSink[Any],
         call: object,
-        payload: bytes,
+        payload: bytes = b"",
     ) -> None:
-        super().__init__(inputs, rows, arrived, deadline, parameters.timeout, parameters.priority, len(payload))
+        size = len(payload) or sum([array.nbytes for array in inputs])
+        super().__init__(inputs, rows, arrived, deadline, parameters.timeout, parameters.priority, size)
         self.payload = payload
         self.id = request_id
         self.model = model
@@ -139,7 +148,9 @@ class InferenceHandler:
         """Decode the request and find its model, or fail the call. It must be queued by submit_burst()."""
         statistics = self.unrouted_statistics
         try:
-            self._check_accepting(payload, arrived)
+            self._check_accepting(arrived)
+            if len(payload) > self._max_message_bytes:
+                raise MessageTooLarge(len(payload), self._max_message_bytes)
             request: CacheHit | ParsedRequest = self._cache.find(payload) or parse(payload)
             parameters = request.parameters
             model = self._registry.get(request.name, request.version, parameters.sticky_key or request.id)
@@ -179,6 +190,45 @@ class InferenceHandler:
             for request, error in batcher.submit_burst(group, receive if alone else None):
                 self._refuse(request, error)
 
+    def submit_row(
+        self,
+        model: LoadedModel,
+        inputs: Arrays,
+        output: int,
+        sink: ResponseSink[C],
+        call: C,
+        *,
+        arrived: float,
+        deadline: float | None,
+    ) -> PendingInfer | None:
+        """Queue one decoded row for this very version, or fail the call at once. The response is one output's values.
+
+        Raises:
+            BatcherClosed: the version is being unloaded; the caller must look up its model again.
+        """
+        statistics = self.unrouted_statistics
+        try:
+            self._check_accepting(arrived)
+            statistics = model.statistics
+            pending = PendingInfer(
+                inputs,
+                1,
+                arrived=arrived,
+                deadline=deadline,
+                parameters=NO_PARAMETERS,
+                request_id="",
+                model=model,
+                encoder=ValuesEncoder(output),
+                sink=sink,
+                call=call,
+            )
+            model.batcher.submit(pending)
+            return pending
+        except ServiceError as error:
+            statistics.record_failure(error.code.name, time.monotonic() - arrived)
+            sink.fail(call, error)
+        return None
+
     @property
     def serves_one_version(self) -> bool:
         """Whether all calls go to one loaded version."""
@@ -198,16 +248,18 @@ class InferenceHandler:
         again = self.decode(
             request.payload, request.sink, request.call, arrived=request.arrived, deadline=request.deadline
         )
-        if again is not None:
-            request.rebind(again)
-            self._queue(request)
+        if again is None:
+            return
+        if again.model is request.model:  # closed, and still routed: the server stops
+            request.refuse(Draining())
+            return
+        request.rebind(again)
+        self._queue(request)
 
-    def _check_accepting(self, payload: bytes, arrived: float) -> None:
+    def _check_accepting(self, arrived: float) -> None:
         if self.draining:
             self.last_refused_at = arrived
             raise Draining
-        if len(payload) > self._max_message_bytes:
-            raise MessageTooLarge(len(payload), self._max_message_bytes)
 
     def _decode(
         self, payload: bytes, request: CacheHit | ParsedRequest, model: LoadedModel

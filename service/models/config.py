@@ -1,18 +1,19 @@
 """Reads config.pbtxt, completes it from the graph, and refuses contradictions between the two.
 
 Owns the defaults for fields that the configuration leaves out, and the error messages, which name both sides of a
-contradiction. Not here: the other files of a model (repository.py), opening the graph (runtime/session.py).
+contradiction. A byte order mark, which some editors write, is passed over. Not here: the other files of a model
+(repository.py), labels (labels.py), opening the graph (runtime/session.py).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from google.protobuf import text_format
 
 from service.core.datatypes import BY_CONFIG, BY_ONNX
 from service.core.errors import ConfigurationError
 from service.core.spec import ModelSpec, TensorSpec
-from service.models.repository import BACKEND, PLATFORM, ModelFolder, label_names
+from service.models.labels import with_labels
+from service.models.repository import BACKEND, PLATFORM, ModelFolder
 from service.pb.model_config_pb2 import DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelOutput
 from service.runtime.session import Engine, GraphTensor
 
@@ -29,7 +30,7 @@ def read_config(folder: ModelFolder) -> ModelConfig:
     path = folder.path / "config.pbtxt"
     config = ModelConfig()
     try:
-        text_format.Parse(path.read_text(), config)
+        text_format.Parse(path.read_text(encoding="utf-8-sig"), config)
     except FileNotFoundError:
         pass
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
@@ -63,12 +64,19 @@ def _unsupported_fields(config: ModelConfig) -> list[str]:
     ]
 
 
-def complete_spec(folder: ModelFolder, version: int, config: ModelConfig, engine: Engine) -> ModelSpec:
+def complete_spec(
+    folder: ModelFolder,
+    version: int,
+    config: ModelConfig,
+    engine: Engine,
+    *,
+    manifest_labels: tuple[str, ...] | None = None,
+) -> ModelSpec:
     """Complete the configuration from the graph, and check that the two agree.
 
     Raises:
         ConfigurationError: the two contradict each other, or the graph uses an unsupported element type.
-        FilesError: the label file cannot be read.
+        FilesError: the labels do not fit, as with_labels().
     """
     name = folder.name
     free_first = all(tensor.shape and tensor.shape[0] is None for tensor in (*engine.inputs, *engine.outputs))
@@ -87,10 +95,8 @@ def complete_spec(folder: ModelFolder, version: int, config: ModelConfig, engine
             f"its shape is {_show(fixed.shape)}; set max_batch_size to 0 or export with a free batch axis"
         )
     inputs = _match("input", list(config.input), engine.inputs, batches)
-    files = {tensor.name: tensor.label_filename for tensor in config.output if tensor.label_filename}
-    outputs = tuple(
-        replace(output, labels=label_names(folder, files[output.name])) if output.name in files else output
-        for output in _match("output", list(config.output), engine.outputs, batches)
+    outputs = with_labels(
+        _match("output", list(config.output), engine.outputs, batches), folder, version, complete, manifest_labels
     )
     _write_back(complete, inputs, outputs)
     return ModelSpec(name, version, inputs, outputs, complete.max_batch_size, complete)

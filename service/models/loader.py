@@ -136,7 +136,7 @@ def open_version(folder: ModelFolder, version: int, options: EngineOptions) -> O
     files = read_version(folder, version, config.default_model_filename or GRAPH)
     devices = _engine_devices(config.instance_group, options)
     engines = [_open(files, device, options) for device in devices]
-    spec = complete_spec(folder, version, config, engines[0])
+    spec = complete_spec(folder, version, config, engines[0], manifest_labels=files.labels)
     for engine in engines:
         engine.select([tensor.name for tensor in spec.outputs])
     batch_rows = max(spec.max_batch_size, 1)

@@ -5,14 +5,16 @@
                     N/model.onnx     with manifest.json and golden.npz if the training job published it
 
 Owns the list of models and versions, their files, and the errors that name an invalid file. A version is a folder whose
-name is a positive number without leading zeros; other names are ignored. Not here: config.pbtxt (config.py), loading
-(loader.py).
+name is a positive number without leading zeros; other names are ignored. Not here: config.pbtxt (config.py), label
+files (labels.py), loading (loader.py).
 """
 
 import hashlib
+import io
 import json
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from service.core.errors import FilesError, FilesUnreadable
 from service.pb.model_config_pb2 import ModelConfig
 
 PLATFORM, BACKEND, GRAPH = "onnxruntime_onnx", "onnxruntime", "model.onnx"
+LABELS = "labels"  # the array of golden.npz that repeats the manifest's labels
 VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}")
 # Parameters of config.pbtxt that routing.py reads.
 ROUTING_PARAMETERS = ("stable", "canary", "canary_percent")
@@ -69,12 +72,18 @@ class ReportedMetrics(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The fields of manifest.json that the service reads."""
+    """The fields of manifest.json that the service reads.
+
+    A manifest with `labels`, the class names by class id, also has the SHA-256 of golden.npz, which repeats them; older
+    manifests have neither.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
     model: str
-    sha256: str
+    sha256: str  # of the graph
+    golden_sha256: str = ""
+    labels: tuple[str, ...] | None = None
     golden: Golden
     metrics: ReportedMetrics = ReportedMetrics()
 
@@ -90,6 +99,11 @@ class VersionFiles:
     manifest: Manifest | None
     golden: dict[str, NDArray[Any]]
     golden_tolerance: float
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The class names that the manifest gives; None if the model's label file names them."""
+        return self.manifest.labels if self.manifest else None
 
 
 def scan(repository: Path) -> list[ModelFolder]:
@@ -119,26 +133,40 @@ def read_model_folder(folder: Path) -> ModelFolder:
 
 def _versions(folder: Path) -> dict[int, str]:
     numbers = sorted((int(path.name) for path in folder.iterdir() if VERSION_NAME.fullmatch(path.name)), reverse=True)
-    config = _config_stamp(folder)
+    config, labels = _config_stamps(folder)
     return {
-        number: config + "".join(_stamp(path) for path in sorted((folder / str(number)).rglob("*")))
+        number: config
+        + ("" if _has_labels(folder / str(number)) else labels)
+        + "".join(_stamp(path) for path in sorted((folder / str(number)).rglob("*")))
         for number in numbers
     }
 
 
-def _config_stamp(folder: Path) -> str:
-    """The stamp of config.pbtxt. It changes with the settings of engines, but not with version policy or routing."""
+def _has_labels(version: Path) -> bool:
+    """Whether the version has a manifest with labels, so that the model's label files do not concern it."""
+    try:
+        manifest = _read_manifest(version / "manifest.json")
+    except FilesError:
+        return False
+    return manifest is not None and manifest.labels is not None
+
+
+def _config_stamps(folder: Path) -> tuple[str, str]:
+    """The stamps of config.pbtxt and of the label files that it names.
+
+    The first changes with the settings of engines, but not with version policy or routing.
+    """
     config = ModelConfig()
     try:
-        text_format.Parse((folder / "config.pbtxt").read_text(), config)
+        text_format.Parse((folder / "config.pbtxt").read_text(encoding="utf-8-sig"), config)
     except (OSError, UnicodeDecodeError, text_format.ParseError):
-        return _stamp(folder / "config.pbtxt")
+        return _stamp(folder / "config.pbtxt"), ""
     config.ClearField("version_policy")
     for name in ROUTING_PARAMETERS:
         config.parameters.pop(name, None)
     digest = hashlib.sha256(config.SerializeToString(deterministic=True)).hexdigest()
     labels = [output.label_filename for output in config.output if output.label_filename]
-    return digest + "".join(_stamp(folder / name) for name in labels)
+    return digest, "".join(_stamp(folder / name) for name in labels)
 
 
 def _stamp(path: Path) -> str:
@@ -153,7 +181,7 @@ def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> Ve
     """Read a version's files. `filename` may also name a folder that holds a graph of that name beside its weights.
 
     Raises:
-        FilesError: a file is missing or unreadable, or the graph does not match its manifest.
+        FilesError: a file is missing or unreadable, or the graph, golden.npz or the labels do not match the manifest.
     """
     path = folder.version_path(version)
     if Path(filename).name != filename:
@@ -175,7 +203,7 @@ def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> Ve
         raise FilesError(
             f"{graph} does not match its manifest: expected SHA-256 {manifest.sha256}, got {sha256}; publish it again"
         )
-    golden = _read_golden(path / "golden.npz")
+    golden = _read_golden(path / "golden.npz", manifest)
     return VersionFiles(filename, graph.parent, model, sha256, manifest, golden, manifest.golden.tolerance)
 
 
@@ -190,24 +218,27 @@ def _read_manifest(path: Path) -> Manifest | None:
         raise FilesError(f"{path} cannot be read: {error}") from error
 
 
-def _read_golden(path: Path) -> dict[str, NDArray[Any]]:
+def _read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
+    """The golden answers by tensor, after a check that the file and the labels in it are those of the manifest."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        content = path.read_bytes()
+        _check_golden_sha256(path, hashlib.sha256(content).hexdigest(), manifest)
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            golden = dict(arrays)
+    except (FileNotFoundError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FilesError(f"{path} cannot be read: {error}; a version with a manifest needs it") from error
+    except OSError as error:
+        raise FilesUnreadable(f"{path} cannot be read: {error}") from error
+    has_labels = LABELS in golden and golden[LABELS].dtype.kind == "U"  # in an older version it may be a tensor's name
+    if (tuple(golden.pop(LABELS).tolist()) if has_labels else None) != manifest.labels:
+        raise FilesError(f"{path} has other labels than its manifest; publish it again")
+    return golden
 
 
-def label_names(folder: ModelFolder, filename: str) -> tuple[str, ...]:
-    """Read an output's labels: one a line, by class id.
-
-    Raises:
-        FilesError: the file is missing, unreadable or outside the model's folder.
-    """
-    path = folder.path / filename
-    if folder.path.resolve() not in path.resolve().parents:
-        raise FilesError(f"label_filename {filename!r} points outside {folder.path}")
-    try:
-        return tuple(path.read_text().splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise FilesError(f"{path} cannot be read: {error}") from error
+def _check_golden_sha256(path: Path, sha256: str, manifest: Manifest) -> None:
+    expected = manifest.golden_sha256
+    if sha256 != expected and (expected or manifest.labels is not None):
+        raise FilesError(
+            f"{path} does not match its manifest: expected SHA-256 {expected or '(none)'}, got {sha256}; "
+            "publish it again"
+        )

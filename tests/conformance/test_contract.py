@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.models.labels import read_labels
 from service.models.loader import EngineOptions, load
 from service.models.repository import read_version, scan
 from tests.conftest import outside
 from tests.support.models import copy_repository
 from tests.support.paths import ROOT
 from tests.support.processes import run_command
+from tests.support.publishing import publish_brightness
 from tests.support.waiting import wait_until
 
 MODEL = "mnist-simplecnn"
@@ -51,6 +53,15 @@ def test_the_service_reads_every_file_that_the_job_writes(published: Path) -> No
     assert sorted(path.name for path in folder.version_path(1).iterdir()) == [
         "golden.npz", "manifest.json", "model.onnx",
     ]  # fmt: skip
+
+
+def test_the_service_reads_the_labels_that_the_job_writes_from_the_manifest_and_from_labels_txt(tmp_path: Path) -> None:
+    labels = (" große Katze", "犬, (b)\t")
+    publish_brightness(tmp_path, labels)
+    (folder,) = scan(tmp_path)
+    model = load(folder, 1, EngineOptions(["cpu"], 1))
+    model.batcher.close()
+    assert model.verified and model.spec.outputs[0].labels == labels == read_labels(folder, "labels.txt")
 
 
 def test_the_same_seed_gives_the_same_graph(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Loading versions that the training job published: hash, golden answers, and a message for each refusal."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -39,12 +40,23 @@ def edit_manifest(repository: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def edit_golden(repository: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
+def edit_golden(
+    repository: Path, change: Callable[[dict[str, np.ndarray]], object], *, keep_manifest: bool = False
+) -> None:
+    """Change golden.npz and, unless `keep_manifest`, its hash in the manifest."""
     path = repository / "mnist-simplecnn" / "1" / "golden.npz"
     with np.load(path) as golden:
         arrays = dict(golden)
     change(arrays)
     np.savez(path, allow_pickle=False, **arrays)
+    if not keep_manifest:
+        edit_manifest(repository, golden_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def publish_without_labels(repository: Path) -> None:
+    """Make the published version one of an older job, whose manifest has no labels."""
+    edit_golden(repository, lambda arrays: arrays.pop("labels"))
+    edit_manifest(repository, labels=None, golden_sha256="")
 
 
 def test_a_graph_that_does_not_match_the_manifests_hash_is_refused(repository: Path) -> None:
@@ -89,11 +101,13 @@ def test_nan_in_golden_answers_is_refused(repository: Path) -> None:
     ("change", "message"),
     [
         (lambda folder: (folder / "golden.npz").unlink(), "golden.npz cannot be read"),
-        (lambda folder: (folder / "golden.npz").write_bytes(b"PK half a file"), "golden.npz cannot be read"),
+        (
+            lambda folder: (folder / "golden.npz").write_bytes(b"PK half a file"),
+            "golden.npz does not match its manifest",
+        ),
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be read"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json cannot be read"),
         (lambda folder: (folder / "model.onnx").unlink(), "model.onnx cannot be read: No such file"),
-        (lambda folder: (folder.parent / "labels.txt").unlink(), "labels.txt cannot be read"),
         (lambda folder: (folder.parent / "config.pbtxt").write_text("max_batch_size: many"), "cannot be read: 1:17"),
         (lambda folder: (folder.parent / "config.pbtxt").write_text('name: "other"'), "names the model 'other'"),
     ],
@@ -108,10 +122,90 @@ def test_a_manifest_of_another_model_is_refused(repository: Path) -> None:
     assert "describes the model 'cifar10-cnn', not 'mnist-simplecnn'" in refusal(repository)
 
 
-def test_a_label_file_outside_the_models_folder_is_refused(repository: Path) -> None:
-    path = repository / "mnist-simplecnn" / "config.pbtxt"
-    path.write_text(path.read_text().replace("labels.txt", "../../../etc/passwd"))
-    assert "points outside" in refusal(repository)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "1" / "golden.npz").write_bytes(b"PK half a file"), "golden.npz cannot be read"),
+        (lambda folder: (folder / "labels.txt").unlink(), "labels.txt cannot be read"),
+        (lambda folder: (folder / "labels.txt").write_bytes(b"\xff\xfea"), "labels.txt cannot be read"),
+        (
+            lambda folder: (folder / "config.pbtxt").write_text(
+                (folder / "config.pbtxt").read_text().replace("labels.txt", "../../../etc/passwd")
+            ),
+            "points outside",
+        ),
+    ],
+)
+def test_an_invalid_file_of_a_version_without_labels_in_its_manifest_is_refused(
+    repository: Path, change: Callable[[Path], object], message: str
+) -> None:
+    publish_without_labels(repository)
+    assert load_only(repository).spec.outputs[0].labels == tuple("0123456789"), "the control"
+    change(repository / "mnist-simplecnn")
+    assert message in refusal(repository)
+
+
+SWAPPED = ["1", "0", *"23456789"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda repository: edit_manifest(repository, labels=SWAPPED), "other labels than its manifest"),
+        (lambda repository: edit_manifest(repository, labels=list("012345678")), "other labels than its manifest"),
+        (lambda repository: edit_manifest(repository, labels=[]), "other labels than its manifest"),
+        (lambda repository: edit_manifest(repository, labels=None), "other labels than its manifest"),
+        (lambda repository: edit_manifest(repository, labels="0123456789"), "manifest.json cannot be read"),
+        (lambda repository: edit_manifest(repository, golden_sha256=""), "does not match its manifest"),
+        (
+            lambda repository: edit_golden(
+                repository, lambda arrays: arrays.update(labels=np.array(SWAPPED)), keep_manifest=True
+            ),
+            "does not match its manifest",
+        ),
+        (
+            lambda repository: edit_golden(repository, lambda arrays: arrays.pop("labels")),
+            "other labels than its manifest",
+        ),
+    ],
+)
+def test_an_edit_of_labels_in_one_of_manifest_and_golden_samples_is_refused(
+    repository: Path, edit: Callable[[Path], object], message: str
+) -> None:
+    edit(repository)
+    assert message in refusal(repository)
+
+
+def test_a_manifest_with_another_number_of_labels_than_classes_is_refused(repository: Path) -> None:
+    labels = list("012345678")
+    edit_golden(repository, lambda arrays: arrays.update(labels=np.array(labels)))
+    edit_manifest(repository, labels=labels)
+    assert "manifest.json has 9 labels, but output 'probabilities' has 10 classes" in refusal(repository)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "labels.txt").write_text("cat\ndog\n"),
+        lambda folder: (folder / "labels.txt").unlink(),
+        lambda folder: (folder / "config.pbtxt").unlink(),
+    ],
+    ids=["other labels", "no labels.txt", "no config.pbtxt"],
+)
+def test_the_models_label_file_decides_nothing_about_a_version_with_labels_in_its_manifest(
+    repository: Path, change: Callable[[Path], object]
+) -> None:
+    change(repository / "mnist-simplecnn")
+    assert load_only(repository).spec.outputs[0].labels == tuple("0123456789")
+
+
+def test_a_model_that_an_operator_set_to_run_alone_keeps_its_labels(repository: Path) -> None:
+    (repository / "mnist-simplecnn" / "config.pbtxt").write_text(
+        'input { name: "images" data_type: TYPE_UINT8 dims: [ -1, 28, 28, 1 ] } '
+        'output { name: "probabilities" data_type: TYPE_FP32 dims: [ -1, 10 ] }'
+    )
+    model = load_only(repository)
+    assert model.spec.max_batch_size == 0 and model.spec.outputs[0].labels == tuple("0123456789")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ BATCHING_CONFIG = "max_batch_size: 8 dynamic_batching { }"
 def doubling_model(width: int = 4) -> bytes:
     """`x` FP32 [N, width] → `y` = 2x: exact, and each row is independent of the others."""
     two = helper.make_tensor("two", TensorProto.FLOAT, [], [2.0])
-    return _model(
+    return toy_model(
         [helper.make_node("Mul", ["x", "two"], ["y"])],
         inputs=[("x", TensorProto.FLOAT, ["N", width])],
         outputs=[("y", TensorProto.FLOAT, ["N", width])],
@@ -24,7 +24,7 @@ def doubling_model(width: int = 4) -> bytes:
 def lookup_model() -> bytes:
     """`index` INT64 [N, 1] → `value` FP32 [N, 1] = 10·index; an index over 9 makes ONNX Runtime fail."""
     table = helper.make_tensor("table", TensorProto.FLOAT, [10], [10.0 * index for index in range(10)])
-    return _model(
+    return toy_model(
         [helper.make_node("Gather", ["table", "index"], ["value"])],
         inputs=[("index", TensorProto.INT64, ["N", 1])],
         outputs=[("value", TensorProto.FLOAT, ["N", 1])],
@@ -34,7 +34,7 @@ def lookup_model() -> bytes:
 
 def adding_model() -> bytes:
     """`a` and `b` INT32 [N, 2] → `sum` and `difference`."""
-    return _model(
+    return toy_model(
         [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["difference"])],
         inputs=[(name, TensorProto.INT32, ["N", 2]) for name in ("a", "b")],
         outputs=[(name, TensorProto.INT32, ["N", 2]) for name in ("sum", "difference")],
@@ -54,7 +54,7 @@ def size_dependent_model() -> bytes:
         helper.make_node("Mul", ["count", "thousandth"], ["offset"]),
         helper.make_node("Add", ["x", "offset"], ["y"]),
     ]
-    return _model(
+    return toy_model(
         nodes,
         inputs=[("x", TensorProto.FLOAT, ["N", 4])],
         outputs=[("y", TensorProto.FLOAT, ["N", 4])],
@@ -64,18 +64,19 @@ def size_dependent_model() -> bytes:
 
 def identity_model(element: int, shape: Sequence[int | str]) -> bytes:
     """`x` → `y` = x, of any element type and shape."""
-    return _model(
+    return toy_model(
         [helper.make_node("Identity", ["x"], ["y"])], inputs=[("x", element, shape)], outputs=[("y", element, shape)]
     )
 
 
-def _model(
+def toy_model(
     nodes: Sequence[onnx.NodeProto],
     *,
     inputs: Sequence[tuple[str, int, Sequence[int | str]]],
     outputs: Sequence[tuple[str, int, Sequence[int | str]]],
     constants: Sequence[onnx.TensorProto] = (),
 ) -> bytes:
+    """A checked graph of these nodes; tensors are given by name, type and shape."""
     graph = helper.make_graph(
         list(nodes),
         "toy",

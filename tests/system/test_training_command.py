@@ -22,7 +22,8 @@ QUICK = ("--dataset", "mnist-sample", "--epochs", "1", "--device", "cpu")
 
 def test_the_manifest_records_network_data_recipe_metrics_and_versions(published: Path) -> None:
     found = json.loads((published / "mnist-simplecnn" / "1" / "manifest.json").read_text())
-    assert found["schema"] == 2
+    assert found["schema"] == 3
+    assert found["labels"] == list("0123456789")
     assert found["model"] == found["network"]["name"] == "mnist-simplecnn"
     assert found["network"]["pooling"] == "max" and found["network"]["normalization"].keys() == {"mean", "std"}
     assert found["dataset"]["name"] == "mnist-sample"
@@ -40,7 +41,7 @@ def test_the_manifest_records_network_data_recipe_metrics_and_versions(published
         assert 0 <= found[check]["max_abs_diff"] <= found[check]["tolerance"] == 1e-5
     assert found["golden"]["tolerance"] > 0
     assert {"python", "torch", "onnx", "onnxscript", "numpy"} <= found["versions"].keys()
-    assert len(found["sha256"]) == len(found["dataset"]["sha256"]) == 64
+    assert len(found["sha256"]) == len(found["golden_sha256"]) == len(found["dataset"]["sha256"]) == 64
     commit = found["commit"].removesuffix("-dirty")
     assert len(commit) == 40
 

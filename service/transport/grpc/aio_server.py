@@ -23,8 +23,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service.core.auth import CONTROL, INFER
 from service.core.errors import Draining, EngineFailed, InvalidArgument, ServiceError
+from service.core.spec import Arrays
 from service.inference.encode import stream_error, stream_response
 from service.inference.handler import InferenceHandler, PendingInfer
+from service.models.loader import LoadedModel
 from service.pb import POOL, classifier_pb2, health_pb2, inference_pb2
 from service.transport.grpc.classifier_servicer import ClassifierServicer
 from service.transport.grpc.health_servicer import HealthServicer
@@ -133,14 +135,16 @@ class AioServer:
             return future, None
 
     async def _respond(self, payload: bytes, deadline: float | None) -> bytes:
-        """The serialised response; a cancelled call takes its request out of the queue."""
-        future, request = self._submit(payload, deadline)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if request is not None:
-                request.cancel()
-            raise
+        """The serialised response."""
+        return await _outcome(*self._submit(payload, deadline))
+
+    async def _infer_row(self, model: LoadedModel, inputs: Arrays, output: int, *, deadline: float | None) -> bytes:
+        """The values of one output for one row on this very version. Raises BatcherClosed if it is being unloaded."""
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        request = self._handler.submit_row(
+            model, inputs, output, self._sink, future, arrived=time.monotonic(), deadline=deadline
+        )
+        return await _outcome(future, request)
 
     async def _infer(self, payload: bytes, context: Context) -> bytes:
         try:
@@ -154,7 +158,7 @@ class AioServer:
         try:
             self._authorize(context)
             request = _parse(classifier_pb2.ClassifyRequest, payload)
-            response = await classifier.Classify(request, lambda payload: self._respond(payload, deadline))
+            response = await classifier.Classify(request, functools.partial(self._infer_row, deadline=deadline))
             return response.SerializeToString()
         except ServiceError as error:
             await _abort(context, error)
@@ -235,6 +239,16 @@ class AioServer:
             await _abort(context, Draining())
         finally:
             self._streams.discard(task)
+
+
+async def _outcome(future: asyncio.Future[bytes], request: PendingInfer | None) -> bytes:
+    """The response to a request; a cancelled call takes its request out of the queue."""
+    try:
+        return await future
+    except asyncio.CancelledError:
+        if request is not None:
+            request.cancel()
+        raise
 
 
 def _deadline(context: Context) -> float | None:

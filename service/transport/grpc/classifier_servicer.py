@@ -15,7 +15,7 @@ class ClassifierServicer:
         self._classifier = classifier
 
     async def Classify(self, request: pb.ClassifyRequest, infer: Infer) -> pb.ClassifyResponse:
-        """Classify each image. `infer` calls ModelInfer on behalf of this caller.
+        """Classify each image. `infer` computes on behalf of this caller.
 
         Raises:
             ServiceError: the request is invalid, or no image was classified and not every image is invalid.

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import pickle
 from pathlib import Path
 
@@ -267,3 +268,30 @@ def test_a_folder_without_classes_or_images_is_refused_with_the_reason(tmp_path:
     bad = tmp_path / "mine" / "b" / "1.png"
     bad.write_bytes((tmp_path / "mine" / "b" / "0.png").read_bytes()[:60])
     is_refused_with(f"{bad} is not a readable image")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"b\nc", b"b\rc", b"b\r", b"\n", b" ", "b\u2028c".encode(), b"b\x0bc", "\ufeffb".encode(), b"b\xff"],
+)
+@pytest.mark.parametrize("splits", [False, True])
+def test_a_class_folder_whose_name_cannot_be_a_line_of_labels_is_refused_by_name(
+    tmp_path: Path, name: bytes, splits: bool
+) -> None:
+    bad = os.fsdecode(name)
+    for split in ("train", "test") if splits else (".",):
+        for label in ("a", bad, "d"):
+            for number in range(2):
+                paint(tmp_path / split / label / f"{number}.png", (0, 0, 0))
+    with pytest.raises(DataError) as caught:
+        datasets.load(f"folder:{tmp_path}", Path("unused"))
+    assert f"name {bad!r} cannot be one line of labels.txt" in str(caught.value)
+    str(caught.value).encode()  # an error that cannot be printed would hide the name
+
+
+def test_class_names_of_any_language_with_spaces_and_signs_are_labels(tmp_path: Path) -> None:
+    names = sorted(["große Katze", "犬", "naïve, (b)", "tab\tname", " x", "ا"])
+    for name in names:
+        for number in range(2):
+            paint(tmp_path / name / f"{number}.png", (0, 0, 0))
+    assert list(datasets.load(f"folder:{tmp_path}", Path("unused")).label_names) == names

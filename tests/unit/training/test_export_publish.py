@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -111,9 +113,14 @@ def test_a_version_gets_the_next_number_and_all_its_files(tmp_path: Path) -> Non
     first, second = publish.publish(tmp_path, artifact()), publish.publish(tmp_path, artifact(b"another"))
     assert [first, second] == [tmp_path / "toy" / "1", tmp_path / "toy" / "2"]
     assert sorted(path.name for path in second.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
-    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["1", "2", "config.pbtxt", "labels.txt"]
+    names = sorted(path.name for path in (tmp_path / "toy").iterdir())
+    assert names == [".last_version", "1", "2", "config.pbtxt", "labels.txt"]
     manifest = json.loads((second / "manifest.json").read_text())
     assert manifest["sha256"] == hashlib.sha256(b"another").hexdigest()
+    assert manifest["golden_sha256"] == hashlib.sha256((second / "golden.npz").read_bytes()).hexdigest()
+    assert manifest["labels"] == ["a", "b", "c"]
+    with np.load(second / "golden.npz", allow_pickle=False) as golden:
+        assert golden["labels"].tolist() == ["a", "b", "c"] and set(golden) == {"images", "probabilities", "labels"}
     assert (tmp_path / "toy" / "labels.txt").read_text() == "a\nb\nc\n"
     config = text_format.Parse((tmp_path / "toy" / "config.pbtxt").read_text(), ModelConfig())
     assert (config.name, config.platform, config.max_batch_size) == ("toy", "onnxruntime_onnx", 64)
@@ -134,6 +141,60 @@ def test_the_next_version_number_follows_the_largest_and_ignores_other_names(tmp
     assert publish.publish(tmp_path, artifact()).name == "11"
 
 
+def test_the_number_of_a_deleted_version_is_not_used_again(tmp_path: Path) -> None:
+    for _ in range(3):
+        publish.publish(tmp_path, artifact())
+    for number in ("3", "2"):
+        shutil.rmtree(tmp_path / "toy" / number)
+    assert publish.publish(tmp_path, artifact()).name == "4"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"many", b"-7", b"0", b"\xff", b"9" * 30])
+def test_without_a_readable_last_version_the_next_number_follows_the_versions_on_disk(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    for _ in range(2):
+        publish.publish(tmp_path, artifact())
+    last = tmp_path / "toy" / ".last_version"
+    last.unlink() if content is None else last.write_bytes(content)
+    assert publish.publish(tmp_path, artifact()).name == "3"
+    assert last.read_text() == "3\n"
+
+
+class Killed(BaseException):
+    """Stands in for the end of the process: nothing after it runs."""
+
+
+@pytest.mark.parametrize(("at", "next_number"), [("toy/.2.tmp", "2"), ("toy/..last_version.tmp", "2"), ("toy/2", "3")])
+def test_a_job_killed_at_any_rename_leaves_numbers_that_were_never_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, next_number: str
+) -> None:
+    """Killed while the version is written, before .last_version appears, and before the version appears."""
+    publish.publish(tmp_path, artifact())
+    write, rename = write_and_sync, Path.rename
+
+    def write_or_die(path: Path, content: bytes) -> None:
+        if at == "toy/.2.tmp" and path.name == "golden.npz":
+            raise Killed
+        write(path, content)
+
+    def rename_or_die(path: Path, target: Path) -> Path:
+        if tmp_path / at in (path, target):
+            raise Killed
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.publish.write_and_sync", write_or_die)
+        patch.setattr(Path, "rename", rename_or_die)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed job removes nothing
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            publish.publish(tmp_path, artifact(b"lost"))
+    assert publish.publish(tmp_path, artifact(b"new")).name == next_number
+    names = sorted(path.name for path in (tmp_path / "toy").iterdir())
+    assert names == [".last_version", "1", next_number, "config.pbtxt", "labels.txt"]
+
+
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_a_publication_that_fails_halfway_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
@@ -148,7 +209,9 @@ def test_a_publication_that_fails_halfway_leaves_nothing(
     monkeypatch.setattr("training.publish.write_and_sync", fail)
     with pytest.raises(type(error)):
         publish.publish(tmp_path, artifact())
-    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["1", "config.pbtxt", "labels.txt"]
+    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == [
+        ".last_version", "1", "config.pbtxt", "labels.txt",
+    ]  # fmt: skip
 
 
 def test_publishing_removes_what_a_killed_job_left(tmp_path: Path) -> None:

@@ -35,3 +35,14 @@ def test_an_invalid_tokens_file_is_refused_with_the_line(tmp_path: Path, text: s
     (tmp_path / "tokens").write_text(text)
     with pytest.raises(BadTokensFile, match=message):
         read_tokens_file(tmp_path / "tokens")
+
+
+def test_a_byte_order_mark_before_the_first_token_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text(token_line(CALLER, "infer"), encoding="utf-8-sig")
+    read_tokens_file(tmp_path / "tokens").check(f"Bearer {CALLER}", "infer")
+
+
+def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    text = "# of the team\u2028in the\x85office\r\n" + token_line(CALLER, "infer")
+    (tmp_path / "tokens").write_text(text, encoding="utf-8")
+    read_tokens_file(tmp_path / "tokens").check(f"Bearer {CALLER}", "infer")
