@@ -188,9 +188,7 @@ class Reconciler:
             verified=model.verified,
             seconds=round(model.load_seconds, 3),
         )
-        # Files that changed while they were read are read again at the next look.
-        loaded = candidate.current if candidate.is_unchanged() else None
-        return model, VersionStatus(folder.name, version, State.READY, loaded=loaded)
+        return model, VersionStatus(folder.name, version, State.READY, loaded=candidate.loaded())
 
     def _refuse_model(self, name: str, entry: ModelEntry, error: Exception) -> ModelEntry:
         """The entry with the reason why the model is refused as a whole. Loaded versions keep serving."""

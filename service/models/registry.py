@@ -46,7 +46,9 @@ class VersionStatus:
     state: State
     reason: str = ""
     code: str = ""  # of the LoadError that refused the version's files; "" if none did
-    loaded: Fingerprint | None = None  # of the files that were loaded; None if they changed meanwhile
+    loaded: Fingerprint | None = (
+        None  # of the files that were loaded; None, so that they are loaded again, if they changed meanwhile
+    )
     refused: Fingerprint | None = None  # of the files that were refused
     retry: bool = False  # whether to load the refused files again at the next look
 

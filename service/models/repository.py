@@ -121,12 +121,14 @@ def read_optional(path: Path) -> bytes | None:
     """The file's content; None if there is no such file.
 
     Raises:
-        FilesUnreadable: the file cannot be read.
+        FilesUnreadable: the file cannot be read, or is a link to nothing.
     """
     try:
         with open_file(path) as file:
             return file.read()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.is_symlink():  # whoever made the link wants the file to count
+            raise FilesUnreadable(f"{path} cannot be read: it is a link to nothing") from error
         return None
     except OSError as error:
         raise FilesUnreadable(f"{path} cannot be read: {error.strerror}") from error

@@ -51,13 +51,13 @@ class Candidate:
             return replace(before, refused=self.current)
         return None
 
-    def is_unchanged(self) -> bool:
-        """Whether the files on disk are still the same."""
+    def loaded(self) -> Fingerprint | None:
+        """The fingerprint of the files after they were loaded; None if they changed meanwhile."""
         try:
-            config = read_config(self.folder)
+            after = fingerprint(self.folder, self.version, read_config(self.folder), self.current.files)
         except LoadError:
-            return False
-        return fingerprint(self.folder, self.version, config, self.current.files).digest == self.current.digest
+            return None
+        return after if after.digest == self.current.digest else None
 
 
 def select(folder: ModelFolder) -> Selection:

@@ -437,6 +437,22 @@ def test_a_pipe_in_place_of_a_file_blocks_nothing(repository: Path, loader: Reco
     assert loaded_versions(registry) == [1] and "it is not a regular file" in registry.index()[1].reason
 
 
+@pytest.mark.parametrize("name", ["2/manifest.json", "config.pbtxt"])
+def test_an_optional_file_that_is_a_link_to_nothing_is_not_passed_over(
+    repository: Path, loader: RecordingLoader, name: str
+) -> None:
+    shutil.rmtree(repository / "double" / "1")
+    (repository / "double" / name).unlink(missing_ok=True)
+    (repository / "double" / name).symlink_to(repository / "nothing")
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loader)
+    reconciler.reconcile()
+    assert registry.models() == [] and "it is a link to nothing" in registry.index()[0].reason
+    (repository / "double" / name).unlink()
+    reconciler.reconcile()
+    assert loaded_versions(registry) == [2]
+
+
 # --- trouble of one model, and of the repository ---
 
 
