@@ -19,8 +19,8 @@ from service.core.errors import LoadError
 from service.core.spec import TensorSpec
 from service.core.version import VERSION
 from service.models.loader import EngineOptions, OpenedVersion, open_version
-from service.models.repository import read_model_folder
 from service.models.routing import read_routing
+from service.models.scan import read_model_folder
 from service.models.verification import CannotRun
 from service.runtime.devices import choose_devices
 

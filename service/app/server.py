@@ -78,7 +78,9 @@ class Server:
         self._report = report
         self.grpc_server = choose_grpc_server(settings.grpc_server)
         self._engine_options = engine_options(settings)
-        self.registry = Registry(check_repository(settings), on_change=self._models_changed)
+        self.registry = Registry(
+            check_repository(settings), strict=settings.strict_readiness, on_change=self._models_changed
+        )
         self.reconciler = Reconciler(
             settings.model_repository,
             self.registry,
@@ -195,8 +197,8 @@ class Server:
             self._loop.call_soon_threadsafe(self._publish_health)
 
     def _publish_health(self) -> None:
-        serving = set() if self.handler.lame_duck else self.registry.serving_models()
-        names = {name: name in serving for name in self.registry.names()}
+        entries = self.registry.snapshot.entries
+        names = {name: entry.serves and not self.handler.lame_duck for name, entry in entries.items()}
         self._health.set_all({"": not self.unready_reason(), **names})
 
     def _engine_broke(self) -> None:

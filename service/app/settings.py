@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     """Allow RepositoryModelLoad, RepositoryModelUnload and changes by LogSettings to everybody who reaches the port."""
     repository_poll_seconds: Seconds = 0.0
     """Seconds between scans for new, changed and removed versions; 0 scans only at start and on SIGHUP."""
+    strict_readiness: bool = False
+    """Be ready only while every model of the repository answers, as Triton; otherwise one model suffices."""
     reuse_port: bool = False
     """Share the gRPC port with other services on this machine; the port is opened once models answer."""
     max_connection_age_seconds: Seconds = 10.0

@@ -232,7 +232,7 @@ class InferenceHandler:
     @property
     def serves_one_version(self) -> bool:
         """Whether all calls go to one loaded version."""
-        return len(self._registry.models()) == 1
+        return self._registry.snapshot.serves_one_version
 
     def _queue(self, request: PendingInfer) -> None:
         try:

@@ -13,7 +13,7 @@ from service.core.datatypes import BY_CONFIG, BY_ONNX
 from service.core.errors import ConfigurationError
 from service.core.spec import ModelSpec, TensorSpec
 from service.models.labels import with_labels
-from service.models.repository import BACKEND, PLATFORM, ModelFolder
+from service.models.repository import BACKEND, CONFIG, PLATFORM, ModelFolder, read_optional
 from service.pb.model_config_pb2 import DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelOutput
 from service.runtime.session import Engine, GraphTensor
 
@@ -26,14 +26,13 @@ def read_config(folder: ModelFolder) -> ModelConfig:
 
     Raises:
         ConfigurationError: the file is not a ModelConfig, names another model, or sets an unsupported field.
+        FilesUnreadable: the file cannot be read.
     """
-    path = folder.path / "config.pbtxt"
+    path = folder.path / CONFIG
     config = ModelConfig()
     try:
-        text_format.Parse(path.read_text(encoding="utf-8-sig"), config)
-    except FileNotFoundError:
-        pass
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        text_format.Parse((read_optional(path) or b"").decode("utf-8-sig"), config)
+    except (UnicodeDecodeError, text_format.ParseError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
     if config.name and config.name != folder.name:
         raise ConfigurationError(f"{path} names the model {config.name!r}, its folder {folder.name!r}")

@@ -15,7 +15,7 @@ import structlog
 
 from service.core.errors import ConfigurationError, FilesError, FilesUnreadable
 from service.core.spec import TensorSpec
-from service.models.repository import ModelFolder
+from service.models.repository import ModelFolder, read_file
 from service.pb.model_config_pb2 import ModelConfig
 
 log = structlog.get_logger(__name__)
@@ -88,10 +88,10 @@ def read_labels(folder: ModelFolder, filename: str) -> tuple[str, ...]:
     try:
         if folder.path.resolve() not in path.resolve().parents:
             raise FilesError(f"label_filename {filename!r} points outside {folder.path}")
-        return label_lines(path.read_bytes())
-    except (FileNotFoundError, ValueError) as error:  # ValueError: not UTF-8, or a name with a NUL
+        return label_lines(read_file(path))
+    except ValueError as error:  # not UTF-8, or a name with a NUL
         raise FilesError(f"{path} cannot be read: {error}") from error
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # of resolve(): a folder that cannot be read, or a loop of links
         raise FilesUnreadable(f"{path} cannot be read: {error}") from error
 
 

@@ -1,24 +1,26 @@
 """Reconciles the loaded versions with the repository: at start, by poll, on SIGHUP and on RepositoryModelLoad.
 
 Owns the order of a change: read the folder, select versions, load and verify the new versions while the old ones serve,
-swap the table, then drain the old versions. A version that fails is refused with a reason, and the older version keeps
-serving. A model that an operator unloaded stays unloaded until it is loaded again. Not here: the tables (registry.py),
-loading (loader.py), the files on disk (repository.py).
+swap the snapshot, then drain the old versions. A version that fails is refused with a reason, and what was loaded keeps
+serving until an operator removes or replaces it. Refused files are loaded again once their content changes, and at
+every look if they could not be read. A model that an operator unloaded stays unloaded until it is loaded again. Each
+trouble is logged once while it lasts. Not here: the table (registry.py), loading (loader.py), the folders on
+disk (scan.py), which versions to load (selection.py).
 """
 
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
-from service.core.errors import FilesError, LoadError, NotFound, NotReady
-from service.models.config import read_config
+from service.core.errors import FilesError, FilesUnreadable, LoadError, NotFound, NotReady
 from service.models.loader import LoadedModel
-from service.models.registry import UNLOADED, Registry, State, Statuses, VersionStatus
-from service.models.repository import ModelFolder, scan
-from service.models.routing import CANARY, NO_ROUTING, Routing, read_routing
+from service.models.registry import UNLOADED, ModelEntry, Registry, State, VersionStatus, model_entry, some_of
+from service.models.repository import ModelFolder
+from service.models.scan import find_model, scan
+from service.models.selection import Candidate, Selection, candidate_for, select
 
 log = structlog.get_logger(__name__)
 
@@ -26,20 +28,6 @@ log = structlog.get_logger(__name__)
 UNLOAD_SECONDS = 30.0
 
 Load = Callable[[ModelFolder, int], LoadedModel]
-
-
-@dataclass(frozen=True)
-class _Selection:
-    """The versions that a configuration selects, in order of preference, and how many to load besides the canary."""
-
-    candidates: list[int]
-    count: int
-    routing: Routing
-
-    def wants(self, version: int, loaded: Iterable[int]) -> bool:
-        """Whether to load the version, given the versions that are loaded."""
-        labels = self.routing.labels
-        return version in labels.values() or len(set(loaded) - {labels.get(CANARY)}) < self.count
 
 
 class Reconciler:
@@ -51,25 +39,22 @@ class Reconciler:
         self._load = load
         self._lock = threading.Lock()
         self._unreadable = ""  # why the repository could not be read last time
+        self._skipped: Mapping[str, str] = {}  # entries of the repository that are not models, with the reason
 
     def reconcile(self) -> None:
         """Load, replace and unload models until the registry matches the repository. Never raises a LoadError."""
         with self._lock:
-            registry = self._registry
             try:
-                folders = scan(self._repository)
+                listing = scan(self._repository)
             except LoadError as error:
-                self._report_unreadable(str(error))
+                self._report_unreadable(_text(error))
                 return
-            self._unreadable = ""
-            for folder in folders:
-                if folder.name not in registry.unloaded:
-                    self._reconcile_model(folder)
-            for name in registry.names() - {folder.name for folder in folders}:
-                registry.unloaded -= {name}
-                self._replace(name, {}, {}, NO_ROUTING)
-            registry.problem = ""
-            registry.changed()
+            self._report_readable(listing.skipped)
+            for folder in listing.models:
+                self._reconcile_model(folder)
+            for name in self._registry.snapshot.entries.keys() - {folder.name for folder in listing.models}:
+                self._put(name, None)
+            self._registry.set_problem("")
 
     def load(self, name: str) -> None:
         """Load the model's versions that are on disk now, including versions that were refused before.
@@ -80,16 +65,18 @@ class Reconciler:
         """
         with self._lock:
             folder = self._find(name)
-            self._registry.unloaded -= {name}
-            statuses = self._registry.statuses(name)
-            ready = {version: status for version, status in statuses.items() if status.state is State.READY}
-            self._registry.set_statuses(name, ready)
+            entry = self._registry.snapshot.entries.get(name, ModelEntry({}))
+            ready = {
+                version: replace(status, refused=None)
+                for version, status in entry.statuses.items()
+                if status.state is State.READY
+            }
+            self._registry.put(name, replace(entry, statuses=ready, unloaded=False))
             self._reconcile_model(folder)
-            refused = [
-                status for status in self._registry.index() if status.name == name and status.state is not State.READY
-            ]
+            entry = self._registry.snapshot.entries[name]
+        refused = [status for _, status in sorted(entry.statuses.items()) if status.code]
         if refused:
-            serving = list(self._registry.versions(name))
+            serving = list(entry.versions)
             after = f"; version {serving[0]} keeps serving" if serving else ""
             raise NotReady(f"model {name!r} version {refused[-1].version or ''}: {refused[-1].reason}{after}")
 
@@ -100,22 +87,22 @@ class Reconciler:
             NotFound: the model is unknown.
         """
         with self._lock:
-            versions = self._registry.statuses(name)
-            if not versions:
-                raise NotFound(f"model {name!r} is not found; there are {sorted(self._registry.names()) or 'none'}")
-            self._registry.unloaded |= {name}
-            statuses = {version: VersionStatus(name, version, State.UNAVAILABLE, UNLOADED) for version in versions}
-            self._replace(name, {}, statuses, NO_ROUTING)
+            entries = self._registry.snapshot.entries
+            if name not in entries:
+                raise NotFound(f"model {name!r} is not found; there are {some_of(entries)}")
+            statuses = {
+                version: VersionStatus(name, version, State.UNAVAILABLE, UNLOADED) for version in entries[name].statuses
+            }
+            self._put(name, ModelEntry(statuses, unloaded=True))
 
     def _find(self, name: str) -> ModelFolder:
         try:
-            folders = scan(self._repository)
+            folder = find_model(self._repository, name)
         except LoadError as error:
-            raise NotReady(str(error)) from error
-        for folder in folders:
-            if folder.name == name:
-                return folder
-        raise NotFound(f"model {name!r} is not in the repository {self._repository}")
+            raise NotReady(_text(error)) from error
+        if folder is None:
+            raise NotFound(f"model {name!r} is not in the repository {self._registry.snapshot.repository}")
+        return folder
 
     def _report_unreadable(self, reason: str) -> None:
         """Keep the loaded models, and log each reason once."""
@@ -123,59 +110,75 @@ class Reconciler:
             log.error("repository unreadable, keeping loaded models", reason=reason)
         self._unreadable = reason
         if not self._registry.models():
-            self._registry.problem = reason
-        self._registry.changed()
+            self._registry.set_problem(reason)
+
+    def _report_readable(self, skipped: Mapping[str, str]) -> None:
+        """Log the end of trouble with the repository, and the entries that are newly skipped."""
+        if self._unreadable:
+            log.info("repository readable again")
+        self._unreadable = ""
+        for name, reason in skipped.items():
+            if self._skipped.get(name) != reason:
+                log.info("not a model, skipped", entry=name, reason=reason)
+        self._skipped = skipped
 
     # --- one model ---
 
     def _reconcile_model(self, folder: ModelFolder) -> None:
-        name = folder.name
-        loaded = self._registry.versions(name)
-        before = self._registry.statuses(name)
-        try:
-            selection = _select(folder)
-        except LoadError as error:
-            self._refuse_model(name, error)
+        """Load, replace and unload versions until the model matches its folder."""
+        entry = self._registry.snapshot.entries.get(folder.name, ModelEntry({}))
+        if entry.unloaded:
             return
-        keep: dict[int, LoadedModel] = {}
+        try:
+            if folder.problem:
+                raise folder.problem
+            new = self._select_versions(folder, select(folder), entry)
+        except Exception as error:  # noqa: BLE001 # one model must not stop the others
+            new = self._refuse_model(folder.name, entry, error)
+        self._put(folder.name, new)
+
+    def _select_versions(self, folder: ModelFolder, selection: Selection, entry: ModelEntry) -> ModelEntry:
+        """The entry with the selected versions. Files that are refused replace nothing that is loaded."""
+        models: dict[int, LoadedModel] = {}
         statuses: dict[int, VersionStatus] = {}
         for version in selection.candidates:
-            if not selection.wants(version, keep):
+            if not selection.wants(version, models):
                 continue
-            fingerprint = folder.versions.get(version, "")
-            status = before.get(version)
-            if status and status.fingerprint == fingerprint and status.state in (State.READY, State.UNAVAILABLE):
-                statuses[version] = status
-                if version in loaded:
-                    keep[version] = loaded[version]
-                continue
-            loading = VersionStatus(name, version, State.LOADING)
-            self._registry.set_statuses(name, self._registry.statuses(name) | {version: loading})
-            model, statuses[version] = self._try_load(folder, version, fingerprint)
+            candidate = candidate_for(folder, version, selection.config, entry)
+            model, status = candidate.serving, candidate.settled()
+            if status is None:
+                if model is None and not (candidate.before and candidate.before.retry):
+                    loading = VersionStatus(folder.name, version, State.LOADING)
+                    shown = {**entry.statuses, **statuses, version: loading}
+                    self._registry.put(folder.name, replace(entry, statuses=shown))
+                model, status = self._load_candidate(candidate)
+            statuses[version] = status
             if model:
-                keep[version] = model
-            elif version in loaded and version in folder.versions:
-                keep[version] = loaded[version]  # its files became invalid after it was loaded and verified
+                models[version] = model
         if not selection.candidates:
-            reason = f"{folder.path} holds no version, such as {name}/1"
-            statuses[0] = VersionStatus(name, 0, State.UNAVAILABLE, reason, FilesError.code)
-        self._replace(name, keep, statuses, selection.routing)
+            error = FilesError(f"{folder.path} holds no version, such as {folder.name}/1")
+            statuses[0] = self._refused(VersionStatus(folder.name, 0, State.UNAVAILABLE), error, entry.statuses.get(0))
+        elif not models:  # every selected version is refused: keep what is loaded and still on disk
+            models = {version: model for version, model in entry.versions.items() if version in folder.versions}
+            statuses = {version: entry.statuses[version] for version in models} | statuses
+        return model_entry(models, statuses, selection.routing)
 
-    def _try_load(
-        self, folder: ModelFolder, version: int, fingerprint: str
-    ) -> tuple[LoadedModel | None, VersionStatus]:
-        status = VersionStatus(folder.name, version, State.UNAVAILABLE, fingerprint=fingerprint)
+    def _load_candidate(self, candidate: Candidate) -> tuple[LoadedModel | None, VersionStatus]:
+        """The version that answers from now on, if any, and its status."""
+        folder, version, serving = candidate.folder, candidate.version, candidate.serving
         try:
             if version not in folder.versions:
                 raise FilesError(f"version_policy selects version {version}, which is not in {folder.path}")
             model = self._load(folder, version)
-        except LoadError as error:
-            log.error("model refused", model=folder.name, version=version, code=error.code, reason=str(error))
-            return None, replace(status, reason=str(error), code=error.code)
-        except Exception as error:  # a malicious file must not stop the other models
-            log.exception("model refused", model=folder.name, version=version, code=LoadError.code)
-            reason = f"loading failed ({type(error).__name__}); see the server's log"
-            return None, replace(status, reason=reason, code=LoadError.code)
+        except Exception as error:  # noqa: BLE001 # a malicious file must not stop the other models
+            status = VersionStatus(
+                folder.name,
+                version,
+                State.READY if serving else State.UNAVAILABLE,
+                loaded=candidate.before.loaded if candidate.before and serving else None,
+                refused=candidate.current,
+            )
+            return serving, self._refused(status, error, candidate.before)
         log.info(
             "model ready",
             model=folder.name,
@@ -185,35 +188,60 @@ class Reconciler:
             verified=model.verified,
             seconds=round(model.load_seconds, 3),
         )
-        return model, replace(status, state=State.READY)
+        return model, VersionStatus(folder.name, version, State.READY, loaded=candidate.loaded())
 
-    def _refuse_model(self, name: str, error: LoadError) -> None:
-        """Record why the model's configuration is refused. Loaded versions keep serving."""
-        before = self._registry.statuses(name)
-        loaded = self._registry.versions(name)
-        reason = str(error)
-        if 0 not in before or before[0].reason != reason:
-            log.error("model refused", model=name, code=error.code, reason=reason)
-        statuses = {version: before[version] for version in loaded}
-        statuses[0] = VersionStatus(name, 0, State.UNAVAILABLE, reason, error.code)
-        self._replace(name, loaded, statuses, self._registry.routing(name))
+    def _refuse_model(self, name: str, entry: ModelEntry, error: Exception) -> ModelEntry:
+        """The entry with the reason why the model is refused as a whole. Loaded versions keep serving."""
+        status = VersionStatus(name, 0, State.UNAVAILABLE)
+        return replace(entry, statuses={**entry.statuses, 0: self._refused(status, error, entry.statuses.get(0))})
 
-    def _replace(self, name: str, models: dict[int, LoadedModel], statuses: Statuses, routing: Routing) -> None:
-        """Route the model's requests to exactly these versions, and drain the versions that served before."""
-        registry = self._registry
-        drained = [model for model in registry.versions(name).values() if model not in models.values()]
-        registry.route(name, models, routing)
+    def _refused(self, status: VersionStatus, error: Exception, before: VersionStatus | None) -> VersionStatus:
+        """The status with the reason of a refusal, which is logged unless it was before."""
+        if isinstance(error, OSError):
+            error = FilesUnreadable(f"{error.filename or 'a file'} cannot be read: {error.strerror}")
+        known = isinstance(error, LoadError)
+        reason = _text(error) if known else f"loading failed ({type(error).__name__}); see the server's log"
+        code = error.code if isinstance(error, LoadError) else LoadError.code
+        if before is None or (before.reason, before.code) != (reason, code):
+            version = {"version": status.version} if status.version else {}
+            exception = None if known else error
+            log.error("model refused", model=status.name, **version, code=code, reason=reason, exc_info=exception)
+        return replace(status, reason=reason, code=code, retry=isinstance(error, FilesUnreadable))
+
+    def _put(self, name: str, new: ModelEntry | None) -> None:
+        """Route the model's requests to the new entry's versions, and drain the versions that served before."""
+        old, then = self._registry.snapshot.entries.get(name, ModelEntry({})), new or ModelEntry({})
+        if new and _unchanged(old, new):
+            return
+        kept = {id(model) for model in then.versions.values()}
+        drained = {version: model for version, model in old.versions.items() if id(model) not in kept}
         unloading = {
-            model.spec.version: VersionStatus(name, model.spec.version, State.UNLOADING, "answering pending requests")
-            for model in drained
+            version: VersionStatus(name, version, State.UNLOADING, "answering pending requests") for version in drained
         }
-        registry.set_statuses(name, unloading | dict(statuses))
-        registry.changed()
-        for model in drained:
-            _drain(model)
         if drained:
-            registry.set_statuses(name, statuses)
-            registry.changed()
+            self._registry.put(name, replace(then, statuses={**unloading, **then.statuses}))
+        for model in drained.values():
+            _drain(model)
+        self._registry.put(name, new)
+        loaded = kept - {id(model) for model in old.versions.values()}
+        if _refusals(old) - _refusals(then) and not loaded:  # else "model ready" says so
+            log.info("model no longer refused", model=name)
+
+
+def _unchanged(old: ModelEntry, new: ModelEntry) -> bool:
+    same_models = {version: id(model) for version, model in old.routes.items()} == {
+        version: id(model) for version, model in new.routes.items()
+    }
+    return same_models and (old.statuses, old.routing, old.unloaded) == (new.statuses, new.routing, new.unloaded)
+
+
+def _refusals(entry: ModelEntry) -> set[int]:
+    return {version for version, status in entry.statuses.items() if status.code}
+
+
+def _text(error: Exception) -> str:
+    """The error's text as UTF-8: paths may hold other bytes, which are escaped."""
+    return str(error).encode("utf-8", "backslashreplace").decode()
 
 
 def _drain(model: LoadedModel) -> None:
@@ -222,24 +250,3 @@ def _drain(model: LoadedModel) -> None:
     if not model.batcher.join(UNLOAD_SECONDS):
         model.batcher.fail_pending(NotReady(f"model {name!r} version {version} was unloaded"))
     log.info("model unloaded", model=name, version=version)
-
-
-def _select(folder: ModelFolder) -> _Selection:
-    """The versions that the model's configuration selects.
-
-    With `latest` every version is a candidate, newest first: the next older version replaces a refused one.
-    """
-    config = read_config(folder)
-    routing = read_routing(config)
-    labelled = set(routing.labels.values())
-    newest_first = list(folder.versions)
-    policy = config.version_policy
-    match policy.WhichOneof("policy_choice"):
-        case "all":
-            selected, count = newest_first, len(newest_first)
-        case "specific":
-            selected, count = list(policy.specific.versions), len(policy.specific.versions)
-        case _:
-            selected, count = newest_first, policy.latest.num_versions or 1
-    rest = sorted(set(selected) - labelled, reverse=True)
-    return _Selection(sorted(labelled, reverse=True) + rest, count, routing)

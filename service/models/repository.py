@@ -1,50 +1,56 @@
-"""Reads the model repository on disk, which has Triton's layout.
+"""Reads the files of the model repository, which has Triton's layout.
 
     REPOSITORY/NAME/config.pbtxt     optional; omitted fields are derived from the graph
                     labels.txt       optional; an output's label_filename names it
                     N/model.onnx     with manifest.json and golden.npz if the training job published it
 
-Owns the list of models and versions, their files, and the errors that name an invalid file. A version is a folder whose
-name is a positive number without leading zeros; other names are ignored. Not here: config.pbtxt (config.py), label
-files (labels.py), loading (loader.py).
+Owns the files of a version, and the errors that name an invalid file or one that cannot be read. Only regular files are
+read: a pipe would block the reader. A version is a folder whose name is a positive number without leading zeros; other
+names are ignored. Not here: which folders are models (scan.py), config.pbtxt (config.py), label files (labels.py),
+loading (loader.py).
 """
 
+import errno
 import hashlib
 import io
 import json
+import os
 import re
+import stat
+import unicodedata
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf import text_format
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from service.core.errors import FilesError, FilesUnreadable
-from service.pb.model_config_pb2 import ModelConfig
+from service.core.errors import FilesError, FilesUnreadable, LoadError
 
-PLATFORM, BACKEND, GRAPH = "onnxruntime_onnx", "onnxruntime", "model.onnx"
+PLATFORM, BACKEND, GRAPH, CONFIG = "onnxruntime_onnx", "onnxruntime", "model.onnx", "config.pbtxt"
 LABELS = "labels"  # the array of golden.npz that repeats the manifest's labels
+# Unicode categories that a name cannot hold: control characters, line and paragraph separators.
+UNNAMEABLE = ("Cc", "Zl", "Zp")
 VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}")
-# Parameters of config.pbtxt that routing.py reads.
-ROUTING_PARAMETERS = ("stable", "canary", "canary_percent")
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model on disk: its version numbers, newest first, each with a fingerprint that changes with its files."""
+    """A model on disk: its version numbers, newest first, or the problem why it cannot be read or named."""
 
     path: Path
-    versions: dict[int, str]
+    versions: Sequence[int]
+    problem: LoadError | None = None
 
     @property
     def name(self) -> str:
-        """The model's name, which is the folder's name."""
-        return self.path.name
+        """The model's name, which is the folder's name; see printable_name()."""
+        return printable_name(self.path.name)
 
     def version_path(self, version: int) -> Path:
         """The folder of a version."""
@@ -106,75 +112,53 @@ class VersionFiles:
         return self.manifest.labels if self.manifest else None
 
 
-def scan(repository: Path) -> list[ModelFolder]:
-    """List all model folders, by name.
+def printable_name(name: str) -> str:
+    """A file's name as one line of UTF-8: other bytes, control characters and backslashes are escaped."""
+    text = os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in UNNAMEABLE else c for c in text)
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a regular file for reading, without waiting for the writer of a pipe.
 
     Raises:
-        FilesError: the repository cannot be read.
+        OSError: the file cannot be opened, or is not a regular file.
     """
-    try:
-        folders = sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
-        return [ModelFolder(path, _versions(path)) for path in folders]
-    except OSError as error:
-        raise FilesUnreadable(f"the repository {repository} cannot be read: {error}") from error
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        yield file
 
 
-def read_model_folder(folder: Path) -> ModelFolder:
-    """List the versions of one model folder.
+def read_optional(path: Path) -> bytes | None:
+    """The file's content; None if there is no such file.
 
     Raises:
-        FilesError: the folder cannot be read.
+        FilesUnreadable: the file cannot be read, or is a link to nothing.
     """
     try:
-        return ModelFolder(folder.resolve(), _versions(folder))
+        with open_file(path) as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.is_symlink():  # whoever made the link wants the file to count
+            raise FilesUnreadable(f"{path} cannot be read: it is a link to nothing") from error
+        return None
     except OSError as error:
-        raise FilesUnreadable(f"the model folder {folder} cannot be read: {error.strerror}") from error
+        raise FilesUnreadable(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _versions(folder: Path) -> dict[int, str]:
-    numbers = sorted((int(path.name) for path in folder.iterdir() if VERSION_NAME.fullmatch(path.name)), reverse=True)
-    config, labels = _config_stamps(folder)
-    return {
-        number: config
-        + ("" if _has_labels(folder / str(number)) else labels)
-        + "".join(_stamp(path) for path in sorted((folder / str(number)).rglob("*")))
-        for number in numbers
-    }
+def read_file(path: Path) -> bytes:
+    """The file's content.
 
-
-def _has_labels(version: Path) -> bool:
-    """Whether the version has a manifest with labels, so that the model's label files do not concern it."""
-    try:
-        manifest = _read_manifest(version / "manifest.json")
-    except FilesError:
-        return False
-    return manifest is not None and manifest.labels is not None
-
-
-def _config_stamps(folder: Path) -> tuple[str, str]:
-    """The stamps of config.pbtxt and of the label files that it names.
-
-    The first changes with the settings of engines, but not with version policy or routing.
+    Raises:
+        FilesError: there is no such file.
+        FilesUnreadable: the file cannot be read.
     """
-    config = ModelConfig()
-    try:
-        text_format.Parse((folder / "config.pbtxt").read_text(encoding="utf-8-sig"), config)
-    except (OSError, UnicodeDecodeError, text_format.ParseError):
-        return _stamp(folder / "config.pbtxt"), ""
-    config.ClearField("version_policy")
-    for name in ROUTING_PARAMETERS:
-        config.parameters.pop(name, None)
-    digest = hashlib.sha256(config.SerializeToString(deterministic=True)).hexdigest()
-    labels = [output.label_filename for output in config.output if output.label_filename]
-    return digest, "".join(_stamp(folder / name) for name in labels)
-
-
-def _stamp(path: Path) -> str:
-    try:
-        stat = path.stat()
-    except OSError:
-        return f"{path.name}:-;"
-    return f"{path.name}:{stat.st_mtime_ns}:{stat.st_size};"
+    content = read_optional(path)
+    if content is None:
+        raise FilesError(f"{path} cannot be read: {os.strerror(errno.ENOENT)}")
+    return content
 
 
 def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> VersionFiles:
@@ -186,13 +170,8 @@ def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> Ve
     path = folder.version_path(version)
     if Path(filename).name != filename:
         raise FilesError(f"default_model_filename {filename!r} is not a plain file name")
-    graph = path / filename / filename if (path / filename).is_dir() else path / filename
-    try:
-        model = graph.read_bytes()
-    except FileNotFoundError as error:
-        raise FilesError(f"{graph} cannot be read: {error.strerror}") from error
-    except OSError as error:
-        raise FilesUnreadable(f"{graph} cannot be read: {error.strerror}") from error
+    graph = path / filename / filename if _is_folder(path / filename) else path / filename
+    model = read_file(graph)
     sha256 = hashlib.sha256(model).hexdigest()
     manifest = _read_manifest(path / "manifest.json")
     if manifest is None:
@@ -207,28 +186,41 @@ def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> Ve
     return VersionFiles(filename, graph.parent, model, sha256, manifest, golden, manifest.golden.tolerance)
 
 
-def _read_manifest(path: Path) -> Manifest | None:
+def has_own_labels(folder: ModelFolder, version: int) -> bool:
+    """Whether the version's manifest gives its labels, so that the model's label files do not concern it."""
     try:
-        return Manifest.model_validate(json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise FilesUnreadable(f"{path} cannot be read: {error}") from error
+        manifest = _read_manifest(folder.version_path(version) / "manifest.json")
+    except FilesError:
+        return False
+    return manifest is not None and manifest.labels is not None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _read_manifest(path: Path) -> Manifest | None:
+    content = read_optional(path)
+    try:
+        return None if content is None else Manifest.model_validate(json.loads(content))
     except (ValueError, ValidationError) as error:
         raise FilesError(f"{path} cannot be read: {error}") from error
 
 
 def _read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     """The golden answers by tensor, after a check that the file and the labels in it are those of the manifest."""
+    content = read_optional(path)
+    if content is None:
+        raise FilesError(f"{path} cannot be read: there is no such file; a version with a manifest needs it")
+    _check_golden_sha256(path, hashlib.sha256(content).hexdigest(), manifest)
     try:
-        content = path.read_bytes()
-        _check_golden_sha256(path, hashlib.sha256(content).hexdigest(), manifest)
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             golden = dict(arrays)
-    except (FileNotFoundError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FilesError(f"{path} cannot be read: {error}; a version with a manifest needs it") from error
-    except OSError as error:
-        raise FilesUnreadable(f"{path} cannot be read: {error}") from error
     has_labels = LABELS in golden and golden[LABELS].dtype.kind == "U"  # in an older version it may be a tensor's name
     if (tuple(golden.pop(LABELS).tolist()) if has_labels else None) != manifest.labels:
         raise FilesError(f"{path} has other labels than its manifest; publish it again")

@@ -18,7 +18,7 @@ from service.batching.statistics import Statistics
 from service.core.version import VERSION, commit
 from service.inference.handler import InferenceHandler
 from service.models.loader import LoadedModel
-from service.models.registry import UNLOADED, Registry, State, VersionStatus
+from service.models.registry import Registry, State, VersionStatus
 
 
 def metrics_registry(*collectors: Collector) -> CollectorRegistry:
@@ -40,14 +40,15 @@ class ServiceCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every metric once."""
-        models = sorted(self._registry.models(), key=lambda model: (model.spec.name, model.spec.version))
+        snapshot = self._registry.snapshot
+        models = sorted(snapshot.models(), key=lambda model: (model.spec.name, model.spec.version))
         yield self._requests(models)
         yield from _counters(models)
         yield from _histograms(models)
         yield from _gauges(models)
         yield from _predictions(models)
         yield from _reported(models)
-        yield from _states(self._registry.index())
+        yield from _states(snapshot.index())
         info = GaugeMetricFamily(
             "inference_server_info",
             "The gRPC server, version and commit that run; always 1.",
@@ -76,14 +77,14 @@ def _states(index: Iterable[VersionStatus]) -> Iterator[Metric]:
     )
     refused = GaugeMetricFamily(
         "inference_model_refused",
-        "1 for each version that should answer and does not. The reason is one of files, configuration, graph, golden, "
-        "device, engine and error; RepositoryIndex and the log have its text.",
+        "1 for each version whose files are refused or whose engine is broken. The reason is one of files, "
+        "configuration, graph, golden, device, engine and error; RepositoryIndex and the log have its text.",
         labels=["model", "version", "reason"],
     )
     for status in index:
         labels = [status.name, str(status.version or "")]
         ready.add_metric(labels, float(status.state is State.READY))
-        if status.state is State.UNAVAILABLE and status.reason != UNLOADED:
+        if status.code:
             refused.add_metric([*labels, status.code], 1)
     yield from (ready, refused)
 

@@ -15,7 +15,7 @@ import onnxruntime
 
 from service.core.spec import ModelSpec
 from service.models.loader import EngineOptions, load
-from service.models.repository import scan
+from service.models.scan import scan
 from service.runtime import cuda
 from service.runtime.cuda import CudaBinding, GpuOptions
 from service.runtime.io_binding import BatchBindings
@@ -76,7 +76,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for model in arguments.models:
         repository = repository_with(model, arguments.repository, ROOT / "build/bench")
-        (folder,) = scan(repository)
+        (folder,) = scan(repository).models
         for graphs in (False, True):
             loaded = load(folder, max(folder.versions), EngineOptions(["cuda:0"], 1, GpuOptions(graphs=graphs)))
             loaded.batcher.close()

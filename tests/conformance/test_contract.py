@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from service.models.labels import read_labels
 from service.models.loader import EngineOptions, load
-from service.models.repository import read_version, scan
+from service.models.repository import read_version
+from service.models.scan import scan
 from tests.conftest import outside
 from tests.support.models import copy_repository
 from tests.support.paths import ROOT
@@ -36,7 +37,7 @@ def test_a_second_training_publishes_the_next_version_and_the_service_loads_it(p
     flags = ["--dataset", "mnist-sample", "--epochs", "1", "--min-accuracy", "0", "--device", "cpu", "--seed", "9"]
     result = run_command("training", *flags, "--repository", str(repository))
     assert result.returncode == 0, result.stderr
-    (folder,) = scan(repository)
+    (folder,) = scan(repository).models
     assert list(folder.versions) == [2, 1]
     for version in (1, 2):
         model = load(folder, version, EngineOptions(["cpu"], 1))
@@ -45,7 +46,7 @@ def test_a_second_training_publishes_the_next_version_and_the_service_loads_it(p
 
 
 def test_the_service_reads_every_file_that_the_job_writes(published: Path) -> None:
-    (folder,) = scan(published)
+    (folder,) = scan(published).models
     files = read_version(folder, 1)
     assert files.manifest is not None and files.manifest.model == MODEL
     assert files.golden["images"].shape == (20, 28, 28, 1) and files.golden["probabilities"].shape == (20, 10)
@@ -58,7 +59,7 @@ def test_the_service_reads_every_file_that_the_job_writes(published: Path) -> No
 def test_the_service_reads_the_labels_that_the_job_writes_from_the_manifest_and_from_labels_txt(tmp_path: Path) -> None:
     labels = (" große Katze", "犬, (b)\t")
     publish_brightness(tmp_path, labels)
-    (folder,) = scan(tmp_path)
+    (folder,) = scan(tmp_path).models
     model = load(folder, 1, EngineOptions(["cpu"], 1))
     model.batcher.close()
     assert model.verified and model.spec.outputs[0].labels == labels == read_labels(folder, "labels.txt")
@@ -69,7 +70,7 @@ def test_the_same_seed_gives_the_same_graph(tmp_path: Path) -> None:
     for name in ("first", "second"):
         flags = ["--dataset", "mnist-sample", "--epochs", "1", "--min-accuracy", "0", "--device", "cpu"]
         assert run_command("training", *flags, "--repository", str(tmp_path / name)).returncode == 0
-        (folder,) = scan(tmp_path / name)
+        (folder,) = scan(tmp_path / name).models
         digests.append(read_version(folder, 1).sha256)
     assert digests[0] == digests[1]
 
@@ -131,7 +132,7 @@ def test_a_real_triton_serves_the_published_repository_with_the_same_answers(
     config = seen["config"]["config"]
     assert (config["name"], config["max_batch_size"], config["platform"]) == (MODEL, 64, "onnxruntime_onnx")
     assert config["output"][0]["label_filename"] == "labels.txt"
-    (folder,) = scan(published)
+    (folder,) = scan(published).models
     files = read_version(folder, 1)
     indices = [int((test_images[0] == sample).all((1, 2, 3)).argmax()) for sample in files.golden["images"]]
     np.testing.assert_allclose(

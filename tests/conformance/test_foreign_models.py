@@ -61,7 +61,7 @@ def test_every_model_that_onnx_runtime_opens_is_served_and_the_others_report_why
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_each_model_gives_the_answers_that_ship_with_it(service: LocalService, name: str) -> None:
-    if name not in service.server.registry.serving_models():
+    if name not in service.server.registry.snapshot.serving_models():
         pytest.skip("ONNX Runtime itself cannot open it")
     spec = service.server.registry.get(name).spec
     inputs = dict(zip([tensor.name for tensor in spec.inputs], tensors(FOLDERS[name], "input"), strict=False))

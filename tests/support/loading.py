@@ -6,14 +6,14 @@ import pytest
 
 from service.core.errors import LoadError
 from service.models.loader import EngineOptions, LoadedModel, load
-from service.models.repository import scan
+from service.models.scan import scan
 
 CPU = EngineOptions(["cpu"], 1)
 
 
 def load_only(repository: Path, version: int = 1) -> LoadedModel:
     """Load a version of the only model in a repository."""
-    (folder,) = scan(repository)
+    (folder,) = scan(repository).models
     model = load(folder, version, CPU)
     model.batcher.close()
     return model

@@ -9,7 +9,7 @@ import pytest
 
 from service.core.errors import LoadError
 from service.models.loader import EngineOptions, load
-from service.models.repository import scan
+from service.models.scan import scan
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from service.runtime import cuda
 from service.runtime.cuda import GpuOptions
@@ -28,7 +28,7 @@ OPTIONS = [GpuOptions(), GpuOptions(graphs=True), GpuOptions(memory_bytes=2**30)
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["default", "graphs", "memory_limit"])
 def test_a_published_model_is_verified_in_every_batch_size(published: Path, options: GpuOptions) -> None:
-    (folder,) = scan(published)
+    (folder,) = scan(published).models
     model = load(folder, 1, EngineOptions(["cuda:0"], 1, options))
     assert (model.provider, model.device, model.verified) == (cuda.CUDA, "cuda:0", True)
     assert model.batcher.policy.sizes == [1, 2, 4, 8, 16, 32, 64]
@@ -38,7 +38,7 @@ def test_a_published_model_is_verified_in_every_batch_size(published: Path, opti
 @pytest.mark.parametrize("graphs", [False, True])
 def test_repeated_runs_answer_new_inputs(graphs: bool, tmp_path: Path) -> None:
     add_version(tmp_path, "double", doubling_model(), config="max_batch_size: 8 dynamic_batching { }")
-    (folder,) = scan(tmp_path)
+    (folder,) = scan(tmp_path).models
     model = load(folder, 1, EngineOptions(["cuda:0"], 1, GpuOptions(graphs=graphs)))
     engine = Engine((tmp_path / "double/1/model.onnx").read_bytes(), device="cuda:0", intra_op_threads=1)
     engine.bind(model.spec, [1, 2, 4, 8])
@@ -51,7 +51,7 @@ def test_repeated_runs_answer_new_inputs(graphs: bool, tmp_path: Path) -> None:
 
 def test_cuda_graphs_are_refused_for_a_model_with_a_free_axis(tmp_path: Path) -> None:
     add_version(tmp_path, "double", doubling_model(), config="max_batch_size: 0")
-    (folder,) = scan(tmp_path)
+    (folder,) = scan(tmp_path).models
     with pytest.raises(LoadError, match="--cuda-graphs does not work with this model"):
         load(folder, 1, EngineOptions(["cuda:0"], 1, GpuOptions(graphs=True)))
 
@@ -86,7 +86,7 @@ def test_training_on_a_gpu_is_reproducible_and_the_service_loads_the_result(tmp_
         assert result.returncode == 0, result.stderr
     first, second = ((tmp_path / name / "mnist-simplecnn/1/model.onnx").read_bytes() for name in ("first", "second"))
     assert first == second
-    (folder,) = scan(tmp_path / "first")
+    (folder,) = scan(tmp_path / "first").models
     model = load(folder, 1, EngineOptions(["cuda:0"], 1))
     assert model.verified
     model.batcher.close()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from service.models.loader import EngineOptions, load
-from service.models.repository import scan
+from service.models.scan import scan
 from tests.support.data import MNIST, full
 from tests.support.paths import ROOT
 from tests.support.processes import clean_environment, run_command
@@ -184,7 +184,7 @@ def test_a_folder_of_images_is_published_under_a_name_of_its_own_and_can_be_serv
     ]
     result = run_command("training", *flags, "--repository", str(tmp_path / "models"))
     assert result.returncode == 0, result.stderr
-    (folder,) = scan(tmp_path / "models")
+    (folder,) = scan(tmp_path / "models").models
     assert folder.name == "cifar10-lenet-sky"
     assert (folder.path / "labels.txt").read_text() == "day\nnight\n"
     model = load(folder, 1, EngineOptions(["cpu"], 1))

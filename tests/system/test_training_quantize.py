@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from service.models.loader import EngineOptions, load
-from service.models.repository import scan
+from service.models.scan import scan
 from tests.support.processes import run_command
 
 
@@ -16,7 +16,7 @@ def test_the_command_publishes_an_8_bit_model_beside_the_float32_one_or_prints_t
     line = r"^int8: test accuracy [\d.]+%, ([\d.]+) times as fast on this machine; (.*)$"
     outcome = re.search(line, result.stdout, re.MULTILINE)
     assert outcome
-    folders = {folder.name: folder for folder in scan(tmp_path)}
+    folders = {folder.name: folder for folder in scan(tmp_path).models}
     if outcome[2].startswith("not published: "):
         assert list(folders) == ["mnist-simplecnn"]
         return

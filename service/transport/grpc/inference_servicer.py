@@ -46,7 +46,7 @@ class InferenceServicer:
         return pb.ServerLiveResponse(live=True)
 
     def ServerReady(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
-        """Whether every model that should answer does, and the server is not stopping."""
+        """Whether the server should get traffic, as /readyz."""
         return pb.ServerReadyResponse(ready=not (self._handler.lame_duck or self._registry.unready_reason()))
 
     def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
@@ -63,11 +63,10 @@ class InferenceServicer:
 
     def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         """The model's versions, inputs and outputs; the batch axis is -1 in their shapes."""
-        spec = self._registry.get(request.name, request.version).spec
-        versions = [model.spec.version for model in self._registry.models() if model.spec.name == spec.name]
-        response = pb.ModelMetadataResponse(
-            name=spec.name, versions=[str(number) for number in sorted(versions)], platform=spec.config.platform
-        )
+        snapshot = self._registry.snapshot
+        spec = snapshot.get(request.name, request.version).spec
+        versions = [str(number) for number in sorted(snapshot.versions(spec.name))]
+        response = pb.ModelMetadataResponse(name=spec.name, versions=versions, platform=spec.config.platform)
         batch_axis = [-1] if spec.batches else []
         for tensors, field in ((spec.inputs, response.inputs), (spec.outputs, response.outputs)):
             for tensor in tensors:
@@ -80,14 +79,15 @@ class InferenceServicer:
 
     def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
         """The statistics of one version, of all versions of a model, or of all models."""
-        models = self._registry.models()
+        snapshot = self._registry.snapshot
+        models = snapshot.models()
         if request.name:
-            named = self._registry.get(request.name, request.version)
-            models = [named] if request.version else [model for model in models if model.spec.name == request.name]
+            named = snapshot.get(request.name, request.version)
+            models = [named] if request.version else list(snapshot.versions(request.name).values())
         return pb.ModelStatisticsResponse(model_stats=[_statistics(model) for model in models])
 
     def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
-        """Every version, its state and, if it is not ready, the reason."""
+        """Every version, its state and, if its files are refused, the reason."""
         response = pb.RepositoryIndexResponse()
         for status in self._registry.index():
             if status.state is State.READY or not request.ready:

@@ -11,7 +11,7 @@ from service.core.datatypes import BY_NAME
 from service.core.errors import LoadError
 from service.core.spec import ModelSpec, TensorSpec
 from service.models.loader import EngineOptions, LoadedModel, load
-from service.models.repository import scan
+from service.models.scan import scan
 from service.models.verification import Verifier
 from service.pb.model_config_pb2 import ModelConfig
 from tests.support.models import add_version, doubling_model, identity_model
@@ -21,7 +21,7 @@ CPU = EngineOptions(["cpu"], 1)
 
 def load_with(folder: Path, config: str, model: bytes | None = None) -> LoadedModel:
     add_version(folder, "m", model or doubling_model(), config=config)
-    loaded = load(scan(folder)[0], 1, CPU)
+    loaded = load(scan(folder).models[0], 1, CPU)
     loaded.batcher.close()
     return loaded
 

@@ -9,7 +9,7 @@ from onnx import TensorProto
 from service.core.batch_sizes import batch_sizes
 from service.core.errors import DeviceUnavailable, LoadError
 from service.models.loader import load
-from service.models.repository import scan
+from service.models.scan import scan
 from service.runtime.devices import choose_devices
 from service.runtime.session import Engine
 from tests.support.loading import CPU, load_only, refusal
@@ -21,7 +21,7 @@ def test_only_positive_numbers_without_leading_zeros_are_versions(tmp_path: Path
         (tmp_path / "m" / name).mkdir(parents=True)
     (tmp_path / ".hidden" / "1").mkdir(parents=True)
     (tmp_path / "file").write_text("")
-    (folder,) = scan(tmp_path)
+    (folder,) = scan(tmp_path).models
     assert list(folder.versions) == [10, 2, 1]
 
 
@@ -127,7 +127,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused() -> None:
 
 def test_a_version_that_is_deleted_before_it_is_read_is_refused(tmp_path: Path) -> None:
     add_version(tmp_path, "double", doubling_model())
-    (folder,) = scan(tmp_path)
+    (folder,) = scan(tmp_path).models
     shutil.rmtree(tmp_path / "double" / "1")
     with pytest.raises(LoadError, match="cannot be read"):
         load(folder, 1, CPU)
