@@ -6,6 +6,7 @@
     loader.py         loads and verifies one version
     verification.py   golden answers, warm-up, the difference that batching makes to an answer
     config.py         reads config.pbtxt and completes it from the graph
+    graph_files.py    the weight files that a graph names, and content that is no graph
     repository.py     the folders and files of a repository
 
 Not here: how batches are formed (batching/) and run (runtime/).

@@ -22,6 +22,7 @@ from service.core.batch_sizes import batch_sizes
 from service.core.errors import ConfigurationError, GraphError
 from service.core.spec import ModelSpec
 from service.models.config import complete_spec, read_config
+from service.models.graph_files import open_weights
 from service.models.repository import GRAPH, ModelFolder, ReportedMetrics, VersionFiles, read_version
 from service.models.verification import Verifier
 from service.pb.model_config_pb2 import ModelInstanceGroup, ModelQueuePolicy
@@ -133,7 +134,7 @@ def open_version(folder: ModelFolder, version: int, options: EngineOptions) -> O
     config = read_config(folder)
     files = read_version(folder, version, config.default_model_filename or GRAPH)
     devices = _engine_devices(config.instance_group, options)
-    engines = [_open(files, device, options) for device in devices]
+    engines = _open_engines(folder, version, files, devices, options)
     spec = complete_spec(folder, version, config, engines[0])
     for engine in engines:
         engine.select([tensor.name for tensor in spec.outputs])
@@ -166,11 +167,24 @@ def _lower_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
-def _open(files: VersionFiles, device: str, options: EngineOptions) -> Engine:
+def _open_engines(
+    folder: ModelFolder, version: int, files: VersionFiles, devices: Sequence[str], options: EngineOptions
+) -> list[Engine]:
+    """Open the graph on every device."""
+    given = [path.resolve() for path in (folder.path.parent, folder.path, folder.version_path(version))]
+    weights = open_weights(files.folder / files.name, files.model, given)
     try:
-        return Engine(
-            files.model, device=device, intra_op_threads=options.intra_op_threads, folder=files.folder, gpu=options.gpu
-        )
+        return [
+            Engine(
+                files.model,
+                device=device,
+                intra_op_threads=options.intra_op_threads,
+                folder=files.folder,
+                weights=weights,
+                gpu=options.gpu,
+            )
+            for device in devices
+        ]
     except Exception as error:  # ONNX Runtime's errors have no common base class
         if type(error).__module__.startswith("onnxruntime"):
             raise GraphError(f"{files.name} cannot be opened: {error}") from error

@@ -11,6 +11,7 @@ name is a positive number without leading zeros; other names are ignored. Not he
 
 import hashlib
 import json
+import os
 import re
 import zipfile
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.core.errors import FilesError, FilesUnreadable
+from service.models.graph_files import read_graph
 from service.pb.model_config_pb2 import ModelConfig
 
 PLATFORM, BACKEND, GRAPH = "onnxruntime_onnx", "onnxruntime", "model.onnx"
@@ -112,7 +114,8 @@ def read_model_folder(folder: Path) -> ModelFolder:
         FilesError: the folder cannot be read.
     """
     try:
-        return ModelFolder(folder.resolve(), _versions(folder))
+        path = Path(os.path.abspath(folder))  # noqa: PTH100 # links stay, as when the service scans the repository
+        return ModelFolder(path, _versions(path))
     except OSError as error:
         raise FilesUnreadable(f"the model folder {folder} cannot be read: {error.strerror}") from error
 
@@ -159,12 +162,7 @@ def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> Ve
     if Path(filename).name != filename:
         raise FilesError(f"default_model_filename {filename!r} is not a plain file name")
     graph = path / filename / filename if (path / filename).is_dir() else path / filename
-    try:
-        model = graph.read_bytes()
-    except FileNotFoundError as error:
-        raise FilesError(f"{graph} cannot be read: {error.strerror}") from error
-    except OSError as error:
-        raise FilesUnreadable(f"{graph} cannot be read: {error.strerror}") from error
+    model = read_graph(graph)
     sha256 = hashlib.sha256(model).hexdigest()
     manifest = _read_manifest(path / "manifest.json")
     if manifest is None:

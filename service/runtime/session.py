@@ -6,9 +6,11 @@ everything specific to GPUs (cuda.py, io_binding.py), the choice of devices (dev
 """
 
 import ctypes
-from collections.abc import Sequence
+import mmap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnxruntime
@@ -24,6 +26,8 @@ CPU = "CPUExecutionProvider"
 # NumPy has no bfloat16. Its number is TensorProto.BFLOAT16 in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 BFLOAT16, BFLOAT16_NUMBER = "tensor(bfloat16)", 16
 
+NO_WEIGHTS: Mapping[str, bytes | mmap.mmap] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class GraphTensor:
@@ -35,7 +39,10 @@ class GraphTensor:
 
 
 class Engine:
-    """A loaded graph on `device`, `cpu` or `cuda:N`. `folder` holds weights that are outside the graph's file.
+    """A loaded graph on `device`, `cpu` or `cuda:N`.
+
+    `folder` is the folder of the graph's file. `weights` are the contents of all weight files that the graph names, by
+    name; they must not change while the engine lives, which does not copy them.
 
     Raises:
         DeviceUnavailable: ONNX Runtime did not take the device; without this check it would fall back silently.
@@ -48,6 +55,7 @@ class Engine:
         device: str,
         intra_op_threads: int,
         folder: Path | None = None,
+        weights: Mapping[str, bytes | mmap.mmap] = NO_WEIGHTS,
         gpu: GpuOptions = DEFAULT_GPU_OPTIONS,
     ) -> None:
         options = onnxruntime.SessionOptions()
@@ -58,6 +66,12 @@ class Engine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        if weights:  # given, not left to ONNX Runtime, which refuses files behind links
+            options.add_external_initializers_from_files_in_memory(
+                list(weights), list(weights.values()), [len(content) for content in weights.values()]
+            )
+            options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
+        self._weights = weights
         requested = [] if device == "cpu" else cuda.providers(device, gpu)
         if requested:
             onnxruntime.preload_dlls()

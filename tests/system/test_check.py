@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx.backend.test
 import pytest
 
+from tests.support.graphs import weighted_model
 from tests.support.models import add_version, copy_repository, doubling_model
 from tests.support.processes import run_command
 
@@ -42,6 +43,20 @@ def test_a_graph_that_cannot_run_zeros_is_not_timed_but_would_be_served(tmp_path
     result = check(tmp_path / "expand")
     assert result.returncode == 0 and "times      none: the graph cannot run on inputs of shape" in result.stdout
     assert "model not warmed up" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_model_folder_that_is_a_link_is_checked_as_the_service_serves_it(tmp_path: Path) -> None:
+    """Its weights may lie in the repository that holds the link."""
+    repository, release = tmp_path / "models", tmp_path / "releases" / "m-2026" / "1"
+    release.mkdir(parents=True)
+    (repository / ".blobs").mkdir(parents=True)
+    model, weights = weighted_model()
+    (release / "model.onnx").write_bytes(model)
+    (repository / ".blobs" / "w").write_bytes(weights)
+    (release / "model.onnx_data").symlink_to(repository / ".blobs" / "w")
+    (repository / "m").symlink_to(release.parent)
+    result = check(repository / "m")
+    assert result.returncode == 0 and "m version 1 would be served" in result.stdout, result.stderr
 
 
 @pytest.mark.parametrize(
