@@ -4,8 +4,11 @@
     reconciler.py     makes the registry follow the repository
     routing.py        the labels stable and canary
     loader.py         loads and verifies one version
+    opened_version.py a version whose files, graph and configuration agree
     verification.py   golden answers, warm-up, the difference that batching makes to an answer
     config.py         reads config.pbtxt and completes it from the graph
+    unsupported.py    fields of config.pbtxt that are refused or ignored
+    checksums.py      hashes in config.pbtxt
     graph_files.py    the weight files that a graph names, and content that is no graph
     repository.py     the folders and files of a repository
 

@@ -2,8 +2,8 @@
 
 Owns the order: read the files and compare the hash, open the graph, complete the configuration and compare it with the
 graph, verify the golden answers in every batch size, then start a batcher. It also translates the configuration into
-devices, batch sizes and batching policy. Not here: the checks themselves (repository.py, config.py, verification.py),
-the choice of versions (reconciler.py).
+devices, batch sizes and batching policy. Not here: the checks themselves (repository.py, graph_files.py, checksums.py,
+config.py, verification.py), the choice of versions (reconciler.py).
 """
 
 import os
@@ -14,20 +14,27 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import structlog
+
 from service.batching.batcher import Batcher, BatchingPolicy
 from service.batching.predictions import Predictions, predictions_for
 from service.batching.queue import QueuePolicy
 from service.batching.statistics import Statistics
 from service.core.batch_sizes import batch_sizes
-from service.core.errors import ConfigurationError, GraphError
+from service.core.errors import ConfigurationError, FilesError, GraphError
 from service.core.spec import ModelSpec
+from service.models.checksums import check_repository_agents
 from service.models.config import complete_spec, read_config
 from service.models.graph_files import open_weights
+from service.models.opened_version import OpenedVersion
 from service.models.repository import GRAPH, ModelFolder, ReportedMetrics, VersionFiles, read_version
+from service.models.unsupported import ignored_fields
 from service.models.verification import Verifier
-from service.pb.model_config_pb2 import ModelInstanceGroup, ModelQueuePolicy
+from service.pb.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelQueuePolicy
 from service.runtime.cuda import DEFAULT_GPU_OPTIONS, GpuOptions
 from service.runtime.session import Engine
+
+log = structlog.get_logger(__name__)
 
 # nice(1) value of the thread that verifies a version while other versions serve.
 NICENESS = 15
@@ -63,30 +70,16 @@ class LoadedModel:
     device: str  # of every engine, joined with commas
     provider: str
     load_seconds: float = field(compare=False)
-
-
-@dataclass(frozen=True)
-class OpenedVersion:
-    """A version whose files, graph and configuration agree. No inference has run yet."""
-
-    spec: ModelSpec
-    files: VersionFiles
-    engines: Sequence[Engine]
-    verifier: Verifier
-    policy: BatchingPolicy
-
-    def verify(self) -> float | None:
-        """Verify every engine. Returns the largest difference, as Verifier.verify().
-
-        Raises:
-            LoadError: as Verifier.verify().
-        """
-        diffs = [self.verifier.verify(engine.run) for engine in self.engines]
-        return max((diff for diff in diffs if diff is not None), default=None)
+    warnings: tuple[str, ...] = ()  # what an operator may expect of the version and does not get
 
 
 def load(
-    folder: ModelFolder, version: int, options: EngineOptions, *, on_broken: Callable[[], None] = lambda: None
+    folder: ModelFolder,
+    version: int,
+    options: EngineOptions,
+    *,
+    require_manifest: bool = False,
+    on_broken: Callable[[], None] = lambda: None,
 ) -> LoadedModel:
     """Load and verify a version. `on_broken` is called if one of its engines breaks later.
 
@@ -94,71 +87,80 @@ def load(
         LoadError: the version cannot be served; the message says why.
     """
     started = time.perf_counter()
-    opened = open_version(folder, version, options)
+    opened = open_version(folder, version, options, require_manifest=require_manifest)
     # On a separate thread: threads started by a low-priority thread, such as the batcher's, inherit its priority.
     with ThreadPoolExecutor(1, thread_name_prefix="verify", initializer=_lower_priority) as executor:
-        batch_max_abs_diff = executor.submit(opened.verify).result()
+        verified = executor.submit(opened.verify).result()
+    for warning in verified.warnings:
+        log.warning("model warning", model=folder.name, version=version, reason=warning)
     statistics = Statistics()
-    predictions = predictions_for(opened.spec)
+    predictions = predictions_for(verified.spec)
     batcher = Batcher(
-        opened.engines,
-        opened.policy,
+        verified.engines,
+        verified.policy,
         statistics,
         name=folder.name,
-        fixed_shapes=all(-1 not in tensor.shape for tensor in opened.spec.inputs),
+        fixed_shapes=all(-1 not in tensor.shape for tensor in verified.spec.inputs),
         predictions=predictions,
-        probe=opened.verifier.probe,
+        probe=verified.verifier.probe,
         on_broken=on_broken,
     )
     return LoadedModel(
-        spec=opened.spec,
+        spec=verified.spec,
         batcher=batcher,
         statistics=statistics,
         predictions=predictions,
-        reported=opened.files.manifest.metrics if opened.files.manifest else ReportedMetrics(),
-        sha256=opened.files.sha256,
-        verified=opened.files.manifest is not None,
-        batch_max_abs_diff=batch_max_abs_diff,
-        device=",".join(engine.device for engine in opened.engines),
-        provider=opened.engines[0].provider,
+        reported=verified.files.manifest.metrics if verified.files.manifest else ReportedMetrics(),
+        sha256=verified.files.sha256,
+        verified=verified.files.manifest is not None,
+        batch_max_abs_diff=verified.batch_max_abs_diff,
+        device=",".join(engine.device for engine in verified.engines),
+        provider=verified.engines[0].provider,
         load_seconds=time.perf_counter() - started,
+        warnings=verified.warnings,
     )
 
 
-def open_version(folder: ModelFolder, version: int, options: EngineOptions) -> OpenedVersion:
+def open_version(
+    folder: ModelFolder, version: int, options: EngineOptions, *, require_manifest: bool = False
+) -> OpenedVersion:
     """Read a version's files, open its graph on every device, and complete the configuration from the graph.
 
     Raises:
         LoadError: as load().
     """
     config = read_config(folder)
+    check_repository_agents(folder, version, config)
     files = read_version(folder, version, config.default_model_filename or GRAPH)
+    if require_manifest and files.manifest is None:
+        raise FilesError(
+            f"{folder.version_path(version)} has no manifest.json, which --require-manifest asks for; publish the "
+            "version with the training job, or start the service without the flag"
+        )
     devices = _engine_devices(config.instance_group, options)
     engines = _open_engines(folder, version, files, devices, options)
     spec = complete_spec(folder, version, config, engines[0])
     for engine in engines:
-        engine.select([tensor.name for tensor in spec.outputs])
+        engine.serve(spec)
     batch_rows = max(spec.max_batch_size, 1)
     strict = _is_strict(spec)
     sizes = [batch_rows] if strict else batch_sizes(batch_rows)
     bound = [engine.bind(spec, sizes) for engine in engines]
+    inline_below_seconds = BatchingPolicy.inline_below_seconds if devices == ["cpu"] else 0.0
+    tolerance = max(files.golden_tolerance, FP16_TOLERANCE) if options.gpu.fp16 else files.golden_tolerance
     return OpenedVersion(
         spec=spec,
         files=files,
         engines=engines,
-        verifier=Verifier(
-            spec,
-            files.golden,
-            max(files.golden_tolerance, FP16_TOLERANCE) if options.gpu.fp16 else files.golden_tolerance,
-            sizes=sizes,
-            strict=strict,
-        ),
-        policy=_policy(
-            spec,
-            sizes=sizes if strict or any(bound) else [],
-            inline_below_seconds=BatchingPolicy.inline_below_seconds if devices == ["cpu"] else 0.0,
-        ),
+        verifier=Verifier(spec, files.golden, tolerance, sizes=sizes, strict=strict),
+        policy=_policy(spec, sizes=sizes if strict or any(bound) else [], inline_below_seconds=inline_below_seconds),
+        warnings=_warnings(config),
     )
+
+
+def _warnings(config: ModelConfig) -> tuple[str, ...]:
+    ignored = ignored_fields(config)
+    return (f"config.pbtxt sets {', '.join(ignored)}, which this service ignores",) if ignored else ()
 
 
 def _lower_priority() -> None:

@@ -185,7 +185,7 @@ class Reconciler:
             verified=model.verified,
             seconds=round(model.load_seconds, 3),
         )
-        return model, replace(status, state=State.READY)
+        return model, replace(status, state=State.READY, reason="; ".join(model.warnings))
 
     def _refuse_model(self, name: str, error: LoadError) -> None:
         """Record why the model's configuration is refused. Loaded versions keep serving."""

@@ -21,6 +21,7 @@ from service.core.spec import Arrays, ModelSpec
 from service.runtime import cuda
 from service.runtime.cuda import DEFAULT_GPU_OPTIONS, GpuOptions
 from service.runtime.io_binding import BatchBindings
+from service.runtime.reshape import Reshapes, in_graph
 
 CPU = "CPUExecutionProvider"
 # NumPy has no bfloat16. Its number is TensorProto.BFLOAT16 in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
@@ -85,6 +86,7 @@ class Engine:
                 raise DeviceUnavailable(f"{name} on {device} was requested, but ONNX Runtime took {', '.join(active)}")
         self._gpu = gpu
         self._buffers: BatchBindings | None = None
+        self._reshapes: Reshapes | None = None
         self.inputs = _tensors(self._session.get_inputs())
         self.outputs = _tensors(self._session.get_outputs())
         self._input_names = [tensor.name for tensor in self.inputs]
@@ -94,9 +96,11 @@ class Engine:
         else:
             self._session_run = self._session.run
 
-    def select(self, outputs: Sequence[str]) -> None:
-        """Compute only these outputs from now on, in this order."""
-        self._output_names = list(outputs)
+    def serve(self, spec: ModelSpec) -> None:
+        """From now on, take and return tensors as the spec has them: its outputs, its order, its shapes."""
+        self._output_names = [tensor.name for tensor in spec.outputs]
+        reshapes = Reshapes(spec)
+        self._reshapes = reshapes if reshapes else None
 
     def bind(self, spec: ModelSpec, sizes: Sequence[int]) -> bool:
         """On a GPU, bind memory for batches of these sizes, and run only in these sizes from now on.
@@ -106,7 +110,8 @@ class Engine:
         Raises:
             ConfigurationError: CUDA graphs were requested, and the model cannot be bound.
         """
-        tensors = (*spec.inputs, *spec.outputs)
+        inputs, outputs = [in_graph(tensor) for tensor in spec.inputs], [in_graph(tensor) for tensor in spec.outputs]
+        tensors = (*inputs, *outputs)
         unbindable = [
             tensor.name for tensor in tensors if -1 in tensor.shape or tensor.data_type.name in ("BYTES", "BF16")
         ]
@@ -120,18 +125,29 @@ class Engine:
         self._buffers = BatchBindings(
             sizes,
             lambda rows: cuda.CudaBinding(
-                self._session, spec.inputs, spec.outputs, rows, device=self.device, graph=self._gpu.graphs
+                self._session, inputs, outputs, rows, device=self.device, graph=self._gpu.graphs
             ),
         )
         return True
 
     def run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
-        """The outputs, in the graph's order or as selected, for inputs in the graph's order. Releases the GIL.
+        """The outputs, in the graph's order or as served, for inputs in the graph's order. Releases the GIL.
 
         Raises:
             EngineLost: the process cannot use the device any more.
             Exception: any error that ONNX Runtime raises for inputs that the graph cannot run on.
         """
+        if self._reshapes is None:
+            return self._run(inputs)
+        return self._reshapes.from_graph(self._run(self._reshapes.to_graph(inputs)))
+
+    def input_buffers(self, rows: int) -> Arrays | None:
+        """As Backend.input_buffers()."""
+        if self._buffers is None or self._reshapes is not None:  # the buffers have the graph's shapes
+            return None
+        return self._buffers.input_buffers(rows)
+
+    def _run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
         if self._buffers is not None:
             return self._buffers.run(inputs)
         try:
@@ -143,10 +159,6 @@ class Engine:
                 raise EngineLost(str(error)) from error
             raise
         return outputs
-
-    def input_buffers(self, rows: int) -> Arrays | None:
-        """As Backend.input_buffers()."""
-        return None if self._buffers is None else self._buffers.input_buffers(rows)
 
     def _run_bfloat16(self, names: list[str], inputs: dict[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
         """As the session's run, for graphs with bfloat16 tensors, which are passed as uint16."""

@@ -45,6 +45,21 @@ def test_a_graph_that_cannot_run_zeros_is_not_timed_but_would_be_served(tmp_path
     assert "model not warmed up" in result.stderr and "Traceback" not in result.stderr
 
 
+def test_what_an_operator_does_not_get_is_a_warning(tmp_path: Path) -> None:
+    config = "max_batch_size: 8 dynamic_batching { } response_cache { enable: true }"
+    add_version(tmp_path, "double", doubling_model(), config=config)
+    result = check(tmp_path / "double")
+    assert result.returncode == 0, result.stderr
+    assert "warning    config.pbtxt sets response_cache, which this service ignores" in result.stdout
+
+
+def test_a_manifest_can_be_required(published: Path, tmp_path: Path) -> None:
+    assert check(published / "mnist-simplecnn", "--require-manifest").returncode == 0
+    add_version(tmp_path, "double", doubling_model())
+    result = check(tmp_path / "double", "--require-manifest")
+    assert result.returncode == 1 and "has no manifest.json, which --require-manifest asks for" in result.stderr
+
+
 def test_a_model_folder_that_is_a_link_is_checked_as_the_service_serves_it(tmp_path: Path) -> None:
     """Its weights may lie in the repository that holds the link."""
     repository, release = tmp_path / "models", tmp_path / "releases" / "m-2026" / "1"

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -24,7 +25,8 @@ from service.runtime.io_binding import BatchBindings
 from service.runtime.session import Engine
 from tests.support.batching import FakeRequest
 from tests.support.gpu import FakeBinding
-from tests.support.models import doubling_model
+from tests.support.loading import load_only
+from tests.support.models import BATCHING_CONFIG, add_version, doubling_model
 from tests.support.waiting import WAIT, wait_until
 
 SIZES = [1, 2, 4, 8]
@@ -95,6 +97,36 @@ def test_the_real_binding_computes_the_contents_of_its_inputs() -> None:
     first = batch_bindings.run((np.full((3, 3), 1, np.float32),))[0]
     second = batch_bindings.run((np.full((4, 3), 2, np.float32),))[0]
     assert first.tolist() == [[2] * 3] * 3 and second.tolist() == [[4] * 3] * 4
+
+
+# --- with the loader: an engine that binds its memory, in the memory of the CPU ---
+
+
+@pytest.fixture
+def binding_engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
+    """Every engine that the loader opens. They bind memory and pad batches as on a GPU."""
+    engines: list[Engine] = []
+
+    class BindingEngine(Engine):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.device = "cpu:0"
+            engines.append(self)
+
+    monkeypatch.setattr("service.models.loader.Engine", BindingEngine)
+    return engines
+
+
+def test_a_reshaped_model_runs_in_bound_memory_of_the_graphs_shape(
+    tmp_path: Path, binding_engines: list[Engine]
+) -> None:
+    tensor = "data_type: TYPE_FP32 dims: [ 2, 2 ] reshape { shape: [ 4 ] }"
+    config = f'{BATCHING_CONFIG} input {{ name: "x" {tensor} }} output {{ name: "y" {tensor} }}'
+    add_version(tmp_path, "double", doubling_model(), config=config)
+    model = load_only(tmp_path)
+    assert model.batcher.policy.sizes == SIZES and model.warnings == ()
+    x = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    np.testing.assert_array_equal(binding_engines[0].run((x,))[0], 2 * x)
 
 
 # --- with a batcher ---
