@@ -19,7 +19,7 @@ from service.core.errors import LoadError
 from service.core.spec import TensorSpec
 from service.core.version import VERSION
 from service.models.loader import EngineOptions, open_version
-from service.models.opened_version import OpenedVersion
+from service.models.opened_version import NOT_BATCHED, OpenedVersion
 from service.models.repository import read_model_folder
 from service.models.routing import read_routing
 from service.models.verification import CannotRun
@@ -69,7 +69,7 @@ def _print_batching(verified: OpenedVersion) -> None:
     policy, max_abs_diff = verified.policy, verified.batch_max_abs_diff
     sizes = ", ".join(map(str, verified.verifier.sizes))
     if max_abs_diff is None:
-        print(f"golden     none: only warmed up, with zeros, in batches of {sizes}")
+        print(f"golden     none: only run on random values or zeros, in batches of {sizes}")
     else:
         difference = f"differ by at most {max_abs_diff:.1e}" if max_abs_diff else "are bit-identical"
         print(f"golden     answers hold in batches of {sizes}; computed alone and in a batch, they {difference}")
@@ -79,7 +79,9 @@ def _print_batching(verified: OpenedVersion) -> None:
             f"{policy.max_delay * 1e6:.0f} µs for the batch to fill; the queue holds {policy.levels[0].max_rows} rows"
         )
     else:
-        print("batches    none: every request is computed alone; max_batch_size and dynamic_batching turn batching on")
+        can_batch = not any(warning.startswith(NOT_BATCHED) for warning in verified.warnings)
+        advice = "; max_batch_size and dynamic_batching turn batching on" if can_batch else ""
+        print(f"batches    none: every request is computed alone{advice}")
     for warning in verified.warnings:
         print(f"warning    {warning}")
 

@@ -53,11 +53,18 @@ def read_config(folder: ModelFolder) -> ModelConfig:
     return config
 
 
-def complete_spec(folder: ModelFolder, version: int, config: ModelConfig, engine: Engine) -> ModelSpec:
+def derives_batching(config: ModelConfig) -> bool:
+    """Whether config.pbtxt leaves it to the graph whether the model batches."""
+    return not (config.input or config.output or config.max_batch_size)
+
+
+def complete_spec(
+    folder: ModelFolder, version: int, config: ModelConfig, engine: Engine, *, derive_batching: bool = True
+) -> ModelSpec:
     """Complete the configuration from the graph, and check that the two agree.
 
-    A model whose configuration says nothing about batching batches if every first axis is free. Outputs that the
-    configuration leaves out are not looked at.
+    A model whose configuration says nothing about batching batches if every first axis is free, unless
+    `derive_batching` is false. Outputs that the configuration leaves out are not looked at.
 
     Raises:
         ConfigurationError: the two contradict each other, or the graph uses an unsupported element type.
@@ -70,7 +77,7 @@ def complete_spec(folder: ModelFolder, version: int, config: ModelConfig, engine
     complete = ModelConfig()
     complete.CopyFrom(config)
     complete.name, complete.platform, complete.backend = name, PLATFORM, BACKEND
-    if free_first and not (config.input or config.output or config.max_batch_size):
+    if derives_batching(config) and free_first and derive_batching:
         complete.max_batch_size = DERIVED_MAX_BATCH_SIZE
         if not config.HasField("dynamic_batching"):
             complete.dynamic_batching.CopyFrom(ModelDynamicBatching())

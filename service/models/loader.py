@@ -1,9 +1,9 @@
 """Loads one model version: every check between the files and the first request.
 
 Owns the order: read the files and compare the hash, open the graph, complete the configuration and compare it with the
-graph, verify the golden answers in every batch size, then start a batcher. It also translates the configuration into
-devices, batch sizes and batching policy. Not here: the checks themselves (repository.py, graph_files.py, checksums.py,
-config.py, verification.py), the choice of versions (reconciler.py).
+graph, verify the golden answers in every batch size or compare rows alone and in batches, then start a batcher. It also
+translates the configuration into devices, batch sizes and batching policy. Not here: the checks themselves
+(repository.py, graph_files.py, checksums.py, config.py, opened_version.py), the choice of versions (reconciler.py).
 """
 
 import os
@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -24,7 +24,7 @@ from service.core.batch_sizes import batch_sizes
 from service.core.errors import ConfigurationError, FilesError, GraphError
 from service.core.spec import ModelSpec
 from service.models.checksums import check_repository_agents
-from service.models.config import complete_spec, read_config
+from service.models.config import complete_spec, derives_batching, read_config
 from service.models.graph_files import open_weights
 from service.models.opened_version import OpenedVersion
 from service.models.repository import GRAPH, ModelFolder, ReportedMetrics, VersionFiles, read_version
@@ -140,6 +140,9 @@ def open_version(
     devices = _engine_devices(config.instance_group, options)
     engines = _open_engines(folder, version, files, devices, options)
     spec = complete_spec(folder, version, config, engines[0])
+    unbatched_spec = spec
+    if spec.batches and derives_batching(config):
+        unbatched_spec = complete_spec(folder, version, config, engines[0], derive_batching=False)
     for engine in engines:
         engine.serve(spec)
     batch_rows = max(spec.max_batch_size, 1)
@@ -148,6 +151,7 @@ def open_version(
     bound = [engine.bind(spec, sizes) for engine in engines]
     inline_below_seconds = BatchingPolicy.inline_below_seconds if devices == ["cpu"] else 0.0
     tolerance = max(files.golden_tolerance, FP16_TOLERANCE) if options.gpu.fp16 else files.golden_tolerance
+    unbatched_policy = _policy(unbatched_spec, sizes=[], inline_below_seconds=inline_below_seconds)
     return OpenedVersion(
         spec=spec,
         files=files,
@@ -155,6 +159,8 @@ def open_version(
         verifier=Verifier(spec, files.golden, tolerance, sizes=sizes, strict=strict),
         policy=_policy(spec, sizes=sizes if strict or any(bound) else [], inline_below_seconds=inline_below_seconds),
         warnings=_warnings(config),
+        unbatched_spec=unbatched_spec,
+        unbatched_policy=replace(unbatched_policy, max_batch_size=1, preferred=frozenset()),
     )
 
 

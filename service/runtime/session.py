@@ -84,6 +84,7 @@ class Engine:
         for name, _ in requested:
             if name not in active:
                 raise DeviceUnavailable(f"{name} on {device} was requested, but ONNX Runtime took {', '.join(active)}")
+        self.half_precision = bool(requested) and gpu.fp16
         self._gpu = gpu
         self._buffers: BatchBindings | None = None
         self._reshapes: Reshapes | None = None
@@ -129,6 +130,16 @@ class Engine:
             ),
         )
         return True
+
+    def unbind(self) -> None:
+        """From now on, run batches of any size, without padding, in memory that is allocated for each run.
+
+        Raises:
+            ConfigurationError: CUDA graphs were requested, which need bound memory.
+        """
+        if self._buffers is not None and self._gpu.graphs:
+            raise ConfigurationError("--cuda-graphs does not work with this model: its rows must not share a batch")
+        self._buffers = None
 
     def run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
         """The outputs, in the graph's order or as served, for inputs in the graph's order. Releases the GIL.

@@ -1,5 +1,6 @@
-"""Graphs of others in a running server: reshapes, weights, warnings."""
+"""Graphs of others in a running server: rows that depend on each other, reshapes, weights, warnings."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from service.pb import inference_pb2 as pb
-from tests.support.graphs import constant, graph, weighted_model
+from tests.support.graphs import centred_model, constant, graph, weighted_model
 from tests.support.local_service import LocalService, local_service
 from tests.support.models import BATCHING_CONFIG, add_version, copy_repository, doubling_model, identity_model
 from tests.support.requests import infer_request, outputs_of
@@ -20,9 +21,31 @@ def answer(service: LocalService, model: str, x: NDArray[np.float32]) -> NDArray
     return values
 
 
+@pytest.mark.parametrize("config", [None, "max_batch_size: 8 dynamic_batching { }"], ids=["derived", "configured"])
+def test_requests_at_once_get_what_each_gives_alone(tmp_path: Path, grpc_server: str, config: str | None) -> None:
+    """The first axis of the graph is time. 200 requests of one and of several rows, 16 at a time."""
+    add_version(tmp_path, "frames", centred_model(), config=config)
+    generator = np.random.default_rng(0)
+    requests = [generator.standard_normal((1 + index % 4, 3), np.float32) for index in range(200)]
+    with local_service(tmp_path, grpc_server) as service, ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda x: answer(service, "frames", x), requests))
+    for x, y in zip(requests, answers, strict=True):
+        np.testing.assert_allclose(y, x - x.mean(0), atol=1e-5)
+
+
+def test_a_derived_model_that_is_not_batched_takes_any_number_of_rows(tmp_path: Path, grpc_server: str) -> None:
+    add_version(tmp_path, "frames", centred_model())
+    x = np.arange(300, dtype=np.float32).reshape(100, 3)
+    with local_service(tmp_path, grpc_server) as service:
+        np.testing.assert_allclose(answer(service, "frames", x), x - x.mean(0), atol=1e-4)
+        config = service.stub.ModelConfig(pb.ModelConfigRequest(name="frames")).config
+    assert config.max_batch_size == 0 and not config.HasField("dynamic_batching")
+
+
 def test_the_index_and_the_log_name_what_an_operator_does_not_get(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    add_version(tmp_path, "frames", centred_model())
     add_version(tmp_path, "cached", doubling_model(), config=f"{BATCHING_CONFIG} response_cache {{ enable: true }}")
     add_version(tmp_path, "plain", doubling_model())
     with local_service(tmp_path, "aio") as service:
@@ -31,8 +54,9 @@ def test_the_index_and_the_log_name_what_an_operator_does_not_get(
     assert {model.state for model in index} == {"READY"}
     assert reasons["plain"] == ""
     assert reasons["cached"] == "config.pbtxt sets response_cache, which this service ignores"
+    assert reasons["frames"].startswith("not batched, every request runs alone: output 'y' of a row differs")
     logged = capsys.readouterr()
-    assert (logged.out + logged.err).count("model warning") == 1
+    assert (logged.out + logged.err).count("model warning") == 2
 
 
 def test_callers_send_and_get_the_dims_and_the_graph_gets_its_own_shape(tmp_path: Path, grpc_server: str) -> None:

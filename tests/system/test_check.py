@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx.backend.test
 import pytest
 
-from tests.support.graphs import weighted_model
+from tests.support.graphs import centred_model, weighted_model
 from tests.support.models import add_version, copy_repository, doubling_model
 from tests.support.processes import run_command
 
@@ -47,10 +47,12 @@ def test_a_graph_that_cannot_run_zeros_is_not_timed_but_would_be_served(tmp_path
 
 def test_what_an_operator_does_not_get_is_a_warning(tmp_path: Path) -> None:
     config = "max_batch_size: 8 dynamic_batching { } response_cache { enable: true }"
-    add_version(tmp_path, "double", doubling_model(), config=config)
-    result = check(tmp_path / "double")
+    add_version(tmp_path, "frames", centred_model(), config=config)
+    result = check(tmp_path / "frames")
     assert result.returncode == 0, result.stderr
     assert "warning    config.pbtxt sets response_cache, which this service ignores" in result.stdout
+    assert "warning    not batched, every request runs alone: output 'y' of a row differs" in result.stdout
+    assert "batches    none: every request is computed alone\n" in result.stdout
 
 
 def test_a_manifest_can_be_required(published: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from service.core.batch_sizes import padded
 from service.core.datatypes import BY_NAME
 from service.core.errors import DeviceUnavailable, EngineFailed, EngineLost, LoadError, NotReady
 from service.core.spec import Arrays, ModelSpec, TensorSpec
+from service.models.loader import EngineOptions, load
+from service.models.repository import scan
 from service.models.verification import Verifier
 from service.pb.model_config_pb2 import ModelConfig
 from service.runtime import cuda
@@ -25,6 +27,7 @@ from service.runtime.io_binding import BatchBindings
 from service.runtime.session import Engine
 from tests.support.batching import FakeRequest
 from tests.support.gpu import FakeBinding
+from tests.support.graphs import centred_model
 from tests.support.loading import load_only
 from tests.support.models import BATCHING_CONFIG, add_version, doubling_model
 from tests.support.waiting import WAIT, wait_until
@@ -115,6 +118,33 @@ def binding_engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
 
     monkeypatch.setattr("service.models.loader.Engine", BindingEngine)
     return engines
+
+
+def test_a_model_whose_rows_depend_on_each_other_is_not_padded(tmp_path: Path, binding_engines: list[Engine]) -> None:
+    add_version(tmp_path, "frames", centred_model(), config=BATCHING_CONFIG)
+    model = load_only(tmp_path)
+    assert (model.batcher.policy.max_batch_size, list(model.batcher.policy.sizes)) == (1, [])
+    x = np.arange(9, dtype=np.float32).reshape(3, 3)
+    (engine,) = binding_engines
+    assert engine.run((x,))[0].tolist() == (x - x.mean(0)).tolist()
+    assert engine.input_buffers(2) is None
+
+
+def test_a_model_without_dynamic_batching_is_compared_too_if_its_requests_would_be_padded(
+    tmp_path: Path, binding_engines: list[Engine]
+) -> None:
+    add_version(tmp_path, "frames", centred_model(), config="max_batch_size: 8")
+    assert load_only(tmp_path).warnings and binding_engines[0].input_buffers(2) is None
+
+
+def test_cuda_graphs_are_refused_for_a_model_that_must_not_be_padded(
+    tmp_path: Path, binding_engines: list[Engine]
+) -> None:
+    add_version(tmp_path, "frames", centred_model(), config=BATCHING_CONFIG)
+    options = EngineOptions(["cpu"], 1, GpuOptions(graphs=True))
+    with pytest.raises(LoadError, match="--cuda-graphs does not work with this model: its rows must not share a batch"):
+        load(scan(tmp_path)[0], 1, options)
+    assert binding_engines
 
 
 def test_a_reshaped_model_runs_in_bound_memory_of_the_graphs_shape(
