@@ -12,7 +12,7 @@ from typing import TypeVar
 from google.protobuf import text_format
 
 from service.core.datatypes import BY_CONFIG, BY_ONNX
-from service.core.errors import ConfigurationError
+from service.core.errors import ConfigurationError, FilesUnreadable
 from service.core.spec import ModelSpec, TensorSpec
 from service.models.repository import BACKEND, PLATFORM, ModelFolder, label_names
 from service.models.unsupported import refused_fields
@@ -30,6 +30,7 @@ def read_config(folder: ModelFolder) -> ModelConfig:
 
     Raises:
         ConfigurationError: the file is not a ModelConfig, names another model, or sets an unsupported field.
+        FilesUnreadable: reading failed with an input/output error.
     """
     path = folder.path / "config.pbtxt"
     config = ModelConfig()
@@ -37,7 +38,9 @@ def read_config(folder: ModelFolder) -> ModelConfig:
         text_format.Parse(path.read_text(), config)
     except FileNotFoundError:
         pass
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+    except OSError as error:
+        raise FilesUnreadable(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, text_format.ParseError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
     if config.name and config.name != folder.name:
         raise ConfigurationError(f"{path} names the model {config.name!r}, its folder {folder.name!r}")
