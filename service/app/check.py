@@ -18,14 +18,15 @@ from service.core import logs
 from service.core.errors import LoadError
 from service.core.spec import TensorSpec
 from service.core.version import VERSION
-from service.models.loader import EngineOptions, OpenedVersion, open_version
+from service.models.loader import EngineOptions, open_version
+from service.models.opened_version import NOT_BATCHED, OpenedVersion
 from service.models.routing import read_routing
 from service.models.scan import read_model_folder
 from service.models.verification import CannotRun
 from service.runtime.devices import choose_devices
 
 
-def check(path: Path, version: int | None, options: EngineOptions) -> None:
+def check(path: Path, version: int | None, options: EngineOptions, *, require_manifest: bool = False) -> None:
     """Verify a version of the model in the folder, the newest if `version` is None, and print a report on it.
 
     Raises:
@@ -39,30 +40,18 @@ def check(path: Path, version: int | None, options: EngineOptions) -> None:
     number = max(folder.versions) if version is None else version
     if number not in folder.versions:
         raise LoadError(f"{path} has no version {number}; its versions are {sorted(folder.versions)}")
-    opened = open_version(folder, number, options)
+    opened = open_version(folder, number, options, require_manifest=require_manifest)
     _print_facts(opened)
-    max_abs_diff = opened.verify()
-    sizes = ", ".join(map(str, opened.verifier.sizes))
-    if max_abs_diff is None:
-        print(f"golden     none: only warmed up, with zeros, in batches of {sizes}")
-    else:
-        difference = f"differ by at most {max_abs_diff:.1e}" if max_abs_diff else "are bit-identical"
-        print(f"golden     answers hold in batches of {sizes}; computed alone and in a batch, they {difference}")
-    try:
-        times = {size: opened.verifier.time_run(opened.engines[0].run, size) for size in opened.verifier.sizes}
-    except CannotRun as error:
-        print(f"times      none: {error}")
-    else:
-        print("\n  rows      ms   µs a row   rows a second")
-        for size, seconds in times.items():
-            print(f"{size:6} {seconds * 1e3:7.2f} {seconds / size * 1e6:10.1f} {size / seconds:15,.0f}")
+    verified = opened.verify()
+    _print_batching(verified)
+    _print_times(verified)
     print("\nconfig.pbtxt with every derived field:\n")
-    print(text_format.MessageToString(opened.spec.config).rstrip())
+    print(text_format.MessageToString(verified.spec.config).rstrip())
     print(f"\n{folder.name} version {number} would be served")
 
 
 def _print_facts(opened: OpenedVersion) -> None:
-    spec, files, policy = opened.spec, opened.files, opened.policy
+    spec, files = opened.spec, opened.files
     routing = read_routing(spec.config)
     print(f"model      {spec.name} version {spec.version}")
     print(f"file       {files.name}, {len(files.model):,} bytes, SHA-256 {files.sha256}")
@@ -70,17 +59,43 @@ def _print_facts(opened: OpenedVersion) -> None:
     for name, tensors in (("input", spec.inputs), ("output", spec.outputs)):
         for tensor in tensors:
             print(f"{name:10} {_show(tensor, batches=spec.batches)}")
+    if routing.labels:
+        labels = ", ".join(f"{label} is version {version}" for label, version in routing.labels.items())
+        print(f"labels     {labels}; the canary gets {routing.percent:g} % of the requests")
+    print(f"engines    {', '.join(f'{engine.device} ({engine.provider})' for engine in opened.engines)}")
+
+
+def _print_batching(verified: OpenedVersion) -> None:
+    policy, max_abs_diff = verified.policy, verified.batch_max_abs_diff
+    sizes = ", ".join(map(str, verified.verifier.sizes))
+    if max_abs_diff is None:
+        print(f"golden     none: only run on random values or zeros, in batches of {sizes}")
+    else:
+        difference = f"differ by at most {max_abs_diff:.1e}" if max_abs_diff else "are bit-identical"
+        print(f"golden     answers hold in batches of {sizes}; computed alone and in a batch, they {difference}")
     if policy.max_batch_size > 1:
         print(
             f"batches    up to {policy.max_batch_size} rows; the oldest request waits up to "
             f"{policy.max_delay * 1e6:.0f} µs for the batch to fill; the queue holds {policy.levels[0].max_rows} rows"
         )
     else:
-        print("batches    none: every request is computed alone; max_batch_size and dynamic_batching turn batching on")
-    if routing.labels:
-        labels = ", ".join(f"{label} is version {version}" for label, version in routing.labels.items())
-        print(f"labels     {labels}; the canary gets {routing.percent:g} % of the requests")
-    print(f"engines    {', '.join(f'{engine.device} ({engine.provider})' for engine in opened.engines)}")
+        can_batch = not any(warning.startswith(NOT_BATCHED) for warning in verified.warnings)
+        advice = "; max_batch_size and dynamic_batching turn batching on" if can_batch else ""
+        print(f"batches    none: every request is computed alone{advice}")
+    for warning in verified.warnings:
+        print(f"warning    {warning}")
+
+
+def _print_times(verified: OpenedVersion) -> None:
+    verifier = verified.verifier
+    try:
+        times = {size: verifier.time_run(verified.engines[0].run, size) for size in verifier.sizes}
+    except CannotRun as error:
+        print(f"times      none: {error}")
+        return
+    print("\n  rows      ms   µs a row   rows a second")
+    for size, seconds in times.items():
+        print(f"{size:6} {seconds * 1e3:7.2f} {seconds / size * 1e6:10.1f} {size / seconds:15,.0f}")
 
 
 def _show(tensor: TensorSpec, *, batches: bool) -> str:
@@ -101,6 +116,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--version", action="version", version=f"simplecnn {VERSION}")
     parser.add_argument("--device", default="auto", help="as for the service (default: %(default)s)")
     parser.add_argument("--intra-op-threads", type=int, default=1, help="as for the service (default: %(default)s)")
+    parser.add_argument("--require-manifest", action="store_true", help="as for the service: refuse without a manifest")
     options = parser.parse_args(arguments)
     try:  # as the service checks its settings
         TypeAdapter(Device).validate_python(options.device)
@@ -110,7 +126,7 @@ def main(arguments: Sequence[str]) -> int:
     logs.configure("text")
     try:
         engine_options = EngineOptions(choose_devices(options.device), options.intra_op_threads)
-        check(options.folder, options.model_version, engine_options)
+        check(options.folder, options.model_version, engine_options, require_manifest=options.require_manifest)
     except LoadError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

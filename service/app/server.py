@@ -84,7 +84,13 @@ class Server:
         self.reconciler = Reconciler(
             settings.model_repository,
             self.registry,
-            lambda folder, version: load(folder, version, self._engine_options, on_broken=self._engine_broke),
+            lambda folder, version: load(
+                folder,
+                version,
+                self._engine_options,
+                require_manifest=settings.require_manifest,
+                on_broken=self._engine_broke,
+            ),
         )
         self.handler = InferenceHandler(
             self.registry, max_message_bytes=settings.max_message_bytes, tokens=read_tokens(settings.tokens_file)

@@ -31,6 +31,8 @@ class Settings(BaseSettings):
 
     model_repository: Path = Path("models")
     """Model repository to serve."""
+    require_manifest: bool = False
+    """Serve only versions with a manifest, whose hash and golden answers are verified; refuse the others."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all addresses of this machine."""
     grpc_port: Port = 8001

@@ -38,13 +38,15 @@ class Backend(Protocol):
 class TensorSpec:
     """An input or output of a model. `shape` excludes the batch axis if the model batches; -1 is an axis of any size.
 
-    `labels` are the class names of an output, by class id; empty if the model has none.
+    `labels` are the class names of an output, by class id; empty if the model has none. `graph_shape` is the shape in
+    the graph if config.pbtxt reshapes the tensor: as many elements, and as many axes of any size, in the same order.
     """
 
     name: str
     data_type: DataType
     shape: tuple[int, ...]
     labels: tuple[str, ...] = ()
+    graph_shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity, which is fast

@@ -1,11 +1,13 @@
 """Reads config.pbtxt, completes it from the graph, and refuses contradictions between the two.
 
 Owns the defaults for fields that the configuration leaves out, and the error messages, which name both sides of a
-contradiction. A byte order mark, which some editors write, is passed over. Not here: the other files of a model
-(repository.py), labels (labels.py), opening the graph (runtime/session.py).
+contradiction. A byte order mark, which some editors write, is passed over. Not here: fields that the service does not
+act on (unsupported.py), labels (labels.py), the other files of a model (repository.py), opening the graph
+(runtime/session.py).
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from google.protobuf import text_format
 
@@ -14,8 +16,11 @@ from service.core.errors import ConfigurationError
 from service.core.spec import ModelSpec, TensorSpec
 from service.models.labels import with_labels
 from service.models.repository import BACKEND, CONFIG, PLATFORM, ModelFolder, read_optional
+from service.models.unsupported import refused_fields
 from service.pb.model_config_pb2 import DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelOutput
 from service.runtime.session import Engine, GraphTensor
+
+Declared = TypeVar("Declared", ModelInput, ModelOutput)
 
 # Triton's default for a graph with a free first axis and no configuration.
 DERIVED_MAX_BATCH_SIZE = 4
@@ -42,25 +47,15 @@ def read_config(folder: ModelFolder) -> ModelConfig:
         )
     if config.max_batch_size < 0:
         raise ConfigurationError(f"{path}: max_batch_size is {config.max_batch_size}, expected 0 or more")
-    unsupported = [field for field in _unsupported_fields(config) if field]
-    if unsupported:
-        raise ConfigurationError(f"{path}: this service does not support {', '.join(unsupported)}; remove it")
+    refused = refused_fields(config)
+    if refused:
+        raise ConfigurationError(f"{path}: this service does not support {', '.join(refused)}; remove it")
     return config
 
 
-def _unsupported_fields(config: ModelConfig) -> list[str]:
-    """The fields that are set, would change a model's answers, and are not supported. Ignoring them would be wrong."""
-    return [
-        "sequence_batching" if config.HasField("sequence_batching") else "",
-        "ensemble_scheduling" if config.HasField("ensemble_scheduling") else "",
-        "model_transaction_policy.decoupled" if config.model_transaction_policy.decoupled else "",
-        "batch_input" if config.batch_input else "",
-        "batch_output" if config.batch_output else "",
-        "input.reshape" if any(tensor.HasField("reshape") for tensor in config.input) else "",
-        "output.reshape" if any(tensor.HasField("reshape") for tensor in config.output) else "",
-        "input.allow_ragged_batch" if any(tensor.allow_ragged_batch for tensor in config.input) else "",
-        "input.optional" if any(tensor.optional for tensor in config.input) else "",
-    ]
+def derives_batching(config: ModelConfig) -> bool:
+    """Whether config.pbtxt leaves it to the graph whether the model batches."""
+    return not (config.input or config.output or config.max_batch_size)
 
 
 def complete_spec(
@@ -70,28 +65,36 @@ def complete_spec(
     engine: Engine,
     *,
     manifest_labels: tuple[str, ...] | None = None,
+    derive_batching: bool = True,
 ) -> ModelSpec:
     """Complete the configuration from the graph, and check that the two agree.
+
+    A model whose configuration says nothing about batching batches if every first axis is free, unless
+    `derive_batching` is false. Outputs that the configuration leaves out are not looked at.
 
     Raises:
         ConfigurationError: the two contradict each other, or the graph uses an unsupported element type.
         FilesError: the labels do not fit, as with_labels().
     """
     name = folder.name
-    free_first = all(tensor.shape and tensor.shape[0] is None for tensor in (*engine.inputs, *engine.outputs))
+    names = {output.name for output in config.output}
+    served = [output for output in engine.outputs if output.name in names or not names]
+    free_first = all(tensor.shape and tensor.shape[0] is None for tensor in (*engine.inputs, *served))
     complete = ModelConfig()
     complete.CopyFrom(config)
     complete.name, complete.platform, complete.backend = name, PLATFORM, BACKEND
-    if not (config.input or config.output or config.max_batch_size):
-        complete.max_batch_size = DERIVED_MAX_BATCH_SIZE if free_first else 0
-        if free_first and not config.HasField("dynamic_batching"):
+    if derives_batching(config) and free_first and derive_batching:
+        complete.max_batch_size = DERIVED_MAX_BATCH_SIZE
+        if not config.HasField("dynamic_batching"):
             complete.dynamic_batching.CopyFrom(ModelDynamicBatching())
     batches = complete.max_batch_size > 0
+    _check_types(engine.inputs, served, batches=batches)
     if batches and not free_first:
-        fixed = next(t for t in (*engine.inputs, *engine.outputs) if not t.shape or t.shape[0] is not None)
+        fixed = next(t for t in (*engine.inputs, *served) if not t.shape or t.shape[0] is not None)
+        leave_out = "" if fixed in engine.inputs else "leave it out of the outputs in config.pbtxt, "
         raise ConfigurationError(
             f"max_batch_size is {complete.max_batch_size}, but the first axis of {fixed.name!r} is not free: "
-            f"its shape is {_show(fixed.shape)}; set max_batch_size to 0 or export with a free batch axis"
+            f"its shape is {_show(fixed.shape)}; {leave_out}set max_batch_size to 0 or export with a free batch axis"
         )
     inputs = _match("input", list(config.input), engine.inputs, batches)
     outputs = with_labels(
@@ -99,6 +102,28 @@ def complete_spec(
     )
     _write_back(complete, inputs, outputs)
     return ModelSpec(name, version, inputs, outputs, complete.max_batch_size, complete)
+
+
+def _check_types(inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor], *, batches: bool) -> None:
+    """Refuse a type that no request can carry; for an output, show how config.pbtxt leaves it out."""
+    for kind, tensors in (("input", inputs), ("output", outputs)):
+        for tensor in tensors:
+            if tensor.type in BY_ONNX:
+                continue
+            others = [other for other in outputs if other.type in BY_ONNX]
+            advice = f"; supported types: {', '.join(BY_ONNX)}"
+            if kind == "output" and others:
+                declarations = " ".join(_declaration(other, batches=batches) for other in others)
+                advice = (
+                    f", which no response can carry; to leave it out, list the others in config.pbtxt: {declarations}"
+                )
+            raise ConfigurationError(f"{kind} {tensor.name!r} has type {tensor.type}{advice}")
+
+
+def _declaration(output: GraphTensor, *, batches: bool) -> str:
+    """The output as config.pbtxt declares it."""
+    dims = _show(output.shape[1 if batches else 0 :])
+    return f'output {{ name: "{output.name}" data_type: {BY_ONNX[output.type].config} dims: {dims} }}'
 
 
 def _match(
@@ -118,10 +143,6 @@ def _match(
         graph = [tensor for tensor in graph if tensor.name in by_name]
     specs = []
     for tensor in graph:
-        if tensor.type not in BY_ONNX:
-            raise ConfigurationError(
-                f"{kind} {tensor.name!r} has type {tensor.type}; supported types: {', '.join(BY_ONNX)}"
-            )
         spec = TensorSpec(
             tensor.name,
             BY_ONNX[tensor.type],
@@ -142,38 +163,63 @@ def _apply_declaration(kind: str, graph: TensorSpec, declared: ModelInput | Mode
             f"the graph has {graph.data_type.config}"
         )
     dims = tuple(declared.dims)
-    compatible = len(dims) == len(graph.shape) and all(
+    reshape = tuple(declared.reshape.shape) if declared.HasField("reshape") else None
+    in_graph = dims if reshape is None else reshape
+    compatible = len(in_graph) == len(graph.shape) and all(
         axis in (-1, graph_axis) or (graph_axis == -1 and axis > 0)
-        for axis, graph_axis in zip(dims, graph.shape, strict=True)
+        for axis, graph_axis in zip(in_graph, graph.shape, strict=True)
     )
     if not compatible:
         raise ConfigurationError(
-            f"{kind} {graph.name!r}: config.pbtxt says dims {_show(dims)}, the graph has {_show(graph.shape)} "
-            "(both without the batch axis if max_batch_size > 0)"
+            f"{kind} {graph.name!r}: config.pbtxt says {'dims' if reshape is None else 'reshape'} {_show(in_graph)}, "
+            f"the graph has {_show(graph.shape)} (both without the batch axis if max_batch_size > 0)"
         )
-    shape = tuple(max(axis, graph_axis) for axis, graph_axis in zip(dims, graph.shape, strict=True))
-    return TensorSpec(graph.name, graph.data_type, shape)
+    shape = tuple(max(axis, graph_axis) for axis, graph_axis in zip(in_graph, graph.shape, strict=True))
+    if reshape is None:
+        return TensorSpec(graph.name, graph.data_type, shape)
+    if min(dims, default=1) < -1 or _fixed_sizes(dims) != _fixed_sizes(reshape):
+        raise ConfigurationError(
+            f"{kind} {graph.name!r}: dims {_show(dims)} and reshape {_show(reshape)} differ in their number of "
+            "elements, which must be equal before, between and after axes of -1"
+        )
+    # The n-th free axis of the dims is the n-th of the reshape, and the graph may fix it.
+    axes = iter([axis for axis, declared_axis in zip(shape, reshape, strict=True) if declared_axis == -1])
+    return TensorSpec(
+        graph.name, graph.data_type, tuple(next(axes) if axis == -1 else axis for axis in dims), graph_shape=shape
+    )
+
+
+def _fixed_sizes(shape: Sequence[int]) -> list[int]:
+    """The number of elements of the axes before, between and after the axes of -1."""
+    sizes = [1]
+    for axis in shape:
+        if axis == -1:
+            sizes.append(1)
+        else:
+            sizes[-1] *= axis
+    return sizes
 
 
 def _write_back(config: ModelConfig, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
     """Write the matched tensors into the configuration that the ModelConfig method returns."""
-    declared_inputs = {tensor.name: tensor for tensor in config.input}
-    declared_outputs = {tensor.name: tensor for tensor in config.output}
-    new_inputs, new_outputs = [], []
-    for spec in inputs:
-        tensor = ModelInput(name=spec.name, data_type=spec.data_type.config, dims=spec.shape)
-        if spec.name in declared_inputs:
-            tensor.format = declared_inputs[spec.name].format
-        new_inputs.append(tensor)
-    for spec in outputs:
-        result = ModelOutput(name=spec.name, data_type=spec.data_type.config, dims=spec.shape)
-        if spec.name in declared_outputs:
-            result.label_filename = declared_outputs[spec.name].label_filename
-        new_outputs.append(result)
-    del config.input[:]
-    del config.output[:]
-    config.input.extend(new_inputs)
-    config.output.extend(new_outputs)
+    inputs_by_name = {tensor.name: tensor for tensor in config.input}
+    outputs_by_name = {tensor.name: tensor for tensor in config.output}
+    complete = ModelConfig(
+        input=[_complete(inputs_by_name.get(spec.name, ModelInput()), spec) for spec in inputs],
+        output=[_complete(outputs_by_name.get(spec.name, ModelOutput()), spec) for spec in outputs],
+    )
+    config.ClearField("input")
+    config.ClearField("output")
+    config.MergeFrom(complete)
+
+
+def _complete(declared: Declared, spec: TensorSpec) -> Declared:
+    """The declaration, with the name, type and dims of the spec."""
+    tensor = type(declared)()
+    tensor.CopyFrom(declared)
+    tensor.ClearField("dims")
+    tensor.MergeFrom(type(declared)(name=spec.name, data_type=spec.data_type.config, dims=spec.shape))
+    return tensor
 
 
 def _show(shape: Sequence[int | None]) -> str:

@@ -1,18 +1,21 @@
 """Loads one model version: every check between the files and the first request.
 
 Owns the order: read the files and compare the hash, open the graph, complete the configuration and compare it with the
-graph, verify the golden answers in every batch size, then start a batcher. It also translates the configuration into
-devices, batch sizes and batching policy. Not here: the checks themselves (repository.py, config.py, verification.py),
-the choice of versions (reconciler.py).
+graph, verify the golden answers in every batch size or compare rows alone and in batches, then start a batcher. It also
+translates the configuration into devices, batch sizes and batching policy. Not here: the checks themselves
+(repository.py, graph_files.py, checksums.py, config.py, opened_version.py), the choice of versions (reconciler.py).
 """
 
+import functools
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import structlog
 
 from service.batching.batcher import Batcher
 from service.batching.predictions import Predictions, predictions_for
@@ -20,14 +23,20 @@ from service.batching.queue import QueuePolicy
 from service.batching.scheduler import BatchingPolicy
 from service.batching.statistics import Statistics
 from service.core.batch_sizes import batch_sizes
-from service.core.errors import ConfigurationError, GraphError
+from service.core.errors import ConfigurationError, FilesError, GraphError
 from service.core.spec import ModelSpec
-from service.models.config import complete_spec, read_config
+from service.models.checksums import check_repository_agents
+from service.models.config import complete_spec, derives_batching, read_config
+from service.models.graph_files import open_weights
+from service.models.opened_version import OpenedVersion
 from service.models.repository import GRAPH, ModelFolder, ReportedMetrics, VersionFiles, read_version
+from service.models.unsupported import ignored_fields
 from service.models.verification import Verifier
-from service.pb.model_config_pb2 import ModelInstanceGroup, ModelQueuePolicy
+from service.pb.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelQueuePolicy
 from service.runtime.cuda import DEFAULT_GPU_OPTIONS, GpuOptions
 from service.runtime.session import Engine
+
+log = structlog.get_logger(__name__)
 
 # nice(1) value of the thread that verifies a version while other versions serve.
 NICENESS = 15
@@ -64,30 +73,16 @@ class LoadedModel:
     device: str  # of every engine, joined with commas
     provider: str
     load_seconds: float = field(compare=False)
-
-
-@dataclass(frozen=True)
-class OpenedVersion:
-    """A version whose files, graph and configuration agree. No inference has run yet."""
-
-    spec: ModelSpec
-    files: VersionFiles
-    engines: Sequence[Engine]
-    verifier: Verifier
-    policy: BatchingPolicy
-
-    def verify(self) -> float | None:
-        """Verify every engine. Returns the largest difference, as Verifier.verify().
-
-        Raises:
-            LoadError: as Verifier.verify().
-        """
-        diffs = [self.verifier.verify(engine.run) for engine in self.engines]
-        return max((diff for diff in diffs if diff is not None), default=None)
+    warnings: tuple[str, ...] = ()  # what an operator may expect of the version and does not get
 
 
 def load(
-    folder: ModelFolder, version: int, options: EngineOptions, *, on_broken: Callable[[], None] = lambda: None
+    folder: ModelFolder,
+    version: int,
+    options: EngineOptions,
+    *,
+    require_manifest: bool = False,
+    on_broken: Callable[[], None] = lambda: None,
 ) -> LoadedModel:
     """Load and verify a version. `on_broken` is called if one of its engines breaks later.
 
@@ -95,71 +90,87 @@ def load(
         LoadError: the version cannot be served; the message says why.
     """
     started = time.perf_counter()
-    opened = open_version(folder, version, options)
+    opened = open_version(folder, version, options, require_manifest=require_manifest)
     # On a separate thread: threads started by a low-priority thread, such as the batcher's, inherit its priority.
     with ThreadPoolExecutor(1, thread_name_prefix="verify", initializer=_lower_priority) as executor:
-        batch_max_abs_diff = executor.submit(opened.verify).result()
+        verified = executor.submit(opened.verify).result()
+    for warning in verified.warnings:
+        log.warning("model warning", model=folder.name, version=version, reason=warning)
     statistics = Statistics()
-    predictions = predictions_for(opened.spec)
+    predictions = predictions_for(verified.spec)
     batcher = Batcher(
-        opened.engines,
-        opened.policy,
+        verified.engines,
+        verified.policy,
         statistics,
         name=folder.name,
-        fixed_shapes=all(-1 not in tensor.shape for tensor in opened.spec.inputs),
+        fixed_shapes=all(-1 not in tensor.shape for tensor in verified.spec.inputs),
         predictions=predictions,
-        probe=opened.verifier.probe,
+        probe=verified.verifier.probe,
         on_broken=on_broken,
     )
     return LoadedModel(
-        spec=opened.spec,
+        spec=verified.spec,
         batcher=batcher,
         statistics=statistics,
         predictions=predictions,
-        reported=opened.files.manifest.metrics if opened.files.manifest else ReportedMetrics(),
-        sha256=opened.files.sha256,
-        verified=opened.files.manifest is not None,
-        batch_max_abs_diff=batch_max_abs_diff,
-        device=",".join(engine.device for engine in opened.engines),
-        provider=opened.engines[0].provider,
+        reported=verified.files.manifest.metrics if verified.files.manifest else ReportedMetrics(),
+        sha256=verified.files.sha256,
+        verified=verified.files.manifest is not None,
+        batch_max_abs_diff=verified.batch_max_abs_diff,
+        device=",".join(engine.device for engine in verified.engines),
+        provider=verified.engines[0].provider,
         load_seconds=time.perf_counter() - started,
+        warnings=verified.warnings,
     )
 
 
-def open_version(folder: ModelFolder, version: int, options: EngineOptions) -> OpenedVersion:
+def open_version(
+    folder: ModelFolder, version: int, options: EngineOptions, *, require_manifest: bool = False
+) -> OpenedVersion:
     """Read a version's files, open its graph on every device, and complete the configuration from the graph.
 
     Raises:
         LoadError: as load().
     """
     config = read_config(folder)
+    check_repository_agents(folder, version, config)
     files = read_version(folder, version, config.default_model_filename or GRAPH)
+    if require_manifest and files.manifest is None:
+        raise FilesError(
+            f"{folder.version_path(version)} has no manifest.json, which --require-manifest asks for; publish the "
+            "version with the training job, or start the service without the flag"
+        )
     devices = _engine_devices(config.instance_group, options)
-    engines = [_open(files, device, options) for device in devices]
-    spec = complete_spec(folder, version, config, engines[0], manifest_labels=files.labels)
+    engines = _open_engines(folder, version, files, devices, options)
+    complete = functools.partial(complete_spec, folder, version, config, engines[0], manifest_labels=files.labels)
+    spec = complete()
+    unbatched_spec = spec
+    if spec.batches and derives_batching(config):
+        unbatched_spec = complete(derive_batching=False)
     for engine in engines:
-        engine.select([tensor.name for tensor in spec.outputs])
+        engine.serve(spec)
     batch_rows = max(spec.max_batch_size, 1)
     strict = _is_strict(spec)
     sizes = [batch_rows] if strict else batch_sizes(batch_rows)
     bound = [engine.bind(spec, sizes) for engine in engines]
+    inline_below_seconds = BatchingPolicy.inline_below_seconds if devices == ["cpu"] else 0.0
+    tolerance = max(files.golden_tolerance, FP16_TOLERANCE) if options.gpu.fp16 else files.golden_tolerance
+    unbatched_policy = _policy(unbatched_spec, sizes=[], inline_below_seconds=inline_below_seconds)
     return OpenedVersion(
         spec=spec,
         files=files,
         engines=engines,
-        verifier=Verifier(
-            spec,
-            files.golden,
-            max(files.golden_tolerance, FP16_TOLERANCE) if options.gpu.fp16 else files.golden_tolerance,
-            sizes=sizes,
-            strict=strict,
-        ),
-        policy=_policy(
-            spec,
-            sizes=sizes if strict or any(bound) else [],
-            inline_below_seconds=BatchingPolicy.inline_below_seconds if devices == ["cpu"] else 0.0,
-        ),
+        verifier=Verifier(spec, files.golden, tolerance, sizes=sizes, strict=strict),
+        policy=_policy(spec, sizes=sizes if strict or any(bound) else [], inline_below_seconds=inline_below_seconds),
+        warnings=_warnings(config),
+        unbatched_spec=unbatched_spec,
+        unbatched_policy=replace(unbatched_policy, max_batch_size=1, preferred=frozenset()),
     )
+
+
+def _warnings(config: ModelConfig) -> tuple[str, ...]:
+    ignored = ignored_fields(config)
+    return (f"config.pbtxt sets {', '.join(ignored)}, which this service ignores",) if ignored else ()
 
 
 def _lower_priority() -> None:
@@ -168,11 +179,24 @@ def _lower_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
-def _open(files: VersionFiles, device: str, options: EngineOptions) -> Engine:
+def _open_engines(
+    folder: ModelFolder, version: int, files: VersionFiles, devices: Sequence[str], options: EngineOptions
+) -> list[Engine]:
+    """Open the graph on every device."""
+    given = [path.resolve() for path in (folder.path.parent, folder.path, folder.version_path(version))]
+    weights = open_weights(files.folder / files.name, files.model, given)
     try:
-        return Engine(
-            files.model, device=device, intra_op_threads=options.intra_op_threads, folder=files.folder, gpu=options.gpu
-        )
+        return [
+            Engine(
+                files.model,
+                device=device,
+                intra_op_threads=options.intra_op_threads,
+                folder=files.folder,
+                weights=weights,
+                gpu=options.gpu,
+            )
+            for device in devices
+        ]
     except Exception as error:  # ONNX Runtime's errors have no common base class
         if type(error).__module__.startswith("onnxruntime"):
             raise GraphError(f"{files.name} cannot be opened: {error}") from error

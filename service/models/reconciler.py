@@ -188,7 +188,8 @@ class Reconciler:
             verified=model.verified,
             seconds=round(model.load_seconds, 3),
         )
-        return model, VersionStatus(folder.name, version, State.READY, loaded=candidate.loaded())
+        warnings = "; ".join(model.warnings)
+        return model, VersionStatus(folder.name, version, State.READY, warnings, loaded=candidate.loaded())
 
     def _refuse_model(self, name: str, entry: ModelEntry, error: Exception) -> ModelEntry:
         """The entry with the reason why the model is refused as a whole. Loaded versions keep serving."""

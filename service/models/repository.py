@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.core.errors import FilesError, FilesUnreadable, LoadError
+from service.models.graph_files import check_content
 
 PLATFORM, BACKEND, GRAPH, CONFIG = "onnxruntime_onnx", "onnxruntime", "model.onnx", "config.pbtxt"
 LABELS = "labels"  # the array of golden.npz that repeats the manifest's labels
@@ -172,6 +173,7 @@ def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> Ve
         raise FilesError(f"default_model_filename {filename!r} is not a plain file name")
     graph = path / filename / filename if _is_folder(path / filename) else path / filename
     model = read_file(graph)
+    check_content(graph, model)
     sha256 = hashlib.sha256(model).hexdigest()
     manifest = _read_manifest(path / "manifest.json")
     if manifest is None:

@@ -62,7 +62,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
     Raises:
         FilesError: the folder cannot be read, or its name cannot be a model's name.
     """
-    path = Path(os.path.realpath(folder))
+    path = Path(os.path.abspath(folder))  # noqa: PTH100 # links stay, as when the service scans the repository
     try:
         found = ModelFolder(path, _versions(path.iterdir()), _name_problem(path))
     except OSError as error:

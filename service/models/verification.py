@@ -2,7 +2,8 @@
 
 Owns the runs of an engine that no request asked for: every batch size once at load, which also warms it up, the
 largest difference between an answer alone and in a batch, the probe of an engine after a failure, and timing. Not here:
-reading the golden answers (repository.py), the batches of requests (batching/).
+reading the golden answers (repository.py), comparing rows without them (row_independence.py), the batches of requests
+(batching/).
 """
 
 import time
@@ -31,9 +32,9 @@ class CannotRun(GraphError):
 class Verifier:
     """Checks an engine against golden answers, within `tolerance`, in batches of `sizes` rows.
 
-    Without golden answers it only warms the engine up, with zeros. A graph that cannot run on zeros is accepted: it may
-    need other values. A graph that runs must return one row for each input row. `strict` requires that an answer has
-    the same bits alone and in a batch.
+    Without golden answers it only warms the engine up, with zeros, so that no request waits for it. A graph that cannot
+    run on zeros is accepted: it may need other values. `strict` requires that an answer has the same bits alone and in
+    a batch.
     """
 
     spec: ModelSpec
@@ -53,7 +54,7 @@ class Verifier:
         if not self.golden:
             try:
                 for size in self.sizes:
-                    self._run_zeros(run, size)
+                    trial_run(run, self._zeros(size))
             except CannotRun as error:
                 log.warning("model not warmed up", model=self.spec.name, version=self.spec.version, reason=str(error))
             return None
@@ -99,7 +100,7 @@ class Verifier:
         times = []
         for _ in range(TIMED_RUNS):
             started = time.perf_counter()
-            _run(run, inputs)
+            trial_run(run, inputs)
             times.append(time.perf_counter() - started)
         return sorted(times)[TIMED_RUNS // 2]
 
@@ -116,20 +117,10 @@ class Verifier:
 
     def _run_golden(self, run: Run, rows: NDArray[np.int64]) -> Sequence[NDArray[np.generic]]:
         """Run a batch of these golden samples, by index, and compare the answers."""
-        answers = _run(run, tuple(self.golden[tensor.name][rows] for tensor in self.spec.inputs))
+        answers = trial_run(run, tuple(self.golden[tensor.name][rows] for tensor in self.spec.inputs))
         for tensor, answer in zip(self.spec.outputs, answers, strict=True):
             _compare(tensor.name, self.golden[tensor.name][rows], answer, rows, self.tolerance)
         return answers
-
-    def _run_zeros(self, run: Run, size: int) -> None:
-        """Warm up with zeros, so that no request waits for it, and check the number of rows."""
-        answers = _run(run, self._zeros(size))
-        for tensor, answer in zip(self.spec.outputs, answers, strict=True):
-            if self.spec.batches and (answer.ndim == 0 or len(answer) != size):
-                raise ConfigurationError(
-                    f"output {tensor.name!r} has shape {list(answer.shape)} for {size} rows; "
-                    "a model that batches returns one row for each input row; set max_batch_size to 0"
-                )
 
     def _zeros(self, size: int) -> Arrays:
         """Inputs of zeros or empty strings; free axes get length 1."""
@@ -171,7 +162,13 @@ def _max_abs_diff(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
     return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
 
 
-def _run(run: Run, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
+def trial_run(run: Run, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
+    """Run an engine on inputs that no request sent.
+
+    Raises:
+        CannotRun: ONNX Runtime refuses the inputs.
+        GraphError: the engine is lost.
+    """
     try:
         return run(inputs)
     except EngineLost as error:

@@ -6,9 +6,11 @@ everything specific to GPUs (cuda.py, io_binding.py), the choice of devices (dev
 """
 
 import ctypes
-from collections.abc import Sequence
+import mmap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnxruntime
@@ -19,10 +21,13 @@ from service.core.spec import Arrays, ModelSpec
 from service.runtime import cuda
 from service.runtime.cuda import DEFAULT_GPU_OPTIONS, GpuOptions
 from service.runtime.io_binding import BatchBindings
+from service.runtime.reshape import Reshapes, in_graph
 
 CPU = "CPUExecutionProvider"
 # NumPy has no bfloat16. Its number is TensorProto.BFLOAT16 in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 BFLOAT16, BFLOAT16_NUMBER = "tensor(bfloat16)", 16
+
+NO_WEIGHTS: Mapping[str, bytes | mmap.mmap] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,10 @@ class GraphTensor:
 
 
 class Engine:
-    """A loaded graph on `device`, `cpu` or `cuda:N`. `folder` holds weights that are outside the graph's file.
+    """A loaded graph on `device`, `cpu` or `cuda:N`.
+
+    `folder` is the folder of the graph's file. `weights` are the contents of all weight files that the graph names, by
+    name; they must not change while the engine lives, which does not copy them.
 
     Raises:
         DeviceUnavailable: ONNX Runtime did not take the device; without this check it would fall back silently.
@@ -48,6 +56,7 @@ class Engine:
         device: str,
         intra_op_threads: int,
         folder: Path | None = None,
+        weights: Mapping[str, bytes | mmap.mmap] = NO_WEIGHTS,
         gpu: GpuOptions = DEFAULT_GPU_OPTIONS,
     ) -> None:
         options = onnxruntime.SessionOptions()
@@ -58,6 +67,12 @@ class Engine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        if weights:  # given, not left to ONNX Runtime, which refuses files behind links
+            options.add_external_initializers_from_files_in_memory(
+                list(weights), list(weights.values()), [len(content) for content in weights.values()]
+            )
+            options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
+        self._weights = weights
         requested = [] if device == "cpu" else cuda.providers(device, gpu)
         if requested:
             onnxruntime.preload_dlls()
@@ -69,8 +84,10 @@ class Engine:
         for name, _ in requested:
             if name not in active:
                 raise DeviceUnavailable(f"{name} on {device} was requested, but ONNX Runtime took {', '.join(active)}")
+        self.half_precision = bool(requested) and gpu.fp16
         self._gpu = gpu
         self._buffers: BatchBindings | None = None
+        self._reshapes: Reshapes | None = None
         self.inputs = _tensors(self._session.get_inputs())
         self.outputs = _tensors(self._session.get_outputs())
         self._input_names = [tensor.name for tensor in self.inputs]
@@ -80,9 +97,11 @@ class Engine:
         else:
             self._session_run = self._session.run
 
-    def select(self, outputs: Sequence[str]) -> None:
-        """Compute only these outputs from now on, in this order."""
-        self._output_names = list(outputs)
+    def serve(self, spec: ModelSpec) -> None:
+        """From now on, take and return tensors as the spec has them: its outputs, its order, its shapes."""
+        self._output_names = [tensor.name for tensor in spec.outputs]
+        reshapes = Reshapes(spec)
+        self._reshapes = reshapes if reshapes else None
 
     def bind(self, spec: ModelSpec, sizes: Sequence[int]) -> bool:
         """On a GPU, bind memory for batches of these sizes, and run only in these sizes from now on.
@@ -92,7 +111,8 @@ class Engine:
         Raises:
             ConfigurationError: CUDA graphs were requested, and the model cannot be bound.
         """
-        tensors = (*spec.inputs, *spec.outputs)
+        inputs, outputs = [in_graph(tensor) for tensor in spec.inputs], [in_graph(tensor) for tensor in spec.outputs]
+        tensors = (*inputs, *outputs)
         unbindable = [
             tensor.name for tensor in tensors if -1 in tensor.shape or tensor.data_type.name in ("BYTES", "BF16")
         ]
@@ -106,18 +126,39 @@ class Engine:
         self._buffers = BatchBindings(
             sizes,
             lambda rows: cuda.CudaBinding(
-                self._session, spec.inputs, spec.outputs, rows, device=self.device, graph=self._gpu.graphs
+                self._session, inputs, outputs, rows, device=self.device, graph=self._gpu.graphs
             ),
         )
         return True
 
+    def unbind(self) -> None:
+        """From now on, run batches of any size, without padding, in memory that is allocated for each run.
+
+        Raises:
+            ConfigurationError: CUDA graphs were requested, which need bound memory.
+        """
+        if self._buffers is not None and self._gpu.graphs:
+            raise ConfigurationError("--cuda-graphs does not work with this model: its rows must not share a batch")
+        self._buffers = None
+
     def run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
-        """The outputs, in the graph's order or as selected, for inputs in the graph's order. Releases the GIL.
+        """The outputs, in the graph's order or as served, for inputs in the graph's order. Releases the GIL.
 
         Raises:
             EngineLost: the process cannot use the device any more.
             Exception: any error that ONNX Runtime raises for inputs that the graph cannot run on.
         """
+        if self._reshapes is None:
+            return self._run(inputs)
+        return self._reshapes.from_graph(self._run(self._reshapes.to_graph(inputs)))
+
+    def input_buffers(self, rows: int) -> Arrays | None:
+        """As Backend.input_buffers()."""
+        if self._buffers is None or self._reshapes is not None:  # the buffers have the graph's shapes
+            return None
+        return self._buffers.input_buffers(rows)
+
+    def _run(self, inputs: Arrays) -> Sequence[NDArray[np.generic]]:
         if self._buffers is not None:
             return self._buffers.run(inputs)
         try:
@@ -129,10 +170,6 @@ class Engine:
                 raise EngineLost(str(error)) from error
             raise
         return outputs
-
-    def input_buffers(self, rows: int) -> Arrays | None:
-        """As Backend.input_buffers()."""
-        return None if self._buffers is None else self._buffers.input_buffers(rows)
 
     def _run_bfloat16(self, names: list[str], inputs: dict[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
         """As the session's run, for graphs with bfloat16 tensors, which are passed as uint16."""

@@ -42,16 +42,16 @@ def adding_model() -> bytes:
 
 
 def size_dependent_model() -> bytes:
-    """`x` FP32 [N, 4] → `y` = x + N/1000: an answer depends on the batch size, as with real kernels."""
+    """`x` FP32 [N, 4] → `y` = x + N/100,000: an answer depends on the batch size, as with real kernels."""
     constants = [
         helper.make_tensor("first", TensorProto.INT64, [], [0]),
-        helper.make_tensor("thousandth", TensorProto.FLOAT, [], [0.001]),
+        helper.make_tensor("step", TensorProto.FLOAT, [], [1e-5]),
     ]
     nodes = [
         helper.make_node("Shape", ["x"], ["shape"]),
         helper.make_node("Gather", ["shape", "first"], ["rows"]),
         helper.make_node("Cast", ["rows"], ["count"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["count", "thousandth"], ["offset"]),
+        helper.make_node("Mul", ["count", "step"], ["offset"]),
         helper.make_node("Add", ["x", "offset"], ["y"]),
     ]
     return toy_model(

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx.backend.test
 import pytest
 
+from tests.support.graphs import centred_model, weighted_model
 from tests.support.models import add_version, copy_repository, doubling_model
 from tests.support.processes import run_command
 
@@ -42,6 +43,37 @@ def test_a_graph_that_cannot_run_zeros_is_not_timed_but_would_be_served(tmp_path
     result = check(tmp_path / "expand")
     assert result.returncode == 0 and "times      none: the graph cannot run on inputs of shape" in result.stdout
     assert "model not warmed up" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_what_an_operator_does_not_get_is_a_warning(tmp_path: Path) -> None:
+    config = "max_batch_size: 8 dynamic_batching { } response_cache { enable: true }"
+    add_version(tmp_path, "frames", centred_model(), config=config)
+    result = check(tmp_path / "frames")
+    assert result.returncode == 0, result.stderr
+    assert "warning    config.pbtxt sets response_cache, which this service ignores" in result.stdout
+    assert "warning    not batched, every request runs alone: output 'y' of a row differs" in result.stdout
+    assert "batches    none: every request is computed alone\n" in result.stdout
+
+
+def test_a_manifest_can_be_required(published: Path, tmp_path: Path) -> None:
+    assert check(published / "mnist-simplecnn", "--require-manifest").returncode == 0
+    add_version(tmp_path, "double", doubling_model())
+    result = check(tmp_path / "double", "--require-manifest")
+    assert result.returncode == 1 and "has no manifest.json, which --require-manifest asks for" in result.stderr
+
+
+def test_a_model_folder_that_is_a_link_is_checked_as_the_service_serves_it(tmp_path: Path) -> None:
+    """Its weights may lie in the repository that holds the link."""
+    repository, release = tmp_path / "models", tmp_path / "releases" / "m-2026" / "1"
+    release.mkdir(parents=True)
+    (repository / ".blobs").mkdir(parents=True)
+    model, weights = weighted_model()
+    (release / "model.onnx").write_bytes(model)
+    (repository / ".blobs" / "w").write_bytes(weights)
+    (release / "model.onnx_data").symlink_to(repository / ".blobs" / "w")
+    (repository / "m").symlink_to(release.parent)
+    result = check(repository / "m")
+    assert result.returncode == 0 and "m version 1 would be served" in result.stdout, result.stderr
 
 
 @pytest.mark.parametrize(

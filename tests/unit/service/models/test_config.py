@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from service.batching.queue import QueuePolicy
 from service.core.datatypes import BY_NAME
-from service.core.errors import LoadError
+from service.core.errors import FilesUnreadable, LoadError
 from service.core.spec import ModelSpec, TensorSpec
 from service.models.loader import EngineOptions, LoadedModel, load
 from service.models.scan import scan
@@ -83,6 +83,13 @@ def test_an_unsupported_instance_group_is_refused(tmp_path: Path, group: str, me
 def test_a_model_filename_with_a_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="is not a plain file name"):
         load_with(tmp_path, 'default_model_filename: "../../secret.onnx"')
+
+
+def test_an_input_output_error_is_told_from_an_invalid_configuration(tmp_path: Path) -> None:
+    """It may pass by itself; here, reading a folder fails as a file without permission does."""
+    (add_version(tmp_path, "m", doubling_model()).parent / "config.pbtxt").mkdir()
+    with pytest.raises(FilesUnreadable, match=r"config.pbtxt cannot be read: Is a directory"):
+        load(scan(tmp_path).models[0], 1, CPU)
 
 
 STRICT = ' parameters { key: "strict" value { string_value: "true" } }'

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,6 +18,8 @@ from service.core.batch_sizes import padded
 from service.core.datatypes import BY_NAME
 from service.core.errors import DeviceUnavailable, EngineFailed, EngineLost, LoadError, NotReady
 from service.core.spec import Arrays, ModelSpec, TensorSpec
+from service.models.loader import EngineOptions, load
+from service.models.scan import scan
 from service.models.verification import Verifier
 from service.pb.model_config_pb2 import ModelConfig
 from service.runtime import cuda
@@ -25,7 +28,9 @@ from service.runtime.io_binding import BatchBindings
 from service.runtime.session import Engine
 from tests.support.batching import FakeRequest
 from tests.support.gpu import FakeBinding
-from tests.support.models import doubling_model
+from tests.support.graphs import centred_model
+from tests.support.loading import load_only
+from tests.support.models import BATCHING_CONFIG, add_version, doubling_model
 from tests.support.waiting import WAIT, wait_until
 
 SIZES = [1, 2, 4, 8]
@@ -96,6 +101,63 @@ def test_the_real_binding_computes_the_contents_of_its_inputs() -> None:
     first = batch_bindings.run((np.full((3, 3), 1, np.float32),))[0]
     second = batch_bindings.run((np.full((4, 3), 2, np.float32),))[0]
     assert first.tolist() == [[2] * 3] * 3 and second.tolist() == [[4] * 3] * 4
+
+
+# --- with the loader: an engine that binds its memory, in the memory of the CPU ---
+
+
+@pytest.fixture
+def binding_engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
+    """Every engine that the loader opens. They bind memory and pad batches as on a GPU."""
+    engines: list[Engine] = []
+
+    class BindingEngine(Engine):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.device = "cpu:0"
+            engines.append(self)
+
+    monkeypatch.setattr("service.models.loader.Engine", BindingEngine)
+    return engines
+
+
+def test_a_model_whose_rows_depend_on_each_other_is_not_padded(tmp_path: Path, binding_engines: list[Engine]) -> None:
+    add_version(tmp_path, "frames", centred_model(), config=BATCHING_CONFIG)
+    model = load_only(tmp_path)
+    assert (model.batcher.policy.max_batch_size, list(model.batcher.policy.sizes)) == (1, [])
+    x = np.arange(9, dtype=np.float32).reshape(3, 3)
+    (engine,) = binding_engines
+    assert engine.run((x,))[0].tolist() == (x - x.mean(0)).tolist()
+    assert engine.input_buffers(2) is None
+
+
+def test_a_model_without_dynamic_batching_is_compared_too_if_its_requests_would_be_padded(
+    tmp_path: Path, binding_engines: list[Engine]
+) -> None:
+    add_version(tmp_path, "frames", centred_model(), config="max_batch_size: 8")
+    assert load_only(tmp_path).warnings and binding_engines[0].input_buffers(2) is None
+
+
+def test_cuda_graphs_are_refused_for_a_model_that_must_not_be_padded(
+    tmp_path: Path, binding_engines: list[Engine]
+) -> None:
+    add_version(tmp_path, "frames", centred_model(), config=BATCHING_CONFIG)
+    options = EngineOptions(["cpu"], 1, GpuOptions(graphs=True))
+    with pytest.raises(LoadError, match="--cuda-graphs does not work with this model: its rows must not share a batch"):
+        load(scan(tmp_path).models[0], 1, options)
+    assert binding_engines
+
+
+def test_a_reshaped_model_runs_in_bound_memory_of_the_graphs_shape(
+    tmp_path: Path, binding_engines: list[Engine]
+) -> None:
+    tensor = "data_type: TYPE_FP32 dims: [ 2, 2 ] reshape { shape: [ 4 ] }"
+    config = f'{BATCHING_CONFIG} input {{ name: "x" {tensor} }} output {{ name: "y" {tensor} }}'
+    add_version(tmp_path, "double", doubling_model(), config=config)
+    model = load_only(tmp_path)
+    assert model.batcher.policy.sizes == SIZES and model.warnings == ()
+    x = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    np.testing.assert_array_equal(binding_engines[0].run((x,))[0], 2 * x)
 
 
 # --- with a batcher ---

@@ -1,0 +1,186 @@
+"""The files of a graph: content that is no graph, and the weight files that the graph names.
+
+A graph may keep its weights in files beside it (ONNX external data). They are found through symbolic links, as in the
+cache of the Hugging Face hub or in a folder of releases, but only inside what the operator gave: the repository, the
+folders that the model's and the version's links lead to, and the folders that the link of the graph's file leads
+through. A graph comes from a stranger, and a path in it must not reach any other file.
+
+Not here: which file is the graph (repository.py), opening it (runtime/session.py).
+Format: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
+"""
+
+import mmap
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from service.core.errors import FilesError, FilesUnreadable
+
+# By name in the graph: the contents of each weight file, mapped into memory.
+Weights = Mapping[str, mmap.mmap]
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# What Git writes in place of a symbolic link where links are turned off: the link's target.
+LINK_TEXT = re.compile(rb"\.{0,2}/[^\0\n]{1,4096}")
+
+# Where tensors lie in a serialised graph: for each message, the fields that lead to a tensor, by number.
+# https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+_LEADS_TO: Mapping[str, Mapping[int, str]] = {
+    "model": {7: "graph", 25: "function"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+}
+_EXTERNAL_DATA, _DATA_LOCATION, _EXTERNAL = 13, 14, 1
+
+
+def check_content(path: Path, content: bytes | mmap.mmap) -> None:
+    """Refuse content that stands in for a graph or for weights.
+
+    Raises:
+        FilesError: the content is empty, a Git LFS pointer, or the text of a symbolic link.
+    """
+    start = content[:4200]
+    if not start:
+        raise FilesError(f"{path} is empty")
+    if start.startswith(LFS_POINTER):
+        raise FilesError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
+    if LINK_TEXT.fullmatch(start):
+        raise FilesError(
+            f"{path} holds only the text {start.decode(errors='replace')!r}, which Git writes in place of a symbolic "
+            "link (core.symlinks is false); check it out with links"
+        )
+
+
+def open_weights(graph: Path, model: bytes, given: Iterable[Path]) -> Weights:
+    """Map the weight files that a graph names. `given` are the folders that the operator gave, links resolved.
+
+    Raises:
+        FilesError: a file is missing, is no weight file, or lies outside the given folders.
+    """
+    locations = external_locations(model)
+    if not locations:
+        return {}
+    beside = [path.parent for path in _link_targets(graph)]
+    roots = [*given, *(folder.resolve() for folder in beside)]
+    return {location: _map(_find(graph, location, beside, roots)) for location in locations}
+
+
+def external_locations(model: bytes) -> list[str]:
+    """The paths of the weight files that a serialised graph names, sorted; as many as can be read of an invalid one."""
+    found = set()
+    unread = [("model", memoryview(model))]
+    try:
+        while unread:
+            message, data = unread.pop()
+            if message == "tensor":
+                found |= _tensor_locations(data)
+            else:
+                leads_to = _LEADS_TO[message]
+                unread += [
+                    (leads_to[number], value)
+                    for number, value in _fields(data)
+                    if number in leads_to and not isinstance(value, int)
+                ]
+    except ValueError:
+        pass  # no graph: ONNX Runtime says why
+    return sorted(found)
+
+
+def _tensor_locations(tensor: memoryview) -> set[str]:
+    """The path of the file that holds the tensor's elements; nothing if the graph itself holds them."""
+    fields = list(_fields(tensor))
+    if (_DATA_LOCATION, _EXTERNAL) not in fields:
+        return set()
+    entries = [
+        dict(_fields(entry)) for number, entry in fields if number == _EXTERNAL_DATA and not isinstance(entry, int)
+    ]
+    return {_text(entry.get(2)) for entry in entries if _text(entry.get(1)) == "location"}
+
+
+def _text(value: memoryview | int | None) -> str:
+    return bytes(value).decode() if isinstance(value, memoryview) else ""
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    """The number and the content of each field of a serialised protobuf message.
+
+    Raises:
+        ValueError: the bytes are not a message.
+    """
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        match tag & 7:
+            case 0:
+                value, position = _varint(message, position)
+                yield tag >> 3, value
+                continue
+            case 1:
+                size = 8
+            case 2:
+                size, position = _varint(message, position)
+            case 5:
+                size = 4
+            case _:
+                raise ValueError(f"wire type {tag & 7}")
+        if position + size > len(message):
+            raise ValueError("a field ends after its message")
+        yield tag >> 3, message[position : position + size]
+        position += size
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, lowest first, and the position after it."""
+    number = 0
+    for shift, byte in enumerate(message[position : position + 10]):
+        number |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:
+            return number, position + shift + 1
+    raise ValueError("a number has no end")
+
+
+def _link_targets(path: Path) -> Iterator[Path]:
+    """The path, and where its link leads, link by link."""
+    yield path
+    while path.is_symlink():
+        path = path.parent / path.readlink()
+        yield path
+
+
+def _find(graph: Path, location: str, beside: Iterable[Path], roots: Iterable[Path]) -> Path:
+    """The weight file, without links: beside the graph's file, or beside what its link leads to."""
+    if not location or Path(location).anchor or ".." in Path(location).parts:
+        raise FilesError(f"{graph} names the weight file {location!r}; weights must lie beside the graph")
+    paths = [folder / location for folder in beside]
+    path = next((path for path in paths if os.path.lexists(path)), paths[0])
+    try:
+        target = path.resolve(strict=True)
+    except FileNotFoundError as error:
+        leads = f" leads to {path.resolve()}, which" if path.is_symlink() else ""
+        raise FilesError(f"{path}{leads} does not exist; {graph.name} keeps weights there") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise FilesUnreadable(f"{path} cannot be read: {error}") from error
+    if not any(target.is_relative_to(root) for root in roots):
+        raise FilesError(
+            f"{path} leads to {target}, outside the repository and the folders that links of the model, of its version "
+            "and of its graph lead to"
+        )
+    if not target.is_file():
+        raise FilesError(f"{path} is not a file; {graph.name} keeps weights there")
+    return target
+
+
+def _map(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise FilesError(f"{path} is empty")
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise FilesUnreadable(f"{path} cannot be read: {error.strerror}") from error
+    check_content(path, content)
+    return content

@@ -1,0 +1,90 @@
+"""A version whose files, graph and configuration agree, and the decision whether its rows may share a batch.
+
+Not here: opening it (loader.py), the checks themselves (verification.py, row_independence.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from service.batching.scheduler import BatchingPolicy
+from service.core.errors import ConfigurationError
+from service.core.spec import ModelSpec
+from service.models.repository import VersionFiles
+from service.models.row_independence import EXACT, IN_HALF_PRECISION, ON_CPU, ON_GPU, Finding, compare_rows
+from service.models.verification import Verifier
+from service.runtime.session import Engine
+
+NOT_BATCHED = "not batched, every request runs alone"
+
+
+@dataclass(frozen=True)
+class OpenedVersion:
+    """A version before and after its verification. `warnings` say what an operator may expect and does not get."""
+
+    spec: ModelSpec
+    files: VersionFiles
+    engines: Sequence[Engine]
+    verifier: Verifier
+    policy: BatchingPolicy
+    warnings: tuple[str, ...]
+    # What to serve instead if rows must not share a batch. The spec is another one if config.pbtxt asks for no batches.
+    unbatched_spec: ModelSpec
+    unbatched_policy: BatchingPolicy
+    batch_max_abs_diff: float | None = None  # of the golden answers, as Verifier.verify() returns it
+
+    def verify(self) -> "OpenedVersion":
+        """Verify every engine. Returns the version as it can be served: without batches if its rows need that.
+
+        Raises:
+            LoadError: as Verifier.verify(), or the configuration has a guarantee that needs independent rows.
+        """
+        if not self.verifier.golden and (self.policy.max_batch_size > 1 or self.policy.sizes):
+            return self._check_rows()
+        diffs = [self.verifier.verify(engine.run) for engine in self.engines]
+        return replace(self, batch_max_abs_diff=max((diff for diff in diffs if diff is not None), default=None))
+
+    def _check_rows(self) -> "OpenedVersion":
+        """Compare rows alone and in batches, in every batch size.
+
+        What cannot be compared is batched only if config.pbtxt asks for it, for the operator may know what the graph
+        does not tell.
+        """
+        findings = [self._compare_rows(engine) for engine in self.engines]
+        for finding in findings:
+            if finding.dependent:
+                return self._unbatched(finding.dependent)
+        for finding in findings:
+            if finding.unknown:
+                return self._without_comparison(f"whether rows are independent is unknown: {finding.unknown}")
+        return self
+
+    def _compare_rows(self, engine: Engine) -> Finding:
+        tolerance = ON_CPU if engine.device == "cpu" else IN_HALF_PRECISION if engine.half_precision else ON_GPU
+        strict = self.verifier.strict
+        return compare_rows(
+            self.spec, engine.run, self.verifier.sizes, tolerance=EXACT if strict else tolerance, padded=strict
+        )
+
+    def _without_comparison(self, reason: str) -> "OpenedVersion":
+        for engine in self.engines:
+            self.verifier.verify(engine.run)
+        if self.spec is not self.unbatched_spec:
+            return self._unbatched(f"{reason}; if they are, set max_batch_size and dynamic_batching in config.pbtxt")
+        return replace(self, warnings=(*self.warnings, f"batched, as config.pbtxt says, but {reason}"))
+
+    def _unbatched(self, reason: str) -> "OpenedVersion":
+        """The version without batches and without padding."""
+        if self.verifier.strict:
+            raise ConfigurationError(
+                f"the parameter strict requires the same bits alone and in a batch, but {reason}; remove the parameter"
+            )
+        for engine in self.engines:
+            engine.unbind()
+            engine.serve(self.unbatched_spec)
+        return replace(
+            self,
+            spec=self.unbatched_spec,
+            verifier=replace(self.verifier, spec=self.unbatched_spec, sizes=[1]),
+            policy=self.unbatched_policy,
+            warnings=(*self.warnings, f"{NOT_BATCHED}: {reason}"),
+        )
