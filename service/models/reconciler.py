@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from service.core.errors import FilesError, LoadError, NotFound, NotReady
+from service.core.texts import listed, quoted
 from service.models.config import read_config
 from service.models.loader import LoadedModel
 from service.models.registry import UNLOADED, Registry, State, Statuses, VersionStatus
@@ -102,7 +103,9 @@ class Reconciler:
         with self._lock:
             versions = self._registry.statuses(name)
             if not versions:
-                raise NotFound(f"model {name!r} is not found; there are {sorted(self._registry.names()) or 'none'}")
+                raise NotFound(
+                    f"model {quoted(name)} is not found; there are {listed(sorted(self._registry.names()), name)}"
+                )
             self._registry.unloaded |= {name}
             statuses = {version: VersionStatus(name, version, State.UNAVAILABLE, UNLOADED) for version in versions}
             self._replace(name, {}, statuses, NO_ROUTING)

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from service.core.errors import NotFound, NotReady
+from service.core.texts import listed, quoted
 from service.models.loader import LoadedModel
 from service.models.routing import CANARY, NO_ROUTING, STABLE, Routing
 
@@ -124,13 +125,13 @@ class Registry:
         statuses = [status for status in self.index() if status.name == name]
         if not statuses:
             if self.problem and not self._statuses:
-                return NotReady(f"model {name!r}: {self.problem}")
-            return NotFound(f"model {name!r} is not found; there are {sorted(self.names()) or 'none'}")
+                return NotReady(f"model {quoted(name)}: {self.problem}")
+            return NotFound(f"model {quoted(name)} is not found; there are {listed(sorted(self.names()), name)}")
         version = str(self.routing(name).labels.get(version, version))
         matching = [status for status in statuses if version in ("", str(status.version)) or status.version == 0]
         if not matching:
             versions = [str(status.version) for status in statuses]
-            return NotFound(f"model {name!r} has no version {version!r}; there are {versions}")
+            return NotFound(f"model {name!r} has no version {quoted(version)}; there are {listed(versions, version)}")
         status = matching[-1]
         label = f"model {name!r}" + (f" version {status.version}" if status.version else "")
         return NotReady(f"{label} is {status.state.lower()}: {status.reason or 'try again shortly'}")
