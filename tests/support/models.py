@@ -109,3 +109,14 @@ def copy_repository(source: Path, target: Path) -> Path:
     """Copy a repository, so that a test may change it."""
     shutil.copytree(source, target)
     return target
+
+
+def widening_model(width: int) -> bytes:
+    """`x` FP32 [N, 1] → `y` [N, width] with x in each column: a small request with a large answer."""
+    size = helper.make_tensor("size", TensorProto.INT64, [2], [1, width])
+    return _model(
+        [helper.make_node("Expand", ["x", "size"], ["y"])],
+        inputs=[("x", TensorProto.FLOAT, ["N", 1])],
+        outputs=[("y", TensorProto.FLOAT, ["N", width])],
+        constants=[size],
+    )

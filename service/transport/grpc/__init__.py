@@ -3,6 +3,7 @@
     native_server.py         the native server: ModelInfer on pygrpc-native, HTTP/2 and gRPC in Rust, outside the GIL
     aio_server.py            the aio server: every method on grpc.aio
     response_sink.py         responses on their way to the aio server's event loop
+    hang_ups.py              clients that hang up before they have their response
     streaming.py             one ModelStreamInfer call
     inference_servicer.py    inference.GRPCInferenceService, except inference
     classifier_servicer.py   simplecnn.v1.ImageClassifier

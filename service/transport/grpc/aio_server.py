@@ -10,6 +10,7 @@ from __future__ import annotations  # types-grpcio's generics exist for mypy onl
 import asyncio
 import contextlib
 import functools
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -27,6 +28,7 @@ from service.inference.encode import stream_error, stream_response
 from service.inference.handler import InferenceHandler, PendingInfer
 from service.pb import POOL, classifier_pb2, health_pb2, inference_pb2
 from service.transport.grpc.classifier_servicer import ClassifierServicer
+from service.transport.grpc.hang_ups import GRPC_LOGGER, HANG_UPS
 from service.transport.grpc.health_servicer import HealthServicer
 from service.transport.grpc.inference_servicer import InferenceServicer
 from service.transport.grpc.response_sink import LoopResponseSink
@@ -78,6 +80,7 @@ class AioServer:
         self._sink = LoopResponseSink(asyncio.get_running_loop())
         self._streams: set[asyncio.Task[Any]] = set()
         self._stopping = False
+        logging.getLogger(GRPC_LOGGER).addFilter(HANG_UPS)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", int(reuse_port)),  # if 0, a port in use is an error
@@ -169,7 +172,7 @@ class AioServer:
         deadline = _deadline(context)
         as_status = (STATUS_KEY, "true") in tuple(context.invocation_metadata() or ())
         stream = InferenceStream(requests, lambda payload: self._submit(payload, deadline))
-        async with contextlib.aclosing(stream.responses()) as responses, self._ends_on_stop(context):
+        async with contextlib.aclosing(stream.responses()) as responses, self._ends(context, "ModelStreamInfer"):
             async for payload, response in responses:
                 if isinstance(response, bytes):
                     yield stream_response(response)
@@ -183,7 +186,7 @@ class AioServer:
             request = _parse(health_pb2.HealthCheckRequest, payload)
         except ServiceError as error:
             await _abort(context, error)
-        async with contextlib.aclosing(health.Watch(request)) as statuses, self._ends_on_stop(context):
+        async with contextlib.aclosing(health.Watch(request)) as statuses, self._ends(context, "Watch"):
             async for status in statuses:
                 yield status.SerializeToString()
 
@@ -222,8 +225,11 @@ class AioServer:
             self._handler.authorize(context.invocation_metadata() or (), right)
 
     @contextlib.asynccontextmanager
-    async def _ends_on_stop(self, context: Context) -> AsyncIterator[None]:
-        """End the stream with UNAVAILABLE when the server stops: a client may keep a stream open for ever."""
+    async def _ends(self, context: Context, method: str) -> AsyncIterator[None]:
+        """End the stream with UNAVAILABLE when the server stops: a client may keep a stream open for ever.
+
+        A stream that fails ends with INTERNAL.
+        """
         task = asyncio.current_task()
         assert task is not None
         self._streams.add(task)
@@ -233,6 +239,10 @@ class AioServer:
             if not self._stopping:
                 raise
             await _abort(context, Draining())
+        except grpc.aio.BaseError:  # the stream was aborted, or its client hung up
+            raise
+        except Exception:  # noqa: BLE001 # _log_unexpected logs it
+            await _abort(context, _log_unexpected(method))
         finally:
             self._streams.discard(task)
 
