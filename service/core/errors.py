@@ -11,6 +11,7 @@
     ├── Unauthenticated     UNAUTHENTICATED     the call has no valid token
     ├── PermissionDenied    PERMISSION_DENIED   the token lacks a right
     ├── Unimplemented       UNIMPLEMENTED       the method or parameter is not supported
+    ├── InvalidTimeout      INTERNAL            the metadata grpc-timeout has another form than gRPC's
     └── EngineFailed        INTERNAL            a fixed text, and an error id that finds the cause in the log
 
     LoadError               error           a model or version cannot be served; the code labels inference_model_refused
@@ -177,6 +178,15 @@ class Unimplemented(ServiceError):
     """The server does not support the method or parameter."""
 
     code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class InvalidTimeout(ServiceError):
+    """The metadata grpc-timeout has another form than gRPC's. Status and text are those of gRPC's core."""
+
+    code = grpc.StatusCode.INTERNAL
+
+    def __init__(self) -> None:
+        super().__init__("Error parsing 'grpc-timeout' metadata")
 
 
 class EngineFailed(ServiceError):

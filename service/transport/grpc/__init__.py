@@ -8,6 +8,7 @@
     inference_servicer.py    inference.GRPCInferenceService, except inference
     classifier_servicer.py   simplecnn.v1.ImageClassifier
     health_servicer.py       grpc.health.v1.Health
+    timeouts.py              a call's deadline from its grpc-timeout
     listeners.py             listening sockets: check, reserve, close
 
 The native server passes every method except ModelInfer on to an aio server on a Unix socket, so that those methods have

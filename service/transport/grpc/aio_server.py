@@ -23,7 +23,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service.core.auth import CONTROL, INFER
-from service.core.errors import Draining, EngineFailed, InvalidArgument, ServiceError
+from service.core.errors import DeadlineExceeded, Draining, EngineFailed, InvalidArgument, ServiceError
 from service.inference.encode import stream_error, stream_response
 from service.inference.handler import InferenceHandler, PendingInfer
 from service.pb import POOL, classifier_pb2, health_pb2, inference_pb2
@@ -33,6 +33,7 @@ from service.transport.grpc.health_servicer import HealthServicer
 from service.transport.grpc.inference_servicer import InferenceServicer
 from service.transport.grpc.response_sink import LoopResponseSink
 from service.transport.grpc.streaming import InferenceStream
+from service.transport.grpc.timeouts import deadline_at
 
 INFERENCE: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 CLASSIFIER: ServiceDescriptor = classifier_pb2.DESCRIPTOR.services_by_name["ImageClassifier"]
@@ -211,6 +212,7 @@ class AioServer:
             try:
                 if right is not None:
                     self._authorize(context, right)
+                _check_deadline(context)
                 response = function(_parse(request, payload))
                 return (response if isinstance(response, Message) else await response).SerializeToString()
             except ServiceError as error:
@@ -248,8 +250,13 @@ class AioServer:
 
 
 def _deadline(context: Context) -> float | None:
-    seconds_left = context.time_remaining()
-    return None if seconds_left is None else time.monotonic() + seconds_left
+    return deadline_at(time.monotonic(), context.time_remaining())
+
+
+def _check_deadline(context: Context) -> None:
+    deadline = _deadline(context)
+    if deadline is not None and deadline <= time.monotonic():
+        raise DeadlineExceeded("the deadline had passed when the request arrived")
 
 
 def _parse(message: type[M], payload: bytes) -> M:
