@@ -26,6 +26,7 @@ class RawCall:
 
     def __init__(self, address: str, path: str = MODEL_INFER, headers: Sequence[tuple[str, str]] = ()) -> None:
         host, port = address.rsplit(":", 1)
+        self.fields: dict[bytes, bytes] = {}  # headers and trailers of the response, once status() has returned
         self._socket = socket.create_connection((host, int(port)), WAIT)
         # Sent as they are, even if they are not valid.
         self._http = H2Connection(H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False))
@@ -50,15 +51,20 @@ class RawCall:
         self._flush()
         return self
 
+    def end(self) -> "RawCall":
+        """Send no further message."""
+        self._http.end_stream(STREAM)
+        self._flush()
+        return self
+
     def status(self) -> tuple[grpc.StatusCode, str]:
         """Wait for the end of the call: its status and text."""
-        fields: dict[bytes, bytes] = {}
         for event in self._events():
             if isinstance(event, ResponseReceived | TrailersReceived):
-                fields |= dict(event.headers or ())
+                self.fields |= dict(event.headers or ())
             if isinstance(event, StreamEnded | StreamReset):
                 break
-        return CODES[int(fields[b"grpc-status"])], unquote(fields.get(b"grpc-message", b"").decode())
+        return CODES[int(self.fields[b"grpc-status"])], unquote(self.fields.get(b"grpc-message", b"").decode())
 
     def await_headers(self) -> None:
         """Wait for the response's first headers."""
