@@ -52,7 +52,7 @@ class ServiceError(Exception):
     code: ClassVar[grpc.StatusCode]
     max_text: ClassVar[int] = MAX_METADATA_BYTES  # as grpc-message, in bytes
 
-    def __init__(self, text: str = "") -> None:
+    def __init__(self, text: str) -> None:
         super().__init__(bounded(text, self.max_text))
 
     @property
