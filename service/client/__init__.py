@@ -1,4 +1,7 @@
-"""The Python client: `Client` and gRPC's SERVICE_CONFIG. command.py is the command `python -m service.client`.
+"""The Python client: `Client` and gRPC's SERVICE_CONFIG.
+
+    retries.py   calls that a full queue refused
+    command.py   the command `python -m service.client`
 
 Imports the stubs (service.pb) and gRPC; NumPy only when a method needs it. Not here: the server.
 """
@@ -7,10 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.message import Message
 
+from service.client.retries import Retries
 from service.pb import (
     classifier_pb2,
     classifier_pb2_grpc,
@@ -47,9 +52,10 @@ class Client:
     """Calls one server, or the replicas behind one name. Use it as a context manager.
 
     `timeout` limits each call with its retries, in seconds. `token` is the bearer token, if the server requires one.
+    `retries` are those of `classify` and `predict` when the queue is full.
     """
 
-    def __init__(self, url: str, *, timeout: float = 10.0, token: str = "") -> None:
+    def __init__(self, url: str, *, timeout: float = 10.0, token: str = "", retries: Retries | None = None) -> None:
         self._metadata = [("authorization", f"Bearer {token}")] if token else None
         options = [
             ("grpc.max_receive_message_length", -1),
@@ -61,6 +67,7 @@ class Client:
         self._classifier = classifier_pb2_grpc.ImageClassifierStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
         self._timeout = timeout
+        self._retries = retries or Retries()
 
     def __enter__(self) -> Client:
         return self
@@ -85,7 +92,7 @@ class Client:
             top_k=top_k,
             fit=f"FIT_{fit.upper()}",
         )
-        return list(self._classifier.Classify(request, timeout=self._timeout, metadata=self._metadata).results)
+        return list(self._call(self._classifier.Classify, request).results)
 
     def predict(self, model: str, images: NDArray[np.uint8], version: str = "") -> NDArray[np.float32]:
         """Probabilities (N, classes) of raw images (N, H, W, C), with N at most the model's max_batch_size.
@@ -98,7 +105,7 @@ class Client:
         request = inference_pb2.ModelInferRequest(model_name=model, model_version=version)
         request.inputs.add(name="images", datatype="UINT8", shape=images.shape)
         request.raw_input_contents.append(np.ascontiguousarray(images).tobytes())
-        response = self._inference.ModelInfer(request, timeout=self._timeout, metadata=self._metadata)
+        response = self._call(self._inference.ModelInfer, request)
         return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(response.outputs[0].shape)
 
     def models(self) -> list[inference_pb2.RepositoryIndexResponse.ModelIndex]:
@@ -111,3 +118,9 @@ class Client:
         request = health_pb2.HealthCheckRequest(service=service)
         status = self._health.Check(request, timeout=self._timeout, metadata=self._metadata).status
         return bool(status == health_pb2.HealthCheckResponse.SERVING)
+
+    def _call(self, method: Any, request: Message) -> Any:
+        """Call the method, again while the queue is full."""
+        return self._retries.call(
+            lambda seconds_left: method(request, timeout=seconds_left, metadata=self._metadata), self._timeout
+        )

@@ -4,6 +4,7 @@
     datatypes.py     element types and their names on the wire, in config.pbtxt and in ONNX Runtime
     batch_sizes.py   the sizes that batches are padded to
     errors.py        every error, with its gRPC status
+    texts.py         names and values in the texts of errors: few, short and printable
     auth.py          tokens and their rights, read from the tokens file
     logs.py          structured logs
     version.py       version and commit

@@ -11,6 +11,7 @@
     ├── Unauthenticated     UNAUTHENTICATED     the call has no valid token
     ├── PermissionDenied    PERMISSION_DENIED   the token lacks a right
     ├── Unimplemented       UNIMPLEMENTED       the method or parameter is not supported
+    ├── InvalidTimeout      INTERNAL            the metadata grpc-timeout has another form than gRPC's
     └── EngineFailed        INTERNAL            a fixed text, and an error id that finds the cause in the log
 
     LoadError               error           a model or version cannot be served; the code labels inference_model_refused
@@ -22,7 +23,8 @@
     └── DeviceUnavailable   device          the requested device is missing
     EngineLost              a run failed, and every later run on that engine will fail
 
-The text of any other exception never reaches a caller: servers answer it as EngineFailed.
+The text of any other exception never reaches a caller: servers answer it as EngineFailed. An error's text is cut
+when the error is made, so that the text and its details together stay within MAX_METADATA_BYTES.
 """
 
 import secrets
@@ -34,14 +36,24 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from service.core.texts import bounded
+
 # The trailing metadata that carries rich error details (https://grpc.io/docs/guides/error/).
 DETAILS_KEY = "grpc-status-details-bin"
+# Of grpc-message and the details, as sent: percent-encoded and in base64. Clients take 8 KiB of metadata by default.
+MAX_METADATA_BYTES = 1024
+# Of the text of an error with details, which repeat the text once or twice, and of the field that they name.
+MAX_TEXT_WITH_DETAILS, MAX_FIELD = 224, 64
 
 
 class ServiceError(Exception):
     """Base of the errors that callers see."""
 
     code: ClassVar[grpc.StatusCode]
+    max_text: ClassVar[int] = MAX_METADATA_BYTES  # as grpc-message, in bytes
+
+    def __init__(self, text: str) -> None:
+        super().__init__(bounded(text, self.max_text))
 
     @property
     def message(self) -> str:
@@ -66,10 +78,11 @@ class InvalidArgument(ServiceError):
     """The request breaks the model's contract at `field`."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
+    max_text = MAX_TEXT_WITH_DETAILS
 
     def __init__(self, field: str, description: str) -> None:
         super().__init__(description)
-        self.field = field
+        self.field = bounded(field, MAX_FIELD)
 
     def detail(self) -> Message | None:
         """BadRequest, with the field and the text; None if the field is not known."""
@@ -95,6 +108,8 @@ class NotReady(ServiceError):
 
 class _Retryable(ServiceError):
     """An error that says when to try again."""
+
+    max_text = MAX_TEXT_WITH_DETAILS
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -163,6 +178,15 @@ class Unimplemented(ServiceError):
     """The server does not support the method or parameter."""
 
     code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class InvalidTimeout(ServiceError):
+    """The metadata grpc-timeout has another form than gRPC's. Status and text are those of gRPC's core."""
+
+    code = grpc.StatusCode.INTERNAL
+
+    def __init__(self) -> None:
+        super().__init__("Error parsing 'grpc-timeout' metadata")
 
 
 class EngineFailed(ServiceError):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from service.core.datatypes import BYTES, CONTENTS_DTYPES, ELEMENT_LENGTH
 from service.core.errors import InvalidArgument
 from service.core.spec import Arrays, ModelSpec, RequestedOutputs, TensorSpec
+from service.core.texts import listed, quoted
 from service.pb.inference_pb2 import InferTensorContents, ModelInferRequest
 
 InputTensor = ModelInferRequest.InferInputTensor
@@ -70,7 +71,7 @@ def decode_parameters(message: ModelInferRequest) -> Parameters:
         return NO_PARAMETERS
     for name in parameters:
         if name.startswith("triton_") and name != "triton_enable_empty_final_response":
-            raise InvalidArgument(f"parameters.{name}", f"the parameter {name!r} is reserved; rename it")
+            raise InvalidArgument(f"parameters.{name}", f"the parameter {quoted(name)} is reserved; rename it")
     key = parameters["sticky_key"].string_param if "sticky_key" in parameters else ""
     return Parameters(_non_negative(message, "timeout") * 1e-6, _non_negative(message, "priority"), key)
 
@@ -83,7 +84,7 @@ def _non_negative(message: ModelInferRequest, name: str) -> int:
     kind = parameter.WhichOneof("parameter_choice")
     value = getattr(parameter, kind) if kind in ("int64_param", "uint64_param") else None
     if value is None or value < 0:
-        got = f"{kind} {getattr(parameter, kind)!r}" if kind else "nothing"
+        got = f"{kind} {quoted(getattr(parameter, kind))}" if kind else "nothing"
         raise InvalidArgument(f"parameters.{name}", f"{name} expected an int64_param of at least 0, got {got}")
     return int(value)
 
@@ -107,7 +108,7 @@ def decode_inputs(message: ModelInferRequest, spec: ModelSpec) -> tuple[Arrays, 
     rows = {len(array) for array in arrays} if spec.batches else {1}
     if len(rows) > 1:
         raise InvalidArgument(
-            "inputs", f"all inputs must have the same number of rows, got {[len(array) for array in arrays]}"
+            "inputs", f"all inputs must have the same number of rows, got {listed([len(array) for array in arrays])}"
         )
     return arrays, rows.pop()
 
@@ -118,16 +119,16 @@ def _decode_by_name(tensors: Sequence[InputTensor], raw: Sequence[bytes], spec: 
     arrays: dict[str, NDArray[np.generic]] = {}
     for index, tensor in enumerate(tensors):
         if tensor.name not in names:
-            raise InvalidArgument(
-                f"inputs[{index}].name", f"model {spec.name!r} has no input {tensor.name!r}; it has {names}"
-            )
+            raise _unknown_name(f"inputs[{index}].name", "input", tensor.name, names, spec)
         if tensor.name in arrays:
-            raise InvalidArgument(f"inputs[{index}].name", f"input {tensor.name!r} is given twice")
+            raise InvalidArgument(f"inputs[{index}].name", f"input {quoted(tensor.name)} is given twice")
         expected = spec.inputs[names.index(tensor.name)]
         arrays[tensor.name] = decode_tensor(tensor, raw[index] if raw else None, expected, spec)
     missing = [name for name in names if name not in arrays]
     if missing:
-        raise InvalidArgument("inputs", f"input {missing[0]!r} is missing; model {spec.name!r} has {names}")
+        raise InvalidArgument(
+            "inputs", f"input {quoted(missing[0])} is missing; model {quoted(spec.name)} has {listed(names)}"
+        )
     return tuple(arrays[name] for name in names)
 
 
@@ -140,23 +141,26 @@ def decode_tensor(tensor: InputTensor, raw: bytes | None, expected: TensorSpec, 
     _check_shape(shape, expected, spec)
     if tensor.parameters and any(key.startswith("shared_memory") for key in tensor.parameters):
         raise InvalidArgument(
-            f"{expected.name}.parameters", f"input {expected.name!r}: shared memory is not supported; send the contents"
+            f"{expected.name}.parameters",
+            f"input {quoted(expected.name)}: shared memory is not supported; send the contents",
         )
     if raw is None:
         if not tensor.HasField("contents"):
             raise InvalidArgument(
-                f"{expected.name}.contents", f"input {expected.name!r} has neither contents nor raw_input_contents"
+                f"{expected.name}.contents",
+                f"input {quoted(expected.name)} has neither contents nor raw_input_contents",
             )
         return _decode_typed(tensor.contents, shape, expected)
     if tensor.HasField("contents"):
         raise InvalidArgument(
-            f"{expected.name}.contents", f"input {expected.name!r} has both contents and raw_input_contents; send one"
+            f"{expected.name}.contents",
+            f"input {quoted(expected.name)} has both contents and raw_input_contents; send one",
         )
     if data_type is BYTES:
         return _text_array(_split_bytes(raw, math.prod(shape), shape, expected), shape, expected)
     size = math.prod(shape) * data_type.dtype.itemsize
     if len(raw) != size:
-        raise _mismatch(expected, "bytes", f"{size} for shape {list(shape)}", str(len(raw)))
+        raise _mismatch(expected, "bytes", f"{size} for shape {listed(shape)}", str(len(raw)))
     if data_type.dtype == np.bool_:  # every non-zero byte becomes 1, the only true value to ONNX Runtime
         return np.not_equal(np.frombuffer(raw, np.uint8), 0).reshape(shape)
     return np.frombuffer(raw, data_type.dtype).reshape(shape)
@@ -173,7 +177,7 @@ def _check_shape(shape: tuple[int, ...], expected: TensorSpec, spec: ModelSpec) 
         and min(row_shape, default=0) >= 0
     ):
         full_shape = [-1, *expected.shape] if spec.batches else list(expected.shape)
-        raise _mismatch(expected, "shape", str(full_shape), str(list(shape)))
+        raise _mismatch(expected, "shape", listed(full_shape), listed(shape))
     if not spec.batches:
         return
     if not shape or not 1 <= shape[0] <= spec.max_batch_size:
@@ -188,12 +192,12 @@ def _decode_typed(contents: InferTensorContents, shape: tuple[int, ...], expecte
     if not data_type.contents:
         raise InvalidArgument(
             f"{expected.name}.contents",
-            f"input {expected.name!r}: {data_type.name} can only be sent in raw_input_contents",
+            f"input {quoted(expected.name)}: {data_type.name} can only be sent in raw_input_contents",
         )
     values = getattr(contents, data_type.contents)
     count = math.prod(shape)
     if len(values) != count:
-        raise _mismatch(expected, data_type.contents, f"{count} values for shape {list(shape)}", f"{len(values)}")
+        raise _mismatch(expected, data_type.contents, f"{count} values for shape {listed(shape)}", f"{len(values)}")
     if data_type is BYTES:
         return _text_array(values, shape, expected)
     wide = np.fromiter(values, CONTENTS_DTYPES[data_type.contents], count)
@@ -225,7 +229,7 @@ def _split_bytes(raw: bytes, count: int, shape: tuple[int, ...], expected: Tenso
         position = end
     if len(elements) != count:
         got = "more" if len(elements) > count else str(len(elements))
-        raise _mismatch(expected, "bytes", f"{count} elements for shape {list(shape)}", got)
+        raise _mismatch(expected, "bytes", f"{count} elements for shape {listed(shape)}", got)
     return elements
 
 
@@ -237,8 +241,16 @@ def _text_array(elements: Iterable[bytes], shape: tuple[int, ...], expected: Ten
     return array.reshape(shape)
 
 
+def _unknown_name(field: str, kind: str, name: str, names: Sequence[str], spec: ModelSpec) -> InvalidArgument:
+    return InvalidArgument(
+        field, f"model {quoted(spec.name)} has no {kind} {quoted(name)}; it has {listed(names, name)}"
+    )
+
+
 def _mismatch(tensor: TensorSpec, what: str, expected: str, got: str) -> InvalidArgument:
-    return InvalidArgument(f"{tensor.name}.{what}", f"input {tensor.name!r}: {what} expected {expected}, got {got}")
+    return InvalidArgument(
+        f"{tensor.name}.{what}", f"input {quoted(tensor.name)}: {what} expected {expected}, got {got}"
+    )
 
 
 def decode_requested_outputs(message: ModelInferRequest, spec: ModelSpec) -> RequestedOutputs:
@@ -254,12 +266,10 @@ def decode_requested_outputs(message: ModelInferRequest, spec: ModelSpec) -> Req
     classes: dict[int, int] = {}  # by index of the output
     for position, output in enumerate(requested):
         if output.name not in names:
-            raise InvalidArgument(
-                f"outputs[{position}].name", f"model {spec.name!r} has no output {output.name!r}; it has {names}"
-            )
+            raise _unknown_name(f"outputs[{position}].name", "output", output.name, names, spec)
         index = names.index(output.name)
         if index in classes:
-            raise InvalidArgument(f"outputs[{position}].name", f"output {output.name!r} is requested twice")
+            raise InvalidArgument(f"outputs[{position}].name", f"output {quoted(output.name)} is requested twice")
         classes[index] = _classes(output, spec.outputs[index]) if output.parameters else 0
     return tuple(classes.items())
 
@@ -268,7 +278,7 @@ def _classes(requested: ModelInferRequest.InferRequestedOutputTensor, output: Te
     """The number of top classes that the request asks for; 0 if it asks for the values."""
     if any(name.startswith("shared_memory") for name in requested.parameters):
         raise InvalidArgument(
-            f"{output.name}.parameters", f"output {output.name!r}: shared memory is not supported; leave it out"
+            f"{output.name}.parameters", f"output {quoted(output.name)}: shared memory is not supported; leave it out"
         )
     if "classification" not in requested.parameters:
         return 0
@@ -276,6 +286,7 @@ def _classes(requested: ModelInferRequest.InferRequestedOutputTensor, output: Te
     if count < 1 or output.data_type is BYTES:
         expected, got = ("an int64_param of at least 1", count) if count < 1 else ("an output of numbers", BYTES.name)
         raise InvalidArgument(
-            f"{output.name}.classification", f"output {output.name!r}: classification expected {expected}, got {got}"
+            f"{output.name}.classification",
+            f"output {quoted(output.name)}: classification expected {expected}, got {got}",
         )
     return min(count, 2**31)

@@ -16,8 +16,9 @@ from pathlib import Path
 import structlog
 
 from service.core.errors import FilesError, FilesUnreadable, LoadError, NotFound, NotReady
+from service.core.texts import listed, quoted
 from service.models.loader import LoadedModel
-from service.models.registry import UNLOADED, ModelEntry, Registry, State, VersionStatus, model_entry, some_of
+from service.models.registry import UNLOADED, ModelEntry, Registry, State, VersionStatus, model_entry
 from service.models.repository import ModelFolder
 from service.models.scan import find_model, scan
 from service.models.selection import Candidate, Selection, candidate_for, select
@@ -89,7 +90,7 @@ class Reconciler:
         with self._lock:
             entries = self._registry.snapshot.entries
             if name not in entries:
-                raise NotFound(f"model {name!r} is not found; there are {some_of(entries)}")
+                raise NotFound(f"model {quoted(name)} is not found; there are {listed(sorted(entries), name)}")
             statuses = {
                 version: VersionStatus(name, version, State.UNAVAILABLE, UNLOADED) for version in entries[name].statuses
             }

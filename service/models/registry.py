@@ -6,13 +6,14 @@ Not here: changes on disk (reconciler.py), loading (loader.py), the canary's sha
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
 from service.core.errors import NotFound, NotReady
+from service.core.texts import bounded, listed, quoted
 from service.models.fingerprint import Fingerprint
 from service.models.loader import LoadedModel
 from service.models.repository import printable_name
@@ -132,9 +133,9 @@ class Snapshot:
         With `strict` every model that no operator unloaded must answer.
         """
         if self.problem:
-            return _cut(self.problem, MAX_REASON_BYTES)
+            return bounded(self.problem, MAX_REASON_BYTES)
         if not self.entries:
-            return _cut(f"the repository {self.repository} holds no models", MAX_REASON_BYTES)
+            return bounded(f"the repository {self.repository} holds no models", MAX_REASON_BYTES)
         serving = self.serving_models()
         silent = [name for name, entry in self.entries.items() if name not in serving and not entry.unloaded]
         if not serving:
@@ -146,15 +147,15 @@ class Snapshot:
 
     def _explain(self, what: str, names: Collection[str]) -> str:
         """The text with the reasons of these models."""
-        listed = sorted(names)[:MAX_LISTED]
+        shown = sorted(names)[:MAX_LISTED]
         reasons = [
-            f"{name} {status.version or ''}: {_cut(status.reason or status.state.lower(), MAX_VERSION_REASON_BYTES)}"
-            for name in listed
+            f"{name} {status.version or ''}: {bounded(status.reason or status.state.lower(), MAX_VERSION_REASON_BYTES)}"
+            for name in shown
             for status in self._states(name)
             if status.state is not State.READY
         ]
         more = f" ({len(names)} models, of which {MAX_LISTED} are listed)" if len(names) > MAX_LISTED else ""
-        return _cut(f"{what}{more}: {'; '.join(reasons)}", MAX_REASON_BYTES)
+        return bounded(f"{what}{more}: {'; '.join(reasons)}", MAX_REASON_BYTES)
 
     def _states(self, name: str) -> list[VersionStatus]:
         """The states of one model's versions, by number; a version with a broken engine is not available."""
@@ -170,14 +171,14 @@ class Snapshot:
     def _lookup_error(self, name: str, version: str) -> NotFound | NotReady:
         if name not in self.entries:
             if self.problem and not self.entries:
-                return NotReady(f"model {name!r}: {self.problem}")
-            return NotFound(f"model {name!r} is not found; there are {some_of(self.entries)}")
+                return NotReady(f"model {quoted(name)}: {self.problem}")
+            return NotFound(f"model {quoted(name)} is not found; there are {listed(sorted(self.entries), name)}")
         states = self._states(name)
         version = str(self.entries[name].routing.labels.get(version, version))
         matching = [status for status in states if version in ("", str(status.version)) or status.version == 0]
         if not matching:
             known = [str(status.version) for status in states]
-            return NotFound(f"model {name!r} has no version {version!r}; there are {some_of(known)}")
+            return NotFound(f"model {name!r} has no version {quoted(version)}; there are {listed(known, version)}")
         status = matching[-1]
         label = f"model {name!r}" + (f" version {status.version}" if status.version else "")
         return NotReady(f"{label} is {status.state.lower()}: {status.reason or 'try again shortly'}")
@@ -245,19 +246,6 @@ class Registry:
 def model_entry(models: Mapping[int, LoadedModel], statuses: Statuses, routing: Routing) -> ModelEntry:
     """The entry that routes the model's requests to exactly these versions."""
     return ModelEntry(statuses, _routes(models, routing) if models else {}, routing if routing.labels else NO_ROUTING)
-
-
-def some_of(names: Iterable[str]) -> str:
-    """Some of the names and the number of the others; "none" if there are no names."""
-    known = sorted(names)
-    more = f" and {len(known) - MAX_LISTED} more" if len(known) > MAX_LISTED else ""
-    return f"{known[:MAX_LISTED]}{more}" if known else "none"
-
-
-def _cut(text: str, limit: int) -> str:
-    """The text, cut to at most `limit` bytes of UTF-8."""
-    encoded = text.encode()
-    return text if len(encoded) <= limit else encoded[: limit - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def _routes(models: Mapping[int, LoadedModel], routing: Routing) -> Routes:

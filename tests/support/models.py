@@ -69,6 +69,26 @@ def identity_model(element: int, shape: Sequence[int | str]) -> bytes:
     )
 
 
+def widening_model(width: int) -> bytes:
+    """`x` FP32 [N, 1] → `y` [N, width] with x in each column: a small request with a large answer."""
+    size = helper.make_tensor("size", TensorProto.INT64, [2], [1, width])
+    return toy_model(
+        [helper.make_node("Expand", ["x", "size"], ["y"])],
+        inputs=[("x", TensorProto.FLOAT, ["N", 1])],
+        outputs=[("y", TensorProto.FLOAT, ["N", width])],
+        constants=[size],
+    )
+
+
+def cast_model() -> bytes:
+    """`images` UINT8 [N, 4] → `probabilities` FP32 [N, 4], the same values: what Client.predict takes and returns."""
+    return toy_model(
+        [helper.make_node("Cast", ["images"], ["probabilities"], to=TensorProto.FLOAT)],
+        inputs=[("images", TensorProto.UINT8, ["N", 4])],
+        outputs=[("probabilities", TensorProto.FLOAT, ["N", 4])],
+    )
+
+
 def toy_model(
     nodes: Sequence[onnx.NodeProto],
     *,

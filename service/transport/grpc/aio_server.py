@@ -10,6 +10,7 @@ from __future__ import annotations  # types-grpcio's generics exist for mypy onl
 import asyncio
 import contextlib
 import functools
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -22,17 +23,19 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service.core.auth import CONTROL, INFER
-from service.core.errors import Draining, EngineFailed, InvalidArgument, ServiceError
+from service.core.errors import DeadlineExceeded, Draining, EngineFailed, InvalidArgument, ServiceError
 from service.core.spec import Arrays
 from service.inference.encode import stream_error, stream_response
 from service.inference.handler import InferenceHandler, PendingInfer
 from service.models.loader import LoadedModel
 from service.pb import POOL, classifier_pb2, health_pb2, inference_pb2
 from service.transport.grpc.classifier_servicer import ClassifierServicer
+from service.transport.grpc.hang_ups import GRPC_LOGGER, HANG_UPS
 from service.transport.grpc.health_servicer import HealthServicer
 from service.transport.grpc.inference_servicer import InferenceServicer
 from service.transport.grpc.response_sink import LoopResponseSink
 from service.transport.grpc.streaming import InferenceStream
+from service.transport.grpc.timeouts import deadline_at
 
 INFERENCE: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 CLASSIFIER: ServiceDescriptor = classifier_pb2.DESCRIPTOR.services_by_name["ImageClassifier"]
@@ -80,6 +83,7 @@ class AioServer:
         self._sink = LoopResponseSink(asyncio.get_running_loop())
         self._streams: set[asyncio.Task[Any]] = set()
         self._stopping = False
+        logging.getLogger(GRPC_LOGGER).addFilter(HANG_UPS)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", int(reuse_port)),  # if 0, a port in use is an error
@@ -173,7 +177,7 @@ class AioServer:
         deadline = _deadline(context)
         as_status = (STATUS_KEY, "true") in tuple(context.invocation_metadata() or ())
         stream = InferenceStream(requests, lambda payload: self._submit(payload, deadline))
-        async with contextlib.aclosing(stream.responses()) as responses, self._ends_on_stop(context):
+        async with contextlib.aclosing(stream.responses()) as responses, self._ends(context, "ModelStreamInfer"):
             async for payload, response in responses:
                 if isinstance(response, bytes):
                     yield stream_response(response)
@@ -187,7 +191,7 @@ class AioServer:
             request = _parse(health_pb2.HealthCheckRequest, payload)
         except ServiceError as error:
             await _abort(context, error)
-        async with contextlib.aclosing(health.Watch(request)) as statuses, self._ends_on_stop(context):
+        async with contextlib.aclosing(health.Watch(request)) as statuses, self._ends(context, "Watch"):
             async for status in statuses:
                 yield status.SerializeToString()
 
@@ -212,6 +216,7 @@ class AioServer:
             try:
                 if right is not None:
                     self._authorize(context, right)
+                _check_deadline(context)
                 response = function(_parse(request, payload))
                 return (response if isinstance(response, Message) else await response).SerializeToString()
             except ServiceError as error:
@@ -226,8 +231,11 @@ class AioServer:
             self._handler.authorize(context.invocation_metadata() or (), right)
 
     @contextlib.asynccontextmanager
-    async def _ends_on_stop(self, context: Context) -> AsyncIterator[None]:
-        """End the stream with UNAVAILABLE when the server stops: a client may keep a stream open for ever."""
+    async def _ends(self, context: Context, method: str) -> AsyncIterator[None]:
+        """End the stream with UNAVAILABLE when the server stops: a client may keep a stream open for ever.
+
+        A stream that fails ends with INTERNAL.
+        """
         task = asyncio.current_task()
         assert task is not None
         self._streams.add(task)
@@ -237,6 +245,10 @@ class AioServer:
             if not self._stopping:
                 raise
             await _abort(context, Draining())
+        except grpc.aio.BaseError:  # the stream was aborted, or its client hung up
+            raise
+        except Exception:  # noqa: BLE001 # _log_unexpected logs it
+            await _abort(context, _log_unexpected(method))
         finally:
             self._streams.discard(task)
 
@@ -252,8 +264,13 @@ async def _outcome(future: asyncio.Future[bytes], request: PendingInfer | None) 
 
 
 def _deadline(context: Context) -> float | None:
-    seconds_left = context.time_remaining()
-    return None if seconds_left is None else time.monotonic() + seconds_left
+    return deadline_at(time.monotonic(), context.time_remaining())
+
+
+def _check_deadline(context: Context) -> None:
+    deadline = _deadline(context)
+    if deadline is not None and deadline <= time.monotonic():
+        raise DeadlineExceeded("the deadline had passed when the request arrived")
 
 
 def _parse(message: type[M], payload: bytes) -> M:

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 
 from service.core.errors import NotFound
+from service.core.texts import listed, quoted
 from service.pb import health_pb2 as pb
 
 Status = pb.HealthCheckResponse.ServingStatus
@@ -37,7 +38,8 @@ class HealthServicer:
     def Check(self, request: pb.HealthCheckRequest) -> pb.HealthCheckResponse:
         """The status of one name. Raises NotFound if the name is unknown."""
         if request.service not in self._serving:
-            raise NotFound(f"unknown service {request.service!r}; the services are {sorted(self._serving)}")
+            names = listed(sorted(self._serving), request.service)
+            raise NotFound(f"unknown service {quoted(request.service)}; the services are {names}")
         return pb.HealthCheckResponse(status=self._status(request.service))
 
     def List(self, _: pb.HealthListRequest) -> pb.HealthListResponse:

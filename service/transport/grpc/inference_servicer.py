@@ -8,7 +8,8 @@ import asyncio
 
 from service.batching.statistics import Histogram
 from service.core import logs
-from service.core.errors import InvalidArgument, NotReady, Unimplemented
+from service.core.errors import MAX_METADATA_BYTES, InvalidArgument, NotReady, Unimplemented
+from service.core.texts import bounded, quoted
 from service.core.version import VERSION
 from service.inference.handler import InferenceHandler
 from service.models.loader import LoadedModel
@@ -92,7 +93,8 @@ class InferenceServicer:
         for status in self._registry.index():
             if status.state is State.READY or not request.ready:
                 number = str(status.version) if status.version else ""
-                response.models.add(name=status.name, version=number, state=status.state, reason=status.reason)
+                reason = bounded(status.reason, MAX_METADATA_BYTES)
+                response.models.add(name=status.name, version=number, state=status.state, reason=reason)
         return response
 
     # --- model control and logging ---
@@ -102,8 +104,8 @@ class InferenceServicer:
         name = self._controlled(request)
         for parameter in request.parameters:
             raise Unimplemented(
-                f"the parameter {parameter!r} is not supported: the service serves only what the repository holds; "
-                "write the files there, each by a rename, and load without parameters"
+                f"the parameter {quoted(parameter)} is not supported: the service serves only what the repository "
+                "holds; write the files there, each by a rename, and load without parameters"
             )
         await asyncio.to_thread(self._reconciler.load, name)
         return pb.RepositoryModelLoadResponse()
@@ -119,7 +121,7 @@ class InferenceServicer:
         for name, setting in request.settings.items():
             if name not in logs.LEVELS:
                 raise Unimplemented(
-                    f"the setting {name!r} cannot be changed; the settings that can are {list(logs.LEVELS)}"
+                    f"the setting {quoted(name)} cannot be changed; the settings that can are {list(logs.LEVELS)}"
                 )
             if setting.WhichOneof("parameter_choice") != "bool_param":
                 raise InvalidArgument(f"settings.{name}", f"the setting {name!r} expected a bool_param")

@@ -14,6 +14,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from service.core.errors import EngineFailed, ServiceError
 from service.inference.handler import InferenceHandler, PendingInfer
+from service.transport.grpc.timeouts import deadline_at, parse_timeout
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 # Calls and cancellations in one burst, at most; a burst takes the GIL once.
@@ -24,7 +25,8 @@ POLL_SECONDS, RECENT_SECONDS = 100e-6, 500e-6
 
 # A call's metadata, the caller's address, and the seconds left until its deadline.
 Details = tuple[tuple[tuple[str, str | bytes], ...], str, float | None] | None
-# pygrpc-native's event: kind, call id, method id, the request's bytes, client, details.
+# pygrpc-native's event: kind, call id, method id, the request's bytes, the first grpc-timeout header or, without one,
+# the caller's address, and details.
 Event = tuple[int, int, int, bytes | None, bytes | str | None, Details]
 
 log = structlog.get_logger(__name__)
@@ -40,7 +42,12 @@ class NativeServer:
     def __init__(self, address: str, handler: InferenceHandler, *, fallback: str, reuse_port: bool = False) -> None:
         self._handler = handler
         self._server = NativeGrpcFront(
-            address, [(MODEL_INFER, False)], call_details=True, io_threads=1, reuse_port=reuse_port
+            address,
+            [(MODEL_INFER, False)],
+            call_details=True,
+            client_key_metadata="grpc-timeout",  # in place of the caller's address; see _submit
+            io_threads=1,
+            reuse_port=reuse_port,
         )
         self._server.set_fallback(fallback)
         self.port = self._server.bound_port
@@ -66,11 +73,11 @@ class NativeServer:
         """Take cancellations, and submit calls that arrived together."""
         arrived = time.monotonic()
         burst: list[PendingInfer] = []
-        for kind, call_id, _, payload, _, details in events:
+        for kind, call_id, _, payload, timeout, details in events:
             if kind == EVENT_CANCEL:
                 if request := self._pending.pop(call_id, None):
                     request.cancel()
-            elif payload is not None and (request := self._decode(call_id, payload, arrived, details)):
+            elif payload is not None and (request := self._decode(call_id, payload, arrived, timeout, details)):
                 self._pending[call_id] = request
                 burst.append(request)
         if burst:
@@ -99,11 +106,16 @@ class NativeServer:
         self._poll_seconds = POLL_SECONDS if time.monotonic() - began < RECENT_SECONDS else 0.0
         return events
 
-    def _decode(self, call_id: int, payload: bytes, arrived: float, details: Details) -> PendingInfer | None:
+    def _decode(
+        self, call_id: int, payload: bytes, arrived: float, timeout: bytes | str | None, details: Details
+    ) -> PendingInfer | None:
         """Decode a call; None if it failed."""
         seconds_left = details[2] if details else None
-        deadline = None if seconds_left is None else arrived + seconds_left
         try:
+            # pygrpc-native ignores a header that it cannot read, and reads one with a sign.
+            if isinstance(timeout, bytes) and (seconds_left is None or timeout.startswith(b"+")):
+                seconds_left = parse_timeout(timeout)
+            deadline = deadline_at(arrived, seconds_left)
             if self._handler.auth_required:
                 self._handler.authorize(details[0] if details else ())
             return self._handler.decode(payload, self, call_id, arrived=arrived, deadline=deadline)

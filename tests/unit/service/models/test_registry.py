@@ -133,6 +133,6 @@ def test_the_reason_for_being_unready_and_the_errors_of_look_ups_are_bounded(tmp
     reason = registry.unready_reason()
     assert len(reason.encode()) <= MAX_REASON_BYTES == 1024
     assert reason.startswith("no model answers (340 models, of which 3 are listed): 000-")
-    with pytest.raises(NotFound, match=r"model 'typo' is not found; there are \['000-ü+', .* and 337 more$") as caught:
+    with pytest.raises(NotFound, match=r"model 'typo' is not found; there are \['000-ü+…', ") as caught:
         registry.get("typo")
     assert len(str(caught.value).encode()) < MAX_REASON_BYTES
