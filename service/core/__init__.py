@@ -4,6 +4,7 @@
     datatypes.py     element types and their names on the wire, in config.pbtxt and in ONNX Runtime
     batch_sizes.py   the sizes that batches are padded to
     errors.py        every error, with its gRPC status
+    lifecycle.py     the state of the process, from starting to stopped
     auth.py          tokens and their rights, read from the tokens file
     logs.py          structured logs
     version.py       version and commit

@@ -13,7 +13,8 @@ from service.batching.batcher import BatcherClosed
 from service.batching.queue import PendingRequest
 from service.batching.statistics import Statistics
 from service.core.auth import AUTHORIZATION, INFER, Tokens
-from service.core.errors import Draining, EngineFailed, MessageTooLarge, ServiceError
+from service.core.errors import EngineFailed, MessageTooLarge, ServiceError
+from service.core.lifecycle import Lifecycle
 from service.core.spec import Arrays, Outputs
 from service.inference.decode import Parameters, ParsedRequest, decode_inputs, decode_requested_outputs, parse
 from service.inference.decode_cache import CacheHit, DecodeCache
@@ -89,16 +90,16 @@ class PendingInfer(PendingRequest):
 
 
 class InferenceHandler:
-    """Handles ModelInfer for both gRPC servers, and holds the states of shutdown: lame duck, then draining."""
+    """Handles ModelInfer for both gRPC servers."""
 
-    def __init__(self, registry: Registry, *, max_message_bytes: int, tokens: Tokens | None = None) -> None:
+    def __init__(
+        self, registry: Registry, lifecycle: Lifecycle, *, max_message_bytes: int, tokens: Tokens | None = None
+    ) -> None:
         self.auth_required = tokens is not None
-        self.lame_duck = False  # reports NOT_SERVING; requests are still served
-        self.draining = False  # new requests are refused
-        self.last_refused_at = 0.0  # time.monotonic() of the last call that draining refused
         self.unrouted_statistics = Statistics()  # of calls that reached no model
         self._cache = DecodeCache()
         self._registry = registry
+        self._lifecycle = lifecycle
         self._max_message_bytes = max_message_bytes
         self._tokens = tokens
 
@@ -157,8 +158,8 @@ class InferenceHandler:
                     model.batcher.submit(pending, wake=wake)
                     return pending
                 except BatcherClosed:  # the version was replaced after the look-up: look it up again
-                    if self.draining:
-                        raise Draining from None
+                    if not self._lifecycle.accepts_calls:
+                        self._lifecycle.refuse(arrived)
         except ServiceError as error:
             statistics.record_failure(error.code.name, time.monotonic() - arrived)
             sink.fail(call, error)
@@ -168,9 +169,8 @@ class InferenceHandler:
         return None
 
     def _check_accepting(self, payload: bytes, arrived: float) -> None:
-        if self.draining:
-            self.last_refused_at = arrived
-            raise Draining
+        if not self._lifecycle.accepts_calls:
+            self._lifecycle.refuse(arrived)
         if len(payload) > self._max_message_bytes:
             raise MessageTooLarge(len(payload), self._max_message_bytes)
 

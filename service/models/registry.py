@@ -5,7 +5,6 @@ place, so reads need no lock. Not here: changes on disk (reconciler.py), loading
 (routing.py).
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -150,19 +149,6 @@ class Registry:
         """Replace the states of one model's versions."""
         others = {key: status for key, status in self._statuses.items() if key[0] != name}
         self._statuses = others | {(name, version): status for version, status in statuses.items()}
-
-    # --- shutdown ---
-
-    def close(self) -> None:
-        """Refuse new requests in every batcher. Pending requests are still answered."""
-        for model in self.models():
-            model.batcher.close()
-
-    def join(self, timeout: float) -> bool:
-        """Wait until every batcher has answered its requests; False if that took longer than `timeout` seconds."""
-        limit = time.monotonic() + timeout
-        done = [model.batcher.join(max(0.0, limit - time.monotonic())) for model in self.models()]
-        return all(done)
 
 
 def _routes(models: Mapping[int, LoadedModel], routing: Routing) -> Routes:
