@@ -6,7 +6,10 @@ view of a worker (worker.py).
 """
 
 import contextlib
+import ctypes
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -54,12 +57,20 @@ class Report:
 
 def run_worker(settings: Settings, index: int, pipe: Connection, socket_folder: Path) -> None:
     """Serve until the supervisor says to stop, and exit."""
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # forkserver.py handles it
+    signal_on_death_of_parent(signal.SIGKILL)
     os.setsid()  # Ctrl-C in a terminal goes to the supervisor alone, which then stops the workers
     logs.configure(settings.log_format, worker=index)
     supervisor = SupervisorLink(pipe, socket_folder)
     status = process.serve(settings, attach=supervisor.attach, socket_folder=socket_folder)
     supervisor.detach()
     process.leave(status)
+
+
+def signal_on_death_of_parent(number: signal.Signals) -> None:
+    """Let the kernel send this process a signal when its parent ends; Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(number))  # 1 is PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
 class SupervisorLink:

@@ -159,10 +159,21 @@ def test_a_supervisor_that_is_killed_while_workers_start_leaves_no_process(toys:
         assert not survivors(others)
 
 
+def test_a_worker_that_hangs_does_not_outlive_a_killed_supervisor(toys: Path) -> None:
+    with service_process(toys, "--workers", "2") as service:
+        wait_until(lambda: service.count("ready") == 2, "both workers are ready")
+        others = descendants(service)
+        hung = workers_of(service)[0]
+        os.kill(hung, signal.SIGSTOP)
+        service.process.kill()
+        assert not survivors(others)
+
+
 def test_a_stopped_worker_holds_up_no_probe_and_is_replaced(toys: Path) -> None:
     """A worker that hangs answers nothing; SIGSTOP makes one hang."""
     with service_process(toys, "--workers", "2") as service:
-        wait_until(lambda: 'inference_workers{state="ready"} 2.0' in page(service), "both workers are ready")
+        wait_until(lambda: service.count("ready") == 2, "both workers are ready")
+        wait_until(lambda: page(service, "/readyz") == "ready\n", "a worker reports that it is ready")
         first = workers_of(service)
         os.kill(first[0], signal.SIGSTOP)
         limit = time.monotonic() + WAIT
@@ -173,7 +184,8 @@ def test_a_stopped_worker_holds_up_no_probe_and_is_replaced(toys: Path) -> None:
             time.sleep(0.05)
         assert service.event("worker silent, killing")["worker"] == 0
         assert service.event("worker exited, restarting")["reason"] == "silent"
-        wait_until(lambda: workers_of(service)[0] != first[0], "a new process listens")
+        wait_until(lambda: 'inference_workers{state="ready"} 2.0' in page(service), "a new process is ready")
+        assert workers_of(service)[0] != first[0]
         assert 'inference_worker_restarts_total{reason="silent"} 1.0' in page(service)
         assert call_on_new_connections(service.address, 20) == 20
         assert service.stop() == 0
