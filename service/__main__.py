@@ -32,7 +32,7 @@ def main() -> None:
     # gRPC logs in a format of its own; what matters in those lines also arrives as an error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported here because ONNX Runtime and gRPC load slowly, and --help and invalid settings need neither.
-    from service.app import server
+    from service.app import process
     from service.core import logs
 
     logs.configure(settings.log_format)
@@ -40,7 +40,7 @@ def main() -> None:
         from service.app import supervisor
 
         sys.exit(supervisor.serve(settings))
-    sys.exit(server.serve(settings))
+    process.leave(process.serve(settings))
 
 
 def _read_settings() -> Settings:

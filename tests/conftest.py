@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,17 @@ def tokens_file(tmp_path: Path) -> Path:
         + token_line(EXPIRED, "infer,control", "2020-01-01")
     )
     return path
+
+
+@pytest.fixture
+def own_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty temporary folder of the processes that the test starts; its path is short enough for Unix sockets.
+
+    ONNX Runtime leaves a hidden file there.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
 
 
 @pytest.fixture

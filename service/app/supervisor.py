@@ -1,10 +1,12 @@
 """The supervisor of `--workers N`: starts, watches, drains and restarts workers, and answers probes for all of them.
 
 A Python process computes on one core, so a machine with many cores runs several workers. Each is a whole service with
-the gRPC port shared (SO_REUSEPORT); the kernel spreads connections over them. The supervisor serves /metrics, /livez
-and /readyz, and asks the workers for the answers over their control pipes. It handles no requests.
+the gRPC port shared (SO_REUSEPORT); the kernel spreads connections over them. Each reports its state and metrics every
+second, and the supervisor answers /metrics and /readyz from the last reports: no worker can hold a probe up. It handles
+no requests.
 
-Owns the workers' life cycle and the merged metrics. Not here: serving (server.py), which does not know of workers.
+Owns the loop that starts, watches and stops the workers. Not here: the decisions about one of them (worker.py), the
+merged metrics (telemetry/workers.py), serving (server.py), which does not know of workers.
 """
 
 import contextlib
@@ -12,22 +14,27 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from multiprocessing.connection import wait
+from pathlib import Path
 
 import structlog
-from prometheus_client.core import Metric
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.registry import CollectorRegistry
 
+from service.app.process import ECHO_SECONDS
 from service.app.settings import Settings
 from service.app.startup import CANNOT_START, CannotStart, open_metrics, reserve_port
-from service.app.worker import METRICS, READY, Worker, WorkerProcess, run_worker
+from service.app.worker import TICK_SECONDS, Exit, Worker, WorkerProcess
+from service.app.worker_process import Command, run_worker
 from service.core.version import COMMIT_VARIABLE, commit
-from service.telemetry.merge import Family, families, merged
+from service.telemetry.workers import WorkersCollector
 
 log = structlog.get_logger(__name__)
+
+PRELOADED = ["service.app.forkserver", "service.app.worker_process", "service.transport.grpc.native_server"]
 
 
 def serve(settings: Settings) -> int:
@@ -48,26 +55,31 @@ class Supervisor:
         self._worker_settings = settings.model_copy(update={"workers": 1, "reuse_port": True, "grpc_port": port})
         os.environ[COMMIT_VARIABLE] = commit()  # for the workers
         self._context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-        self._context.set_forkserver_preload(["service.app.server", "service.transport.grpc.native_server"])
+        self._context.set_forkserver_preload(PRELOADED)
         self._workers = [Worker(index, self._start) for index in range(settings.workers)]
-        self._collector = WorkersCollector(self._workers)
-        self._stopping: signal.Signals | None = None
+        self._collector = WorkersCollector(lambda: [worker.state for worker in self._workers])
+        # Of the workers' sockets: a worker that is killed cannot remove its own.
+        self._folder = tempfile.TemporaryDirectory(prefix="simplecnn-", ignore_cleanup_errors=True)
+        self._signal: signal.Signals | None = None  # to stop
+        self._stopping: Command | None = None
+        self._tick_at = 0.0
         self._status = 0
 
     def run(self) -> int:
         """Keep the workers running until a signal to stop."""
         registry = CollectorRegistry()
         registry.register(self._collector)
-        metrics = open_metrics(self._settings, registry, self.unready_reason)
-        try:
-            with self._signals() as wakeup:
-                log.info("metrics listening", url=metrics.url)
-                self._watch(wakeup)
-        finally:
-            for worker in self._workers:
-                worker.kill()
-            metrics.close()
-            self._reserved.close()
+        with self._folder:
+            metrics = open_metrics(self._settings, registry, self.unready_reason)
+            try:
+                with self._signals() as wakeup:
+                    log.info("metrics listening", url=metrics.url)
+                    self._watch(wakeup)
+            finally:
+                for worker in self._workers:
+                    worker.kill()
+                metrics.close()
+                self._reserved.close()
         log.info("all workers stopped", status=self._status)
         return self._status
 
@@ -75,68 +87,84 @@ class Supervisor:
         """Why the service is not ready; "" if one worker is: only ready workers open the port."""
         if self._stopping:
             return "draining"
-        reasons = []
-        for worker in self._workers:
-            reason = worker.ask(READY)
-            if reason == "":
-                return ""
-            if reason is not None:
-                reasons.append(str(reason))
-        return reasons[0] if reasons else "no worker runs"
+        reasons = [worker.unready_reason for worker in self._workers]
+        if "" in reasons:
+            return ""
+        return next((reason for reason in reasons if reason), "no worker runs")
 
     def _watch(self, wakeup: int) -> None:
         """Start workers and restart those that exit; after a signal to stop, return once all have exited."""
         while True:
+            self._act_on_signal()
             for worker in self._workers:
-                if worker.sentinel is None and not self._stopping and worker.restart_at <= time.monotonic():
-                    worker.start()
-            if self._stopping:  # every turn, for workers that were still starting when the signal came
-                for worker in self._workers:
+                if self._stopping:  # every turn, for workers that were still starting when the signal came
                     worker.stop(self._stopping)
-            running = [worker for worker in self._workers if worker.sentinel is not None]
-            if self._stopping and not running:
+                else:
+                    worker.start_if_due()
+            sentinels = [worker.sentinel for worker in self._workers if worker.sentinel is not None]
+            if self._stopping and not sentinels:
                 return
-            now = time.monotonic()
-            due = [worker.restart_at for worker in self._workers if worker.sentinel is None and not self._stopping]
-            sentinels = [worker.sentinel for worker in running if worker.sentinel is not None]
-            wait([*sentinels, wakeup], max(0.0, min(due) - now) if due else None)
+            wait([*sentinels, wakeup], self._seconds_to_wait())
             with contextlib.suppress(BlockingIOError):
                 os.read(wakeup, 1024)
-            for worker in running:
-                self._check(worker)
+            self._tick()
+            for worker in self._workers:
+                if ended := worker.reap():
+                    self._retire(worker, ended)
 
-    def _check(self, worker: Worker) -> None:
-        """Act on a worker's exit, if it has exited."""
-        status = worker.exit_status()
-        if status is None:
+    def _seconds_to_wait(self) -> float:
+        """Seconds until the next tick or the next start."""
+        due = [worker.restart_at for worker in self._workers if worker.sentinel is None and not self._stopping]
+        return max(0.0, min([self._tick_at, *due]) - time.monotonic())
+
+    def _tick(self) -> None:
+        """Kill the workers that are silent; once a tick."""
+        if time.monotonic() < self._tick_at:
             return
-        self._collector.retire(worker)
-        pause = worker.forget()
+        self._tick_at = time.monotonic() + TICK_SECONDS
+        for worker in self._workers:
+            if worker.tick():
+                log.error("worker silent, killing", worker=worker.index)
+
+    def _retire(self, worker: Worker, ended: Exit) -> None:
+        """Act on a worker's exit."""
+        self._collector.retire(worker.index)
         if self._stopping:
-            if not worker.killed_in_startup:
-                self._status = self._status or status
-        elif status == CANNOT_START:
-            self._status = status
-            self._stopping = signal.SIGTERM
+            if not ended.killed_in_startup:
+                self._status = self._status or (128 - ended.status if ended.status < 0 else ended.status)
+        elif ended.status == CANNOT_START:
+            self._status = ended.status
+            self._stopping = Command.STOP
         else:
-            log.error("worker exited, restarting", worker=worker.index, status=status, pause_seconds=pause)
+            self._collector.restarted(ended.reason)
+            log.error(
+                "worker exited, restarting",
+                worker=worker.index,
+                status=ended.status,
+                reason=ended.reason,
+                pause_seconds=ended.pause_seconds,
+            )
+
+    def _act_on_signal(self) -> None:
+        """Begin to stop if a signal came, once its echoes have come too."""
+        if self._signal and not self._stopping:
+            time.sleep(ECHO_SECONDS)
+            log.info("stopping workers")
+            self._stopping = Command.STOP_HURRIED if self._signal == signal.SIGINT else Command.STOP
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[int]:
         """Handle signals; yields a file descriptor that is readable after one."""
 
         def stop(number: int, _: object) -> None:
-            if self._stopping:
+            if self._signal and self._stopping:
                 log.error("second signal, exiting at once")
-                for worker in self._workers:
-                    worker.kill()
-                os._exit(128 + number)
-            log.info("stopping workers")
-            self._stopping = signal.Signals(number)  # the signal wakes _watch, which stops the workers
+                sys.exit(128 + number)  # in the main thread, whose `finally` kills the workers
+            self._signal = signal.Signals(number)  # the signal wakes _watch, which stops the workers
 
-        def reload(number: int, _: object) -> None:
+        def reload(_number: int, _: object) -> None:
             for worker in self._workers:
-                worker.signal(signal.Signals(number))
+                worker.reload()
 
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
@@ -154,38 +182,12 @@ class Supervisor:
 
     def _start(self, index: int) -> WorkerProcess:
         """Start the process of the worker with that index."""
-        supervisor_end, worker_end = self._context.Pipe()
-        handles_signals = self._context.Event()
+        ours, theirs = self._context.Pipe()
         process = self._context.Process(  # type: ignore[attr-defined] # typeshed has it on the concrete contexts only
-            target=run_worker, args=(self._worker_settings, index, worker_end, handles_signals), name=f"worker-{index}"
+            target=run_worker,
+            args=(self._worker_settings, index, theirs, Path(self._folder.name)),
+            name=f"worker-{index}",
         )
         process.start()
-        worker_end.close()
-        return WorkerProcess(process, supervisor_end, handles_signals, time.monotonic())
-
-
-class WorkersCollector(Collector):
-    """The metrics of all workers as one service's, including the counts of workers that exited."""
-
-    def __init__(self, workers: Sequence[Worker]) -> None:
-        self._workers = workers
-        self._lock = threading.Lock()  # guards _latest and _retired; each scrape has its own thread
-        self._latest: dict[int, list[Family]] = {}  # each worker's latest answer
-        self._retired: list[Family] = []  # counters of processes that exited, as last reported
-
-    def collect(self) -> Iterator[Metric]:
-        """Every metric once."""
-        with self._lock:
-            for worker in self._workers:
-                answer = worker.ask(METRICS)
-                if isinstance(answer, list):
-                    self._latest[worker.index] = answer
-            metrics = merged([self._retired, *self._latest.values()])
-        yield from metrics
-
-    def retire(self, worker: Worker) -> None:
-        """Keep the counts of a process that exited: a counter of the service must not fall."""
-        with self._lock:
-            latest = self._latest.pop(worker.index, [])
-            counts = [family for family in latest if family[2] in ("counter", "histogram")]
-            self._retired = families(merged([self._retired, counts]))
+        theirs.close()
+        return WorkerProcess(process, ours, partial(self._collector.update, index))

@@ -7,6 +7,7 @@
     ├── Draining            UNAVAILABLE         the server is stopping; use another
     ├── MessageTooLarge     RESOURCE_EXHAUSTED  the message is over the limit
     ├── QueueFull           RESOURCE_EXHAUSTED  the queue has no room; when to try again
+    ├── TooManyChanges      RESOURCE_EXHAUSTED  too many calls of model control wait; when to try again
     ├── DeadlineExceeded    DEADLINE_EXCEEDED   the deadline passed, or cannot be met, in the queue
     ├── Unauthenticated     UNAUTHENTICATED     the call has no valid token
     ├── PermissionDenied    PERMISSION_DENIED   the token lacks a right
@@ -139,6 +140,15 @@ class QueueFull(_Retryable):
 
     def __init__(self, waiting: int, limit: int, retry_after: float, unit: str = "rows") -> None:
         super().__init__(f"the queue is full: {waiting} {unit} wait, the limit is {limit}", retry_after)
+
+
+class TooManyChanges(_Retryable):
+    """As many calls of model control wait as may."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} calls that load or unload models wait already, the limit is {limit}", 1.0)
 
 
 class MessageTooLarge(ServiceError):

@@ -15,6 +15,7 @@ from service.batching.scheduler import BatcherClosed
 from service.batching.statistics import Statistics
 from service.core.auth import AUTHORIZATION, INFER, Tokens
 from service.core.errors import Draining, EngineFailed, MessageTooLarge, ServiceError
+from service.core.lifecycle import Lifecycle
 from service.core.spec import Arrays, Outputs
 from service.inference.decode import (
     NO_PARAMETERS,
@@ -102,16 +103,16 @@ class PendingInfer(PendingRequest):
 
 
 class InferenceHandler:
-    """Handles ModelInfer for both gRPC servers, and holds the states of shutdown: lame duck, then draining."""
+    """Handles ModelInfer for both gRPC servers."""
 
-    def __init__(self, registry: Registry, *, max_message_bytes: int, tokens: Tokens | None = None) -> None:
+    def __init__(
+        self, registry: Registry, lifecycle: Lifecycle, *, max_message_bytes: int, tokens: Tokens | None = None
+    ) -> None:
         self.auth_required = tokens is not None
-        self.lame_duck = False  # reports NOT_SERVING; requests are still served
-        self.draining = False  # new requests are refused
-        self.last_refused_at = 0.0  # time.monotonic() of the last call that draining refused
         self.unrouted_statistics = Statistics()  # of calls that reached no model
         self._cache = DecodeCache()
         self._registry = registry
+        self._lifecycle = lifecycle
         self._max_message_bytes = max_message_bytes
         self._tokens = tokens
 
@@ -257,9 +258,8 @@ class InferenceHandler:
         self._queue(request)
 
     def _check_accepting(self, arrived: float) -> None:
-        if self.draining:
-            self.last_refused_at = arrived
-            raise Draining
+        if not self._lifecycle.accepts_calls:
+            self._lifecycle.refuse(arrived)
 
     def _decode(
         self, payload: bytes, request: CacheHit | ParsedRequest, model: LoadedModel

@@ -2,6 +2,7 @@
 
     registry.py           the loaded versions: look-ups, states and readiness
     reconciler.py         makes the registry follow the repository
+    repository_thread.py  the thread on which the reconciler works, and the calls of model control that wait for it
     selection.py          which versions should answer, and whether they must be loaded
     routing.py            the labels stable and canary
     loader.py             loads and verifies one version

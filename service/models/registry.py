@@ -5,7 +5,6 @@ replaces by one assignment: a reader that needs several facts takes `registry.sn
 Not here: changes on disk (reconciler.py), loading (loader.py), the canary's share (routing.py).
 """
 
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -228,19 +227,6 @@ class Registry:
     def _swap(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self._on_change()
-
-    # --- shutdown ---
-
-    def close(self) -> None:
-        """Refuse new requests in every batcher. Pending requests are still answered."""
-        for model in self.models():
-            model.batcher.close()
-
-    def join(self, timeout: float) -> bool:
-        """Wait until every batcher has answered its requests; False if that took longer than `timeout` seconds."""
-        limit = time.monotonic() + timeout
-        done = [model.batcher.join(max(0.0, limit - time.monotonic())) for model in self.models()]
-        return all(done)
 
 
 def model_entry(models: Mapping[int, LoadedModel], statuses: Statuses, routing: Routing) -> ModelEntry:

@@ -20,6 +20,7 @@ import yaml
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from service.telemetry.collector import metrics_registry
 from service.telemetry.gpu import GpuCollector
+from service.telemetry.workers import WorkersCollector
 from service.transport.http.monitoring import MonitoringServer
 from tests.support.gpu import FakeNvml
 from tests.support.local_service import local_service
@@ -98,6 +99,7 @@ def test_every_metric_that_is_asked_for_exists(published: Path, nvml: FakeNvml) 
         service.stub.ModelInfer(infer_request(MODEL, images=np.zeros((1, 28, 28, 1), np.uint8)))
         text = urllib.request.urlopen(service.server.metrics_url).read().decode()
     gpus = {family.name for family in GpuCollector(["cuda:0"]).collect()}
+    workers = {sample.name for family in WorkersCollector(list).own() for sample in family.samples}
     exposed = {re.split(r"[{ ]", line)[0] for line in text.splitlines() if line and not line.startswith("#")}
     exposed |= {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     recorded = {rule["record"] for rule in rules(RULES)}
@@ -110,7 +112,7 @@ def test_every_metric_that_is_asked_for_exists(published: Path, nvml: FakeNvml) 
         for name in names_in(expression)
     }
     assert len(asked) > 30
-    assert asked - exposed - gpus - recorded - FOREIGN == set()
+    assert asked - exposed - gpus - workers - recorded - FOREIGN == set()
     assert recorded <= asked, "rules that nobody reads"
     adapter = (DEPLOY / "kubernetes" / "prometheus-adapter.yaml").read_text()
     assert set(re.findall(r"inference_queue_duration_seconds_\w+", adapter)) <= exposed

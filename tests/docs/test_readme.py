@@ -19,6 +19,7 @@ from service.app.settings import Settings
 from service.core import errors
 from service.telemetry.collector import ServiceCollector
 from service.telemetry.gpu import GpuCollector
+from service.telemetry.workers import WorkersCollector
 from tests.demo import SAMPLE
 from tests.support.gpu import FakeNvml
 from tests.support.local_service import local_service
@@ -74,7 +75,11 @@ def test_the_table_of_metrics_has_every_metric_with_its_help(published: Path, nv
         collector = ServiceCollector(service.server.registry, service.server.handler, "aio")
         exposed = {
             f"`{family.name}{'_total' if family.type == 'counter' else ''}`": family.documentation
-            for family in (*collector.collect(), *GpuCollector(["cuda:0"]).collect())
+            for family in (
+                *collector.collect(),
+                *GpuCollector(["cuda:0"]).collect(),
+                *WorkersCollector(list).own(),
+            )
         }
     assert {row[0]: row[1] for row in table("metric")} == exposed
 

@@ -291,7 +291,7 @@ def test_a_draining_server_refuses_new_requests_and_answers_pending_ones(
         model = service.server.registry.get("double")
         wait_until(lambda: model.batcher.queued_rows == 1, "one request is queued")
         finish = service.begin_shut_down()
-        wait_until(lambda: service.server.handler.draining, "the server drains")
+        wait_until(lambda: not service.server.lifecycle.accepts_calls, "the server drains")
         error = refusal(service, infer_request("double", x=X))
         gate.open()
         np.testing.assert_array_equal(outputs_of(running.result())["y"], 2 * X)

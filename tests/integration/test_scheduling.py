@@ -10,6 +10,7 @@ import pytest
 from service.batching.batcher import Batcher
 from service.batching.scheduler import BatcherClosed
 from service.core.errors import NotReady
+from service.core.lifecycle import Lifecycle
 from service.inference.handler import InferenceHandler
 from service.pb.inference_pb2 import ModelStatisticsRequest
 from tests.support.local_service import Gate, local_service
@@ -77,7 +78,7 @@ def test_a_call_whose_version_was_replaced_after_the_look_up_is_looked_up_again(
         closed = Batcher(current.batcher._engines, current.batcher.policy, current.statistics, name="closed")
         closed.close()
         sink = _Sink()
-        handler = InferenceHandler(registry, max_message_bytes=2**20)
+        handler = InferenceHandler(registry, Lifecycle(), max_message_bytes=2**20)
         payload = infer_request("double", x=X).SerializeToString()
         request = handler.decode(payload, sink, None, arrived=0.0, deadline=None)
         assert request is not None
@@ -94,7 +95,7 @@ def test_a_call_whose_version_was_replaced_after_the_look_up_is_looked_up_again(
 def test_a_call_is_failed_if_its_model_broke_after_the_look_up(toys: Path) -> None:
     with local_service(toys, "aio") as service:
         sink = _Sink()
-        handler = InferenceHandler(service.server.registry, max_message_bytes=2**20)
+        handler = InferenceHandler(service.server.registry, Lifecycle(), max_message_bytes=2**20)
         payload = infer_request("double", x=X).SerializeToString()
         request = handler.decode(payload, sink, None, arrived=0.0, deadline=None)
         assert request is not None

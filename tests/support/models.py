@@ -89,6 +89,30 @@ def cast_model() -> bytes:
     )
 
 
+def endless_model() -> bytes:
+    """`x` FP32 [N, 4] → `y` = x + 2⁶², one at a time: a graph that can be opened, and whose first run never ends."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go_on"], ["goes_on"]), helper.make_node("Add", ["sum", "one"], ["next"])],
+        "body",
+        [
+            value("turn", TensorProto.INT64, []),
+            value("go_on", TensorProto.BOOL, []),
+            value("sum", TensorProto.FLOAT, None),
+        ],
+        [value("goes_on", TensorProto.BOOL, []), value("next", TensorProto.FLOAT, None)],
+    )
+    return toy_model(
+        [helper.make_node("Loop", ["turns", "", "x"], ["y"], body=body)],
+        inputs=[("x", TensorProto.FLOAT, ["N", 4])],
+        outputs=[("y", TensorProto.FLOAT, ["N", 4])],
+        constants=[
+            helper.make_tensor("turns", TensorProto.INT64, [], [2**62]),
+            helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
+        ],
+    )
+
+
 def toy_model(
     nodes: Sequence[onnx.NodeProto],
     *,

@@ -20,9 +20,12 @@ RUNS = Path(tempfile.gettempdir()) / f"simplecnn-test-runs-{os.getpid()}"
 
 
 class ServiceProcess:
-    """`python -m service` as a user runs it, on free ports; its log lines are in `events`."""
+    """`python -m service` as a user runs it, on free ports; its log lines are in `events`.
 
-    def __init__(self, repository: Path, *flags: str, ready: bool = True) -> None:
+    Waits until it is ready, until its first scan is done (`ready` false), or until the log has the event `until`.
+    """
+
+    def __init__(self, repository: Path, *flags: str, ready: bool = True, until: str = "") -> None:
         command = [sys.executable, "-m", "service", "--model-repository", str(repository), "--log-format", "json"]
         # Of a flag that occurs twice, the last value counts.
         command += ["--grpc-port", "0", "--metrics-port", "0", "--lame-duck-seconds", "0", *flags]
@@ -31,8 +34,8 @@ class ServiceProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            wait_until(lambda: self._settled, "the service has started")
-            assert not ready or self.has("ready"), self.events
+            wait_until(lambda: self._settled or self.has(until), "the service has started")
+            assert until or not ready or self.has("ready"), self.events
         except BaseException:
             self.process.kill()  # the caller gets no object to stop
             self.wait()
@@ -47,6 +50,10 @@ class ServiceProcess:
     def has(self, event: str) -> bool:
         """Whether the log has a line with that event."""
         return any(line["event"] == event for line in self.events)
+
+    def count(self, event: str) -> int:
+        """The number of lines of the log with that event."""
+        return sum(line["event"] == event for line in self.events)
 
     def event(self, name: str) -> dict[str, Any]:
         """The first line of the log with that event."""
@@ -72,9 +79,9 @@ class ServiceProcess:
 
 
 @contextmanager
-def service_process(repository: Path, *flags: str, ready: bool = True) -> Iterator[ServiceProcess]:
+def service_process(repository: Path, *flags: str, ready: bool = True, until: str = "") -> Iterator[ServiceProcess]:
     """A ServiceProcess that is killed at the end."""
-    service = ServiceProcess(repository, *flags, ready=ready)
+    service = ServiceProcess(repository, *flags, ready=ready, until=until)
     try:
         yield service
     finally:

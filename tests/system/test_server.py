@@ -17,7 +17,7 @@ from service.pb import health_pb2, health_pb2_grpc
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.support.http import get
-from tests.support.models import add_version, doubling_model
+from tests.support.models import add_version, doubling_model, endless_model
 from tests.support.processes import run_command, service_process
 from tests.support.requests import infer_request, outputs_of
 from tests.support.waiting import wait_until
@@ -83,11 +83,38 @@ def test_a_lame_duck_reports_not_serving_and_serves_on(toys: Path, grpc_server: 
         assert service.wait() == 0
 
 
-def test_a_second_signal_exits_at_once(toys: Path) -> None:
-    with service_process(toys, "--lame-duck-seconds", "600") as service:
+def test_a_second_signal_exits_at_once_and_leaves_no_file(
+    toys: Path, grpc_server: str, own_temporary_folder: Path
+) -> None:
+    with service_process(toys, "--lame-duck-seconds", "600", "--grpc-server", grpc_server) as service:
         service.process.send_signal(signal.SIGTERM)
         wait_until(lambda: service.has("draining"), "the service drains")
         assert service.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+    assert not list(own_temporary_folder.glob("[!.]*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_same_signal_to_the_process_and_to_its_group_is_one(toys: Path, number: signal.Signals) -> None:
+    """As `timeout` sends it."""
+    with service_process(toys) as service:
+        service.process.send_signal(number)
+        assert service.stop(number) == 0
+        assert not service.has("second signal, exiting at once")
+
+
+def test_a_stop_does_not_wait_for_a_load(toys: Path, own_temporary_folder: Path) -> None:
+    """ONNX Runtime cannot be interrupted, so the process ends without the thread that loads."""
+    (toys / "double" / "1" / "model.onnx").write_bytes(endless_model())
+    for late in (False, True):
+        flags = ["--shutdown-timeout-seconds", "600"]
+        with service_process(toys, *flags, until="metrics listening") as service:
+            if late:  # the first version serves, the second one loads
+                wait_until(lambda: service.has("model ready"), "the other model is ready")
+            assert service.stop() == 0
+            assert service.events[-1]["event"] == "stopped"
+        assert not list(own_temporary_folder.glob("[!.]*"))
+        if not late:
+            (toys / "double").rename(toys / "slow")  # is loaded after `lookup`
 
 
 def test_ctrl_c_skips_the_lame_duck(toys: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.support.http import get
+from tests.support.models import endless_model
 from tests.support.paths import ROOT
 from tests.support.processes import ServiceProcess, clean_environment, run_command, service_process
 from tests.support.requests import infer_request, outputs_of
@@ -49,6 +50,12 @@ def requests_total(service: ServiceProcess) -> float:
     return float(found[1]) if found else 0.0
 
 
+def wait_for_requests(service: ServiceProcess, count: float) -> None:
+    """Wait until the workers have reported that many requests: a report is at most a second old."""
+    wait_until(lambda: requests_total(service) >= count, f"{count} requests are counted")
+    assert requests_total(service) == count
+
+
 def workers_of(service: ServiceProcess) -> list[int]:
     """The process ids of the workers that listened last, in the order of their index."""
     listening = {line["worker"]: line["pid"] for line in service.events if line["event"] == "listening"}
@@ -56,17 +63,18 @@ def workers_of(service: ServiceProcess) -> list[int]:
 
 
 @pytest.fixture
-def two_workers(toys: Path, grpc_server: str) -> Any:
+def two_workers(toys: Path, grpc_server: str, own_temporary_folder: Path) -> Any:
     """A service with two workers, both listening."""
+    assert own_temporary_folder.is_dir()
     with service_process(toys, "--workers", "2", "--grpc-server", grpc_server) as service:
         wait_until(lambda: len(workers_of(service)) == 2, "both workers listen")
         yield service
 
 
 def test_both_workers_answer_on_one_port_and_are_counted_together(two_workers: ServiceProcess) -> None:
-    assert page(two_workers, "/readyz") == "ready\n"
+    wait_until(lambda: page(two_workers, "/readyz") == "ready\n", "a worker reports that it is ready")
     assert call_on_new_connections(two_workers.address, 40) == 40
-    assert requests_total(two_workers) == 40
+    wait_for_requests(two_workers, 40)
     text = page(two_workers)
     assert 'inference_model_ready{model="double",version="1"} 1.0' in text
     assert "inference_queue_rows" in text and text.count("# HELP inference_rows_total") == 1
@@ -77,7 +85,7 @@ def test_both_workers_answer_on_one_port_and_are_counted_together(two_workers: S
 
 def test_a_killed_worker_is_restarted_and_its_counts_are_kept(two_workers: ServiceProcess) -> None:
     assert call_on_new_connections(two_workers.address, 20) == 20
-    assert requests_total(two_workers) == 20
+    wait_for_requests(two_workers, 20)
     first = workers_of(two_workers)
     os.kill(first[0], signal.SIGKILL)
     wait_until(lambda: two_workers.has("worker exited, restarting"), "the supervisor restarts the worker")
@@ -86,7 +94,8 @@ def test_a_killed_worker_is_restarted_and_its_counts_are_kept(two_workers: Servi
     assert workers_of(two_workers)[1] == first[1]
     assert requests_total(two_workers) == 20
     assert call_on_new_connections(two_workers.address, 20) == 20
-    assert requests_total(two_workers) == 40
+    wait_for_requests(two_workers, 40)
+    assert 'inference_worker_restarts_total{reason="exit"} 1.0' in page(two_workers)
     assert two_workers.stop() == 0
 
 
@@ -99,11 +108,136 @@ def test_sighup_reaches_every_worker(two_workers: ServiceProcess, toys: Path) ->
     )
 
 
-def test_workers_stop_when_the_supervisor_is_killed(two_workers: ServiceProcess) -> None:
-    workers = [psutil.Process(pid) for pid in workers_of(two_workers)]
+def descendants(service: ServiceProcess) -> list[psutil.Process]:
+    """Every process of the service but the first: workers, what forks them, and what tracks their resources."""
+    return psutil.Process(service.process.pid).children(recursive=True)
+
+
+def survivors(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """The processes that do not end by themselves; they are killed."""
+    _, alive = psutil.wait_procs(processes, WAIT)
+    for process in alive:
+        process.kill()
+    return alive
+
+
+def start_loading(toys: Path) -> None:
+    """Replace a model by one whose verification never ends."""
+    (toys / "double" / "1" / "model.onnx").write_bytes(endless_model())
+
+
+def test_a_killed_supervisor_leaves_no_process_and_no_file(
+    two_workers: ServiceProcess, own_temporary_folder: Path
+) -> None:
+    others = descendants(two_workers)
+    assert len(others) >= 3
     two_workers.process.kill()
-    _, alive = psutil.wait_procs(workers, WAIT)
-    assert not alive
+    assert not survivors(others)
+    assert not list(own_temporary_folder.glob("simplecnn-*"))
+
+
+def test_a_supervisor_that_is_killed_while_workers_load_or_are_lame_ducks_leaves_no_process(toys: Path) -> None:
+    start_loading(toys)
+    for signals in ([], [signal.SIGTERM]):
+        with service_process(
+            toys, "--workers", "2", "--lame-duck-seconds", "600", until="metrics listening"
+        ) as service:
+            wait_until(lambda: "loading" in page(service, "/readyz"), "the workers load")
+            others = descendants(service)
+            for number in signals:
+                service.process.send_signal(number)
+                wait_until(lambda: service.count("draining") == 2, "the workers are lame ducks")
+            service.process.kill()
+            assert not survivors(others)
+
+
+def test_a_supervisor_that_is_killed_while_workers_start_leaves_no_process(toys: Path) -> None:
+    with service_process(toys, "--workers", "3", until="metrics listening") as service:
+        wait_until(lambda: len(descendants(service)) >= 3, "the first worker starts")
+        others = descendants(service)
+        service.process.kill()
+        assert not survivors(others)
+
+
+def test_a_worker_that_hangs_does_not_outlive_a_killed_supervisor(toys: Path) -> None:
+    with service_process(toys, "--workers", "2") as service:
+        wait_until(lambda: service.count("ready") == 2, "both workers are ready")
+        others = descendants(service)
+        hung = workers_of(service)[0]
+        os.kill(hung, signal.SIGSTOP)
+        service.process.kill()
+        assert not survivors(others)
+
+
+def test_a_stopped_worker_holds_up_no_probe_and_is_replaced(toys: Path) -> None:
+    """A worker that hangs answers nothing; SIGSTOP makes one hang."""
+    with service_process(toys, "--workers", "2") as service:
+        wait_until(lambda: service.count("ready") == 2, "both workers are ready")
+        wait_until(lambda: page(service, "/readyz") == "ready\n", "a worker reports that it is ready")
+        first = workers_of(service)
+        os.kill(first[0], signal.SIGSTOP)
+        limit = time.monotonic() + WAIT
+        while not service.has("worker exited, restarting"):
+            for path in ("/readyz", "/livez", "/metrics"):
+                assert get(service.metrics.replace("/metrics", path), timeout=1.0)[0] == 200, path
+            assert time.monotonic() < limit, "the worker was not replaced"
+            time.sleep(0.05)
+        assert service.event("worker silent, killing")["worker"] == 0
+        assert service.event("worker exited, restarting")["reason"] == "silent"
+        wait_until(lambda: 'inference_workers{state="ready"} 2.0' in page(service), "a new process is ready")
+        assert workers_of(service)[0] != first[0]
+        assert 'inference_worker_restarts_total{reason="silent"} 1.0' in page(service)
+        assert call_on_new_connections(service.address, 20) == 20
+        assert service.stop() == 0
+
+
+def test_a_worker_that_exits_again_and_again_is_a_metric(two_workers: ServiceProcess) -> None:
+    for restarts in (1, 2, 3):
+        pid = workers_of(two_workers)[0]
+        os.kill(pid, signal.SIGKILL)
+        expected = f'inference_worker_restarts_total{{reason="exit"}} {restarts}.0'
+        wait_until(lambda expected=expected: expected in page(two_workers), expected)  # type: ignore[misc]
+        wait_until(lambda pid=pid: workers_of(two_workers)[0] != pid, "a new process listens")  # type: ignore[misc]
+    pauses = [line["pause_seconds"] for line in two_workers.events if line["event"] == "worker exited, restarting"]
+    assert pauses == [0.5, 1.0, 2.0]
+
+
+def test_a_worker_that_stops_reports_the_calls_of_its_last_second(two_workers: ServiceProcess) -> None:
+    for pid in workers_of(two_workers):
+        assert call_on_new_connections(two_workers.address, 5) == 5
+        before = two_workers.count("worker exited, restarting")
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: two_workers.count("worker exited, restarting") == before + 1, "the worker exits")  # noqa: B023
+    assert requests_total(two_workers) == 10
+
+
+def test_a_stop_waits_for_no_worker_that_loads(toys: Path, own_temporary_folder: Path) -> None:
+    start_loading(toys)
+    with service_process(toys, "--workers", "2", until="metrics listening") as service:
+        wait_until(lambda: "loading" in page(service, "/readyz"), "the workers load")
+        assert service.stop() == 0
+        assert service.count("stopped") == 2 and service.events[-1]["event"] == "all workers stopped"
+    assert not list(own_temporary_folder.glob("[!.]*"))
+
+
+def test_one_signal_to_the_process_group_is_one_signal(two_workers: ServiceProcess) -> None:
+    """`timeout` signals the command and then its group; systemd signals every process of the service."""
+    everyone = [psutil.Process(two_workers.process.pid), *descendants(two_workers)]
+    for process in (everyone[0], *everyone):
+        process.send_signal(signal.SIGTERM)
+    assert two_workers.wait() == 0
+    assert two_workers.count("stopped") == 2 and not two_workers.has("second signal, exiting at once")
+
+
+def test_a_second_signal_leaves_no_worker_and_no_file(toys: Path, own_temporary_folder: Path) -> None:
+    with service_process(toys, "--workers", "2", "--lame-duck-seconds", "600") as service:
+        wait_until(lambda: len(workers_of(service)) == 2, "both workers listen")
+        others = descendants(service)
+        service.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: service.count("draining") == 2, "the workers are lame ducks")
+        assert service.stop() == 128 + signal.SIGTERM
+        assert not survivors(others)
+    assert not list(own_temporary_folder.glob("[!.]*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -123,7 +257,7 @@ def test_a_signal_during_start_up_stops_every_worker(toys: Path, number: signal.
 
 def test_the_service_is_unready_while_no_worker_has_a_model(tmp_path: Path) -> None:
     with service_process(tmp_path, "--workers", "2", ready=False) as service:
-        assert "no model" in page(service, "/readyz")
+        wait_until(lambda: "no model" in page(service, "/readyz"), "a worker reports why it is not ready")
         assert service.stop() == 0
 
 

@@ -5,16 +5,19 @@ coroutines. Not here: ModelInfer and ModelStreamInfer (inference/handler.py, str
 """
 
 import asyncio
+import functools
+from collections.abc import Callable
 
 from service.batching.statistics import Histogram
 from service.core import logs
 from service.core.errors import MAX_METADATA_BYTES, InvalidArgument, NotReady, Unimplemented
+from service.core.lifecycle import Lifecycle
 from service.core.texts import bounded, quoted
 from service.core.version import VERSION
-from service.inference.handler import InferenceHandler
 from service.models.loader import LoadedModel
 from service.models.reconciler import Reconciler
 from service.models.registry import Registry, State
+from service.models.repository_thread import RepositoryThread
 from service.pb import inference_pb2 as pb
 
 SERVER_NAME = "simplecnn"
@@ -35,11 +38,18 @@ class InferenceServicer:
     """The methods, named as in the protocol."""
 
     def __init__(
-        self, registry: Registry, reconciler: Reconciler, handler: InferenceHandler, *, enable_control: bool
+        self,
+        registry: Registry,
+        reconciler: Reconciler,
+        changes: RepositoryThread,
+        lifecycle: Lifecycle,
+        *,
+        enable_control: bool,
     ) -> None:
         self._registry = registry
         self._reconciler = reconciler
-        self._handler = handler
+        self._changes = changes
+        self._lifecycle = lifecycle
         self._control_enabled = enable_control
 
     def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
@@ -48,7 +58,7 @@ class InferenceServicer:
 
     def ServerReady(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
         """Whether the server should get traffic, as /readyz."""
-        return pb.ServerReadyResponse(ready=not (self._handler.lame_duck or self._registry.unready_reason()))
+        return pb.ServerReadyResponse(ready=not (self._lifecycle.unready_reason or self._registry.unready_reason()))
 
     def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         """Whether the version answers. Raises NotFound if it does not exist."""
@@ -56,7 +66,7 @@ class InferenceServicer:
             model = self._registry.get(request.name, request.version)
         except NotReady:
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=not (model.batcher.broken or self._handler.lame_duck))
+        return pb.ModelReadyResponse(ready=not (model.batcher.broken or self._lifecycle.stopping))
 
     def ServerMetadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
         """The server's name, version and extensions."""
@@ -107,12 +117,12 @@ class InferenceServicer:
                 f"the parameter {quoted(parameter)} is not supported: the service serves only what the repository "
                 "holds; write the files there, each by a rename, and load without parameters"
             )
-        await asyncio.to_thread(self._reconciler.load, name)
+        await self._change(functools.partial(self._reconciler.load, name))
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
         """Answer the model's pending requests and unload it. Models have no dependents here."""
-        await asyncio.to_thread(self._reconciler.unload, self._controlled(request))
+        await self._change(functools.partial(self._reconciler.unload, self._controlled(request)))
         return pb.RepositoryModelUnloadResponse()
 
     def LogSettings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
@@ -143,6 +153,10 @@ class InferenceServicer:
                 "model_name", "model_name expected a model's name, got nothing; it is field 2, as in Triton"
             )
         return str(request.model_name)
+
+    async def _change(self, change: Callable[[], None]) -> None:
+        """Run a change of the loaded models; a caller that hangs up takes a change that still waits with it."""
+        await asyncio.wrap_future(self._changes.submit(change))
 
     def _check_control(self, what: str) -> None:
         if not self._control_enabled:
