@@ -2,7 +2,7 @@
 
 Prints the model's files, tensors, batching and engines, compares its answers with the golden answers, and times each
 batch size. Exit status: 0 the version would be served; 1 it would be refused, with the reason in one line; 2 invalid
-usage. Not here: loading (models/loader.py) and verification (models/verification.py).
+usage. Not here: loading (models/loader.py) and verification (models/verification/).
 """
 
 import argparse
@@ -18,11 +18,12 @@ from service.core import logs
 from service.core.errors import LoadError
 from service.core.spec import TensorSpec
 from service.core.version import VERSION
-from service.models.loader import EngineOptions, open_version
-from service.models.opened_version import NOT_BATCHED, OpenedVersion
+from service.models.engine_settings import EngineOptions
+from service.models.loader import open_version
+from service.models.repository.scan import read_model_folder
 from service.models.routing import read_routing
-from service.models.scan import read_model_folder
-from service.models.verification import CannotRun
+from service.models.verification.opened_version import NOT_BATCHED, OpenedVersion
+from service.models.verification.verifier import CannotRun
 from service.runtime.devices import choose_devices
 
 

@@ -41,7 +41,7 @@ from service.inference.handler import InferenceHandler
 from service.models.loader import LoadedModel, load
 from service.models.reconciler import Reconciler
 from service.models.registry import Registry
-from service.models.repository import ModelFolder
+from service.models.repository.version_files import ModelFolder
 from service.models.repository_thread import ChangeAbandoned, RepositoryThread
 from service.telemetry.collector import ServiceCollector, metrics_registry
 from service.telemetry.gpu import GpuCollector

@@ -140,6 +140,7 @@ class Batcher:
             claimed = receive is not None and self._scheduler.claim()
             turn = self._scheduler.turn(0, now) if claimed else Turn(wake=self._scheduler.wake(now))
         self._ring(turn.wake)
+        _fail_expired(turn.expired, now)
         if claimed and receive is not None:
             self._run_inline(turn, receive)
         return refused
@@ -230,19 +231,16 @@ class Batcher:
 
     def _run_inline(self, turn: Turn, receive: Callable[[], bool]) -> None:
         """Run batches in place of the only engine's thread, beginning with this turn."""
-        _fail_expired(turn.expired, self._clock())
-        while turn.batch is not None:
-            received = False
+        while (batch := turn.batch) is not None:
+            received, ended = False, self._clock()
             try:
-                self._execute(turn.batch)
-            finally:
-                with self._lock:
-                    self._scheduler.finish(turn.batch, self._clock())
-            try:
+                self._execute(batch)
+                ended = self._clock()
                 received = receive()
             finally:
                 now = self._clock()
                 with self._lock:
+                    self._scheduler.finish(batch, ended)
                     stays = received and self._scheduler.is_short()
                     turn = self._scheduler.turn(0, now) if stays else Turn(wake=self._scheduler.release(now))
                 self._ring(turn.wake)

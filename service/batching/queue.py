@@ -121,12 +121,13 @@ class RequestQueue:
     def __init__(self, levels: Sequence[QueuePolicy], default_level: int = 0) -> None:
         self.rows = 0
         self.bytes = 0
+        self.timed = 0  # requests with a deadline or a time at which they become late
+        self._requests = 0
         self._levels = [_Level(policy) for policy in levels]
         self._default = default_level
         self._single_untimed_level = len(levels) == 1 and not levels[0].timeout
         # Two for each level, in the order in which they are emptied: requests in time, then late ones.
         self._fifos: list[Fifo] = [OrderedDict() for _ in range(2 * len(levels))]
-        self._timed = 0  # requests with a deadline or a time at which they become late
 
     def __bool__(self) -> bool:
         """Whether any request is queued."""
@@ -134,7 +135,7 @@ class RequestQueue:
 
     def __len__(self) -> int:
         """The number of queued requests."""
-        return sum([level.requests for level in self._levels])
+        return self._requests
 
     def __iter__(self) -> Iterator[PendingRequest]:
         """All queued requests, in the order in which they leave."""
@@ -209,15 +210,19 @@ class RequestQueue:
     def clear(self) -> list[PendingRequest]:
         """Remove and return all requests."""
         requests = list(self)
-        for request in requests:
-            self.remove(request)
+        self._empty()
         return requests
+
+    def _empty(self) -> None:
+        for fifo in self._fifos:
+            fifo.clear()
+        for level in self._levels:
+            level.rows = level.requests = 0
+        self.rows = self.bytes = self.timed = self._requests = 0
 
     def settle(self, now: float, limit: int) -> list[PendingRequest]:
         """Bring the first `limit` rows up to date: remove and return expired requests, move late ones back."""
         expired: list[PendingRequest] = []
-        if not self._timed:
-            return expired
         rows = 0
         for fifo in self._fifos:
             gone, late = [], []
@@ -247,19 +252,23 @@ class RequestQueue:
         """
         batch: list[PendingRequest] = []
         rows, key = 0, None
-        for request in self:
-            if batch and (rows + request.rows > limit or (key is not None and request.shape_key != key)):
-                return batch, True
-            if not batch and not fixed_shapes:
-                key = request.shape_key
-            batch.append(request)
-            rows += request.rows
-            if rows >= limit:
-                return batch, True
+        for fifo in self._fifos:
+            for request in fifo:
+                if batch and (rows + request.rows > limit or (key is not None and request.shape_key != key)):
+                    return batch, True
+                if not batch and not fixed_shapes:
+                    key = request.shape_key
+                batch.append(request)
+                rows += request.rows
+                if rows >= limit:
+                    return batch, True
         return batch, False
 
-    def take(self, requests: Iterable[PendingRequest]) -> None:
+    def take(self, requests: Sequence[PendingRequest]) -> None:
         """Remove requests that are queued."""
+        if len(requests) == self._requests:
+            self._empty()
+            return
         for request in requests:
             del self._fifo_of(request)[request]
             self._count(request, -1)
@@ -283,10 +292,11 @@ class RequestQueue:
         level = self._levels[request.level]
         level.rows += sign * request.rows
         level.requests += sign
+        self._requests += sign
         self.rows += sign * request.rows
         self.bytes += sign * request.size
         if request.deadline is not None or request.late_at is not None:
-            self._timed += sign
+            self.timed += sign
 
 
 def preferred_length(requests: Iterable[PendingRequest], preferred: Set[int]) -> int:

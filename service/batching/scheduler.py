@@ -48,7 +48,7 @@ class BatchingPolicy:
     max_queue_bytes: int = MAX_QUEUE_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would cost a microsecond
 class Batch:
     """A batch that starts now on an engine."""
 
@@ -194,8 +194,10 @@ class Scheduler:
 
     def is_short(self) -> bool:
         """Whether requests are queued and their next batch is expected to be short."""
+        if not self.queue.rows or self.closed:
+            return False
         rows = min(self.queue.rows, self.policy.max_batch_size)
-        return 0 < self._run_seconds(0, rows) < self.policy.inline_below_seconds and not self.closed
+        return 0 < self._run_seconds(0, rows) < self.policy.inline_below_seconds
 
     def release(self, now: float) -> Sequence[int]:
         """Give engine 0 back after `claim` and `finish`. Returns the engines to wake."""
@@ -234,11 +236,14 @@ class Scheduler:
         """
         queue, policy = self.queue, self.policy
         while True:
-            expired += queue.settle(now, policy.max_batch_size)
+            if queue.timed:
+                expired += queue.settle(now, policy.max_batch_size)
             requests, full = queue.head(policy.max_batch_size, fixed_shapes=self._fixed_shapes)
             if not requests:
                 return None
             rows = sum([request.rows for request in requests])
+            if not queue.timed:
+                break
             late = self._would_be_late(requests, now + ESTIMATE_MARGIN * self._run_seconds(engine, rows))
             if not late:
                 break
@@ -248,10 +253,11 @@ class Scheduler:
                 queue.take(late)
                 expired += late
         # When the queue delay is over, the batch takes everything that fits.
-        preferred = policy.preferred if closed_by not in ("delay", "deadline") else frozenset[int]()
-        if preferred and rows not in preferred and (length := preferred_length(requests, preferred)):
-            requests, full, closed_by = requests[:length], False, "preferred"
-            rows = sum([request.rows for request in requests])
+        if policy.preferred and rows not in policy.preferred and closed_by not in ("delay", "deadline"):
+            length = preferred_length(requests, policy.preferred) or len(requests)
+            if length < len(requests):
+                requests, full, closed_by = requests[:length], False, "preferred"
+                rows = sum([request.rows for request in requests])
         queue.take(requests)
         self.running_rows += rows
         self.running_requests += len(requests)
@@ -269,7 +275,7 @@ class Scheduler:
         seconds = self._engines[engine].seconds_per_row
         if not seconds and len(self._engines) > 1:
             seconds = max(other.seconds_per_row for other in self._engines)
-        return seconds * padded(rows, self.policy.sizes)
+        return seconds * (padded(rows, self.policy.sizes) if self.policy.sizes else rows)
 
     def _estimate(self, request: PendingRequest, now: float) -> tuple[float, float]:
         """Estimated seconds until the request starts, and of its run, if it were queued now.

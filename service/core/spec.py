@@ -1,6 +1,6 @@
 """A model version's inputs, outputs and configuration, the Backend that runs it, and the outputs of a run.
 
-Plain data that every layer uses. Not here: reading it from config.pbtxt and the graph (models/config.py).
+Plain data that every layer uses. Not here: reading it from config.pbtxt and the graph (models/repository/config.py).
 """
 
 from collections.abc import Callable, Sequence

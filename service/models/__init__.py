@@ -6,18 +6,9 @@
     selection.py          which versions should answer, and whether they must be loaded
     routing.py            the labels stable and canary
     loader.py             loads and verifies one version
-    opened_version.py     a version whose files, graph and configuration agree; whether its rows may share a batch
-    verification.py       golden answers, warm-up, the difference that batching makes to an answer
-    row_independence.py   without golden answers: whether a row has the same answer alone and in a batch
-    trial_rows.py         random rows to try a graph on
-    config.py             reads config.pbtxt and completes it from the graph
-    unsupported.py        fields of config.pbtxt that are refused or ignored
-    checksums.py          hashes in config.pbtxt
-    labels.py             the class names of outputs
-    graph_files.py        the weight files that a graph names, and content that is no graph
-    fingerprint.py        what identifies a version: the content of its files
-    scan.py               which folders of a repository are models
-    repository.py         the files of a version
+    engine_settings.py    devices and batching policy, from the configuration
+    verification/         whether a version's answers are right
+    repository/           what is on disk
 
 Not here: how batches are formed (batching/) and run (runtime/).
 """

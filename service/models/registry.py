@@ -13,9 +13,9 @@ from pathlib import Path
 
 from service.core.errors import NotFound, NotReady
 from service.core.texts import bounded, listed, quoted
-from service.models.fingerprint import Fingerprint
 from service.models.loader import LoadedModel
-from service.models.repository import printable_name
+from service.models.repository.fingerprint import Fingerprint
+from service.models.repository.version_files import printable_name
 from service.models.routing import CANARY, NO_ROUTING, STABLE, Routing
 
 # Reasons: of a version that an operator unloaded; of a server that has not looked at its repository yet.

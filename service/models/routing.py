@@ -16,7 +16,7 @@ import random
 from dataclasses import dataclass
 
 from service.core.errors import ConfigurationError
-from service.models.repository import VERSION_NAME
+from service.models.repository.version_files import VERSION_NAME
 from service.pb.model_config_pb2 import ModelConfig
 
 STABLE, CANARY, PERCENT = "stable", "canary", "canary_percent"

@@ -1,18 +1,18 @@
 """Selects the versions of a model that should answer, and knows which of them must be loaded.
 
 Owns the version policy, and the comparison of a version's files with those that were loaded or refused before. Not
-here: the labels (routing.py), the fingerprint (fingerprint.py), what follows from a selection (reconciler.py).
+here: the labels (routing.py), the fingerprint (repository/), what follows from a selection (reconciler.py).
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from service.core.errors import LoadError
-from service.models.config import read_config
-from service.models.fingerprint import Fingerprint, fingerprint
 from service.models.loader import LoadedModel
 from service.models.registry import ModelEntry, State, VersionStatus
-from service.models.repository import ModelFolder
+from service.models.repository.config import read_config
+from service.models.repository.fingerprint import Fingerprint, fingerprint
+from service.models.repository.version_files import ModelFolder
 from service.models.routing import CANARY, Routing, read_routing
 from service.pb.model_config_pb2 import ModelConfig
 

@@ -6,5 +6,5 @@
     io_binding.py   fixed batch sizes, each with memory that is bound once
     cuda.py         everything specific to NVIDIA GPUs
 
-Not here: forming batches (batching/), verifying answers (models/verification.py).
+Not here: forming batches (batching/), verifying answers (models/verification/).
 """

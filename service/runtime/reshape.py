@@ -1,6 +1,6 @@
 """Reshapes tensors between the shape that callers see and the shape in the graph, where config.pbtxt tells them apart.
 
-Not here: the check that both shapes hold the same number of elements (models/config.py).
+Not here: the check that both shapes hold the same number of elements (models/repository/config.py).
 """
 
 from collections.abc import Sequence

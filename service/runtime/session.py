@@ -2,7 +2,7 @@
 
 Owns the session's options, the check that ONNX Runtime took the requested device, and running a batch. Not here:
 everything specific to GPUs (cuda.py, io_binding.py), the choice of devices (devices.py), forming batches
-(batching/batcher.py), verifying answers (models/verification.py).
+(batching/batcher.py), verifying answers (models/verification/).
 """
 
 import ctypes

@@ -14,8 +14,9 @@ import numpy as np
 import onnxruntime
 
 from service.core.spec import ModelSpec
-from service.models.loader import EngineOptions, load
-from service.models.scan import scan
+from service.models.engine_settings import EngineOptions
+from service.models.loader import load
+from service.models.repository.scan import scan
 from service.runtime import cuda
 from service.runtime.cuda import CudaBinding, GpuOptions
 from service.runtime.io_binding import BatchBindings

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.models.labels import read_labels
-from service.models.loader import EngineOptions, load
-from service.models.repository import read_version
-from service.models.scan import scan
+from service.models.engine_settings import EngineOptions
+from service.models.loader import load
+from service.models.repository.labels import read_labels
+from service.models.repository.scan import scan
+from service.models.repository.version_files import read_version
 from tests.conftest import outside
 from tests.support.models import copy_repository
 from tests.support.paths import ROOT

@@ -13,7 +13,7 @@ from service.core.errors import DeviceUnavailable
 from service.models.loader import LoadedModel, load
 from service.models.reconciler import Reconciler
 from service.models.registry import Registry, State
-from service.models.repository import ModelFolder
+from service.models.repository.version_files import ModelFolder
 from service.runtime.session import Engine
 from tests.support.loading import CPU, load_only, refusal
 from tests.support.models import copy_repository

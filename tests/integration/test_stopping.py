@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from service.core.lifecycle import Phase
 from service.models.loader import LoadedModel, load
-from service.models.repository import ModelFolder
+from service.models.repository.version_files import ModelFolder
 from service.models.repository_thread import MAX_WAITING_CALLS, RepositoryThread
 from service.pb import inference_pb2 as pb
 from tests.support.http import get

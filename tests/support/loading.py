@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from service.core.errors import LoadError
-from service.models.loader import EngineOptions, LoadedModel, load
-from service.models.scan import scan
+from service.models.engine_settings import EngineOptions
+from service.models.loader import LoadedModel, load
+from service.models.repository.scan import scan
 
 CPU = EngineOptions(["cpu"], 1)
 

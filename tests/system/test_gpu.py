@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from service.core.errors import LoadError
-from service.models.loader import EngineOptions, load
-from service.models.scan import scan
+from service.models.engine_settings import EngineOptions
+from service.models.loader import load
+from service.models.repository.scan import scan
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from service.runtime import cuda
 from service.runtime.cuda import GpuOptions

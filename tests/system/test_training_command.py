@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.models.loader import EngineOptions, load
-from service.models.scan import scan
+from service.models.engine_settings import EngineOptions
+from service.models.loader import load
+from service.models.repository.scan import scan
 from tests.support.data import MNIST, full
 from tests.support.paths import ROOT
 from tests.support.processes import clean_environment, run_command

@@ -4,8 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from service.models.loader import EngineOptions, load
-from service.models.scan import scan
+from service.models.engine_settings import EngineOptions
+from service.models.loader import load
+from service.models.repository.scan import scan
 from tests.support.processes import run_command
 
 

@@ -280,7 +280,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert len(queue) == len(model.queued)
             assert queue.rows == sum(ticket.rows for ticket in model.queued)
             assert queue.bytes == sum(ticket.size for ticket in model.queued)
-            assert queue._timed == sum(ticket.deadline is not None or ticket.late_at is not None for ticket in queue)
+            assert queue.timed == sum(ticket.deadline is not None or ticket.late_at is not None for ticket in queue)
             batches = model.running.values()
             assert model.scheduler.running_rows == sum(batch.rows for batch in batches)
             assert model.scheduler.running_requests == sum(len(batch.requests) for batch in batches)

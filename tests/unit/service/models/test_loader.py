@@ -9,7 +9,7 @@ from onnx import TensorProto
 from service.core.batch_sizes import batch_sizes
 from service.core.errors import DeviceUnavailable, LoadError
 from service.models.loader import load
-from service.models.scan import scan
+from service.models.repository.scan import scan
 from service.runtime.devices import choose_devices
 from service.runtime.session import Engine
 from tests.support.loading import CPU, load_only, refusal

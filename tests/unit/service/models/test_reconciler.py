@@ -11,11 +11,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.core.errors import FilesUnreadable, GraphError, NotFound, NotReady
-from service.models.config import read_config
-from service.models.loader import EngineOptions, LoadedModel, load
+from service.models.engine_settings import EngineOptions
+from service.models.loader import LoadedModel, load
 from service.models.reconciler import Reconciler
 from service.models.registry import Registry, State
-from service.models.repository import ModelFolder
+from service.models.repository.config import read_config
+from service.models.repository.version_files import ModelFolder
 from tests.support.disk import deny
 from tests.support.models import add_version, doubling_model
 from tests.support.waiting import WAIT

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from service.core.errors import NotFound
-from service.models.loader import EngineOptions, load
+from service.models.engine_settings import EngineOptions
+from service.models.loader import load
 from service.models.reconciler import Reconciler
 from service.models.registry import MAX_REASON_BYTES, Registry, State
 from tests.support.models import add_version, doubling_model

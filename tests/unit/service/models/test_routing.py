@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from service.core.errors import NotReady
-from service.models.loader import EngineOptions, load
+from service.models.engine_settings import EngineOptions
+from service.models.loader import load
 from service.models.reconciler import Reconciler
 from service.models.registry import Registry, State
 from service.models.routing import Routing

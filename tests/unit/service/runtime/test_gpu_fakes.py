@@ -18,9 +18,10 @@ from service.core.batch_sizes import padded
 from service.core.datatypes import BY_NAME
 from service.core.errors import DeviceUnavailable, EngineFailed, EngineLost, LoadError, NotReady
 from service.core.spec import Arrays, ModelSpec, TensorSpec
-from service.models.loader import EngineOptions, load
-from service.models.scan import scan
-from service.models.verification import Verifier
+from service.models.engine_settings import EngineOptions
+from service.models.loader import load
+from service.models.repository.scan import scan
+from service.models.verification.verifier import Verifier
 from service.pb.model_config_pb2 import ModelConfig
 from service.runtime import cuda
 from service.runtime.cuda import CUDA, TENSORRT, CudaBinding, GpuOptions, is_sticky, providers

@@ -7,7 +7,7 @@ normalise over the batch. So random rows are run alone and together, in every ba
   answers must agree to within rounding;
 - a row alone, and in a batch. Kernels may differ with the size, so the tolerance is wider.
 
-Not here: the rows' values (trial_rows.py); golden answers, which are compared in every batch size (verification.py);
+Not here: the rows' values (trial_rows.py); golden answers, which are compared in every batch size (verifier.py);
 what follows from a finding (opened_version.py).
 """
 
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from service.core.datatypes import BYTES
 from service.core.spec import Arrays, ModelSpec, Run, TensorSpec
-from service.models.trial_rows import trial_rows
-from service.models.verification import CannotRun, trial_run
+from service.models.verification.trial_rows import trial_rows
+from service.models.verification.verifier import CannotRun, trial_run
 
 # Different rows that are run alone. Larger batches repeat them.
 MAX_ROWS = 8

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
-from service.models.unsupported import ACTED_ON, REFUSED, ignored_fields, refused_fields
+from service.models.repository.unsupported import ACTED_ON, REFUSED, ignored_fields, refused_fields
 from service.pb.model_config_pb2 import ModelConfig
 from tests.support.loading import load_only
 from tests.support.models import BATCHING_CONFIG, add_version, doubling_model

@@ -3,7 +3,7 @@
 Owns the rule for what is a model. Hidden entries, SKIPPED_NAMES, files, and folders with neither a version folder nor
 config.pbtxt are not models. A folder that cannot be looked into may be a model: it is listed with the problem, as is a
 model with a name that cannot be sent and shown. One entry's trouble never hides the others. Not here: the files of a
-version (repository.py), whether they changed (fingerprint.py).
+version (version_files.py), whether they changed (fingerprint.py).
 """
 
 import os
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.core.errors import FilesError, FilesUnreadable, LoadError
-from service.models.repository import CONFIG, VERSION_NAME, ModelFolder, printable_name
+from service.models.repository.version_files import CONFIG, VERSION_NAME, ModelFolder, printable_name
 
 # Folders that file systems and tools put beside models.
 SKIPPED_NAMES = frozenset({"lost+found", "__pycache__"})

@@ -2,7 +2,7 @@
 
 Owns the defaults for fields that the configuration leaves out, and the error messages, which name both sides of a
 contradiction. A byte order mark, which some editors write, is passed over. Not here: fields that the service does not
-act on (unsupported.py), labels (labels.py), the other files of a model (repository.py), opening the graph
+act on (unsupported.py), labels (labels.py), the other files of a model (version_files.py), opening the graph
 (runtime/session.py).
 """
 
@@ -14,9 +14,9 @@ from google.protobuf import text_format
 from service.core.datatypes import BY_CONFIG, BY_ONNX
 from service.core.errors import ConfigurationError
 from service.core.spec import ModelSpec, TensorSpec
-from service.models.labels import with_labels
-from service.models.repository import BACKEND, CONFIG, PLATFORM, ModelFolder, read_optional
-from service.models.unsupported import refused_fields
+from service.models.repository.labels import with_labels
+from service.models.repository.unsupported import refused_fields
+from service.models.repository.version_files import BACKEND, CONFIG, PLATFORM, ModelFolder, read_optional
 from service.pb.model_config_pb2 import DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelOutput
 from service.runtime.session import Engine, GraphTensor
 

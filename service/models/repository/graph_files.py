@@ -5,7 +5,7 @@ cache of the Hugging Face hub or in a folder of releases, but only inside what t
 folders that the model's and the version's links lead to, and the folders that the link of the graph's file leads
 through. A graph comes from a stranger, and a path in it must not reach any other file.
 
-Not here: which file is the graph (repository.py), opening it (runtime/session.py).
+Not here: which file is the graph (version_files.py), opening it (runtime/session.py).
 Format: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
 """
 

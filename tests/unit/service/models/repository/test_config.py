@@ -10,9 +10,10 @@ from service.batching.queue import QueuePolicy
 from service.core.datatypes import BY_NAME
 from service.core.errors import FilesUnreadable, LoadError
 from service.core.spec import ModelSpec, TensorSpec
-from service.models.loader import EngineOptions, LoadedModel, load
-from service.models.scan import scan
-from service.models.verification import Verifier
+from service.models.engine_settings import EngineOptions
+from service.models.loader import LoadedModel, load
+from service.models.repository.scan import scan
+from service.models.verification.verifier import Verifier
 from service.pb.model_config_pb2 import ModelConfig
 from tests.support.models import add_version, doubling_model, identity_model
 

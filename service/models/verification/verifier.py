@@ -2,7 +2,7 @@
 
 Owns the runs of an engine that no request asked for: every batch size once at load, which also warms it up, the
 largest difference between an answer alone and in a batch, the probe of an engine after a failure, and timing. Not here:
-reading the golden answers (repository.py), comparing rows without them (row_independence.py), the batches of requests
+reading the golden answers (repository/), comparing rows without them (row_independence.py), the batches of requests
 (batching/).
 """
 

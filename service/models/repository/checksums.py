@@ -2,7 +2,7 @@
 
     model_repository_agents { agents [ { name: "checksum" parameters [ { key: "MD5:1/model.onnx" value: "…" } ] } ] }
 
-Not here: the hash in a version's manifest (repository.py).
+Not here: the hash in a version's manifest (version_files.py).
 Source: https://github.com/triton-inference-server/checksum_repository_agent
 """
 
@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 
 from service.core.errors import ConfigurationError, FilesError, FilesUnreadable
-from service.models.repository import VERSION_NAME, ModelFolder
+from service.models.repository.version_files import VERSION_NAME, ModelFolder
 from service.pb.model_config_pb2 import ModelConfig
 
 

@@ -4,7 +4,7 @@
     labels.txt      of other versions; an output's `label_filename` in config.pbtxt names the file
 
 Owns the format of a label file, the choice of the output that a manifest's labels name, and the check of their number.
-Not here: reading manifest.json (repository.py), the other fields of config.pbtxt (config.py).
+Not here: reading manifest.json (version_files.py), the other fields of config.pbtxt (config.py).
 """
 
 import math
@@ -15,7 +15,7 @@ import structlog
 
 from service.core.errors import ConfigurationError, FilesError, FilesUnreadable
 from service.core.spec import TensorSpec
-from service.models.repository import ModelFolder, read_file
+from service.models.repository.version_files import ModelFolder, read_file
 from service.pb.model_config_pb2 import ModelConfig
 
 log = structlog.get_logger(__name__)

@@ -1,7 +1,7 @@
 """Fields of config.pbtxt that the service ignores: refused if that would change answers, else named in a warning.
 
 Every field that is set counts, unless it is listed here as one that the service acts on, or that promises nothing. So a
-field that Triton adds is named too. Not here: the meaning of the other fields (config.py, loader.py).
+field that Triton adds is named too. Not here: the meaning of the other fields (config.py, engine_settings.py).
 """
 
 from collections.abc import Iterator

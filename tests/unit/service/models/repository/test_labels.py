@@ -8,11 +8,11 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.models.labels import label_lines
 from service.models.loader import LoadedModel, load
 from service.models.reconciler import Reconciler
 from service.models.registry import Registry
-from service.models.repository import ModelFolder
+from service.models.repository.labels import label_lines
+from service.models.repository.version_files import ModelFolder
 from tests.support.loading import CPU, load_only, refusal
 from tests.support.models import add_version, doubling_model, identity_model
 from tests.support.publishing import publish_brightness

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
 from service.core.errors import FilesError
-from service.models.graph_files import external_locations, open_weights
 from service.models.loader import load
-from service.models.scan import read_model_folder
+from service.models.repository.graph_files import external_locations, open_weights
+from service.models.repository.scan import read_model_folder
 from service.runtime.session import Engine
 from tests.support.graphs import external, graph, weighted_model
 from tests.support.loading import CPU, load_only, refusal

@@ -1,6 +1,6 @@
 """Random rows to try a graph on: values that suit each type, and lengths for free axes.
 
-Not here: what is compared (row_independence.py); the zeros that warm an engine up (verification.py).
+Not here: what is compared (row_independence.py); the zeros that warm an engine up (verifier.py).
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """A version whose files, graph and configuration agree, and the decision whether its rows may share a batch.
 
-Not here: opening it (loader.py), the checks themselves (verification.py, row_independence.py).
+Not here: opening it (loader.py), the checks themselves (verifier.py, row_independence.py).
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from service.batching.scheduler import BatchingPolicy
 from service.core.errors import ConfigurationError
 from service.core.spec import ModelSpec
-from service.models.repository import VersionFiles
-from service.models.row_independence import EXACT, IN_HALF_PRECISION, ON_CPU, ON_GPU, Finding, compare_rows
-from service.models.verification import Verifier
+from service.models.repository.version_files import VersionFiles
+from service.models.verification.row_independence import EXACT, IN_HALF_PRECISION, ON_CPU, ON_GPU, Finding, compare_rows
+from service.models.verification.verifier import Verifier
 from service.runtime.session import Engine
 
 NOT_BATCHED = "not batched, every request runs alone"

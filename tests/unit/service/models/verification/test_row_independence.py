@@ -14,7 +14,7 @@ from service.core.datatypes import BY_NAME
 from service.core.errors import EngineLost, GraphError
 from service.core.spec import Arrays, ModelSpec, TensorSpec
 from service.models.loader import LoadedModel
-from service.models.row_independence import Finding, compare_rows
+from service.models.verification.row_independence import Finding, compare_rows
 from service.pb.model_config_pb2 import ModelConfig
 from tests.support.graphs import centred_model, constant, graph
 from tests.support.loading import load_only, refusal

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from service.models.config import read_config
-from service.models.fingerprint import SETTLED_NS, Fingerprint, HashedFile, fingerprint
-from service.models.repository import open_file
-from service.models.scan import read_model_folder
+from service.models.repository.config import read_config
+from service.models.repository.fingerprint import SETTLED_NS, Fingerprint, HashedFile, fingerprint
+from service.models.repository.scan import read_model_folder
+from service.models.repository.version_files import open_file
 from tests.support.disk import deny
 
 CONFIG = 'max_batch_size: 8 output { name: "y" label_filename: "labels.txt" data_type: TYPE_FP32 dims: [ 4 ] }'
@@ -108,7 +108,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return open_file(path)
 
-    monkeypatch.setattr("service.models.fingerprint.open_file", record)
+    monkeypatch.setattr("service.models.repository.fingerprint.open_file", record)
     return names
 
 

@@ -4,7 +4,7 @@ Owns the fingerprint, which stays the same when a file's time, owner or permissi
 or the routing in config.pbtxt changes. A file is read once: it is read again only if its status on disk (inode, size,
 times) differs from when it was hashed. The time of the last status change (ctime) tells of edits that restore the time
 of modification. A file that changed less than SETTLED_NS before it was hashed is hashed again next time, since the
-clock of a file system may be too coarse to tell of another change. Not here: what the files mean (repository.py).
+clock of a file system may be too coarse to tell of another change. Not here: what the files mean (version_files.py).
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.models.repository import ModelFolder, has_own_labels, open_file
+from service.models.repository.version_files import ModelFolder, has_own_labels, open_file
 from service.models.routing import CANARY, PERCENT, STABLE
 from service.pb.model_config_pb2 import ModelConfig
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.core.errors import FilesError, FilesUnreadable, LoadError
-from service.models.graph_files import check_content
+from service.models.repository.graph_files import check_content
 
 PLATFORM, BACKEND, GRAPH, CONFIG = "onnxruntime_onnx", "onnxruntime", "model.onnx", "config.pbtxt"
 LABELS = "labels"  # the array of golden.npz that repeats the manifest's labels

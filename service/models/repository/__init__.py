@@ -1,0 +1,13 @@
+"""The model repository on disk, which has Triton's layout: an edge, like the wire.
+
+    scan.py            which folders are models, and their versions
+    fingerprint.py     what identifies a version: the content of its files
+    config.py          reads config.pbtxt and completes it from the graph
+    unsupported.py     fields of config.pbtxt that are refused or ignored
+    checksums.py       hashes in config.pbtxt
+    labels.py          the class names of outputs
+    version_files.py   the files of a version
+    graph_files.py     the weight files that a graph names, and content that is no graph
+
+Not here: which versions are loaded (registry.py), whether their answers are right (verification/).
+"""
