@@ -25,7 +25,7 @@ class ServedModels:
         kept = [(weakref.ref(model), model.statistics)]
         for served, statistics in self._loaded:
             if served() is None:
-                self._answered_before += statistics.codes["OK"]
+                self._answered_before += _answered(statistics)
             else:
                 kept.append((served, statistics))
         self._loaded = tuple(kept)
@@ -33,7 +33,7 @@ class ServedModels:
     @property
     def answered(self) -> int:
         """Requests that were answered OK since the process started."""
-        return self._answered_before + sum(statistics.codes["OK"] for _, statistics in self._loaded)
+        return self._answered_before + sum(_answered(statistics) for _, statistics in self._loaded)
 
     @property
     def pending(self) -> int:
@@ -58,3 +58,8 @@ class ServedModels:
 
     def _models(self) -> list[LoadedModel]:
         return [model for served, _ in self._loaded if (model := served()) is not None]
+
+
+def _answered(statistics: Statistics) -> int:
+    with statistics.reading():
+        return statistics.codes["OK"]

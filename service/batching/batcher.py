@@ -126,8 +126,8 @@ class Batcher:
     ) -> list[tuple[R, Exception]]:
         """Put requests that arrived together in the queue. Returns those that `submit` would refuse, with the error.
 
-        With `receive`, short batches run on the calling thread: after each batch, `receive` submits the requests that
-        have arrived meanwhile; the thread returns when it is False, when no request is left or the next batch is long.
+        With `receive`, short batches run on the calling thread. Between batches, `receive` submits the requests that
+        arrived meanwhile. The thread returns when that is False, when no request is left, or if the next batch is long.
         """
         refused: list[tuple[R, Exception]] = []
         now = self._clock()
@@ -137,11 +137,10 @@ class Batcher:
                     self._admit(request, now)
                 except (ServiceError, BatcherClosed) as error:
                     refused.append((request, error))
-            claimed = receive is not None and self._scheduler.claim()
-            turn = self._scheduler.turn(0, now) if claimed else Turn(wake=self._scheduler.wake(now))
-        self._ring(turn.wake)
-        _fail_expired(turn.expired, now)
-        if claimed and receive is not None:
+            turn = self._scheduler.claim(now) if receive else None
+            woken = self._scheduler.wake(now) if turn is None else ()
+        self._ring(woken)
+        if turn and receive:
             self._run_inline(turn, receive)
         return refused
 
@@ -221,7 +220,7 @@ class Batcher:
                 self._scheduler.finish(finished, now)
             turn = self._scheduler.turn(index, now)
         self._ring(turn.wake)
-        _fail_expired(turn.expired, now)
+        _fail_expired(turn.expired, self._clock)
         return turn
 
     def _sleep(self, index: int, until: float) -> None:
@@ -231,20 +230,34 @@ class Batcher:
 
     def _run_inline(self, turn: Turn, receive: Callable[[], bool]) -> None:
         """Run batches in place of the only engine's thread, beginning with this turn."""
-        while (batch := turn.batch) is not None:
-            received, ended = False, self._clock()
-            try:
-                self._execute(batch)
-                ended = self._clock()
-                received = receive()
-            finally:
-                now = self._clock()
-                with self._lock:
-                    self._scheduler.finish(batch, ended)
-                    stays = received and self._scheduler.is_short()
-                    turn = self._scheduler.turn(0, now) if stays else Turn(wake=self._scheduler.release(now))
-                self._ring(turn.wake)
-                _fail_expired(turn.expired, now)
+        scheduler = self._scheduler
+        following: Turn | None = turn
+        while following is not None:
+            _fail_expired(following.expired, self._clock)
+            if following.batch is None:
+                return  # every request had expired: the engine is idle again
+            self._execute(following.batch)
+            now = self._clock()
+            with self._lock:
+                scheduler.finish(following.batch, now)
+                woken = None if scheduler.queue.rows else scheduler.release(now)
+            if woken is not None:  # no request is left; the server receives the next calls by itself
+                self._ring(woken)
+                return
+            following = self._next_inline_turn(receive)
+
+    def _next_inline_turn(self, receive: Callable[[], bool]) -> Turn | None:
+        """Receive, and take the engine's next turn; or give the engine back to its thread."""
+        received = False
+        try:
+            received = receive()
+        finally:
+            now = self._clock()
+            with self._lock:
+                turn = self._scheduler.next_claim(now) if received else None
+                woken = self._scheduler.release(now) if turn is None else ()
+            self._ring(woken)
+        return turn
 
     def _execute(self, batch: Batch) -> None:
         """Run a batch and answer its requests, whatever happens."""
@@ -284,7 +297,7 @@ class Batcher:
                         return
                     wait = min(max(0.0, self._timer_at - self._clock()), MAX_WAIT_SECONDS)
                     self._timer_changed.wait(wait)
-            _fail_expired(expired, self._clock())
+            _fail_expired(expired, self._clock)
 
 
 class _Bell:
@@ -304,8 +317,9 @@ class _Bell:
         self._lock.acquire(timeout=-1 if seconds is None else seconds)
 
 
-def _fail_expired(requests: Iterable[PendingRequest], now: float) -> None:
+def _fail_expired(requests: Iterable[PendingRequest], clock: Callable[[], float]) -> None:
     for request in requests:
+        now = clock()
         problem = "passed" if request.deadline is None or request.deadline <= now else "can no longer be met"
         waited = now - request.arrived
         request.refuse(DeadlineExceeded(f"the deadline {problem} after {waited * 1e3:.0f} ms in the queue"))

@@ -88,7 +88,7 @@ class BatchExecutor:
         wait_turn()
         encoded = _encode(batch, Outputs(outputs, whole=len(batch) == 1 and not padding))
         ended = self._clock()
-        # Counted before the responses are sent, so that a client that has its answer finds it counted.
+        # Recorded before the responses are sent, so that a client that has its answer finds it counted.
         self._statistics.record_batch(
             ExecutedBatch(
                 rows=rows,
@@ -105,6 +105,7 @@ class BatchExecutor:
             self._predictions.add(outputs, rows)
         for request in encoded:  # in one burst, so that the server writes few packets
             request.answer()
+        self._statistics.tally()
 
     def _fail_alone(self, backend: Backend, request: PendingRequest, wait_turn: Callable[[], None]) -> None:
         """Fail a request that failed in a batch of its own, and probe the engine."""

@@ -126,7 +126,7 @@ class Scheduler:
 
     def wake(self, now: float) -> Sequence[int]:
         """The engines to wake so that no engine is idle while a batch may start."""
-        if not self._idle or not (self.queue or self.closed):
+        if not self._idle or not (self.queue.rows or self.closed):
             return ()
         if self.closed:
             return self._wake(len(self._idle))
@@ -165,7 +165,7 @@ class Scheduler:
                 return Turn(sleep_until=start, expired=expired)
             batch = self._form(engine, closed_by, now, expired)
             if batch is not None:
-                return Turn(batch, expired=expired, wake=self.wake(now))
+                return Turn(batch, expired=expired, wake=self.wake(now) if self._idle else ())
         if self.closed:
             return Turn(ended=True, expired=expired)
         self._idle[engine] = math.inf
@@ -177,30 +177,33 @@ class Scheduler:
         self.running_requests -= len(batch.requests)
         engine = self._engines[batch.engine]
         engine.busy_until = -math.inf
-        seconds = (now - batch.started) / padded(batch.rows, self.policy.sizes)
+        sizes = self.policy.sizes
+        seconds = (now - batch.started) / (padded(batch.rows, sizes) if sizes else batch.rows)
         before = engine.seconds_per_row or seconds
         engine.seconds_per_row = (1 - NEWEST_WEIGHT) * before + NEWEST_WEIGHT * seconds
 
-    def claim(self) -> bool:
-        """Whether a server's thread may run the next batch in place of engine 0, which is then no longer idle.
+    # --- events of a server's thread that runs batches in place of engine 0 ---
+
+    def claim(self, now: float) -> Turn | None:
+        """The next turn of the engine, if it is idle and a server's thread may take that turn.
 
         Only a short batch of the only engine: with another engine, calls that the thread does not receive meanwhile
         could have started there.
         """
-        if len(self._engines) > 1 or self.policy.max_delay or not self._idle or not self.is_short():
-            return False
-        self._idle.clear()
-        return True
+        if len(self._engines) > 1 or self.policy.max_delay or not self._idle:
+            return None
+        return self.next_claim(now)
 
-    def is_short(self) -> bool:
-        """Whether requests are queued and their next batch is expected to be short."""
-        if not self.queue.rows or self.closed:
-            return False
-        rows = min(self.queue.rows, self.policy.max_batch_size)
-        return 0 < self._run_seconds(0, rows) < self.policy.inline_below_seconds
+    def next_claim(self, now: float) -> Turn | None:
+        """The next turn after a claimed batch was finished; None to give the engine back, by `release`."""
+        queued = self.queue.rows
+        if not queued or self.closed:
+            return None
+        seconds = self._run_seconds(0, min(queued, self.policy.max_batch_size))
+        return self.turn(0, now) if 0 < seconds < self.policy.inline_below_seconds else None
 
     def release(self, now: float) -> Sequence[int]:
-        """Give engine 0 back after `claim` and `finish`. Returns the engines to wake."""
+        """Give the engine back after its claimed batch was finished. Returns the engines to wake."""
         self._idle[0] = math.inf
         return self.wake(now)
 

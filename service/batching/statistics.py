@@ -1,14 +1,17 @@
 """Statistics of one model version, updated once a batch.
 
-Owns the counters and histograms behind both /metrics and ModelStatistics, so that the two always agree. Durations are
-in seconds. Not here: predicted classes (predictions.py), the formats of metrics (telemetry) and of gRPC (transport).
+Owns the counters and histograms behind both /metrics and ModelStatistics, so that the two always agree. A batch is
+recorded before its responses are sent and tallied afterwards, at the latest by a reader: who has a response finds it
+counted, and no response waits for histograms. Durations are in seconds. Not here: predicted classes (predictions.py),
+the formats of metrics (telemetry) and of gRPC (transport).
 """
 
+import contextlib
 import threading
 import time
 from bisect import bisect_left
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 # Upper bounds of the duration buckets, from 50 µs to 10 s.
@@ -73,9 +76,8 @@ class SizeStatistics:
 
 @dataclass
 class Statistics:
-    """Counters and histograms of one model version since it was loaded. Hold `lock` to read or write."""
+    """Counters and histograms of one model version since it was loaded. Read them inside of `reading`."""
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
     by_size: defaultdict[int, SizeStatistics] = field(default_factory=lambda: defaultdict(SizeStatistics))
     closed_by: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)  # ended requests by gRPC status name
@@ -90,6 +92,15 @@ class Statistics:
     queue: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
     compute: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
     batch_rows: Histogram = field(default_factory=lambda: Histogram(ROW_BUCKETS))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _recorded: deque[ExecutedBatch] = field(default_factory=deque)  # and not tallied; deques need no lock
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold the lock, with every recorded batch tallied."""
+        with self._lock:
+            self._tally()
+            yield
 
     @property
     def executions(self) -> int:
@@ -97,29 +108,40 @@ class Statistics:
         return sum(size.executions for size in self.by_size.values())
 
     def record_batch(self, batch: ExecutedBatch) -> None:
-        """Count a completed execution and its answered requests."""
+        """Count a completed execution and its answered requests. Call `tally` once the responses are sent."""
+        self._recorded.append(batch)
+
+    def tally(self) -> None:
+        """Add what is recorded to the counters and histograms."""
+        with self._lock:
+            self._tally()
+
+    def _tally(self) -> None:
+        while self._recorded:
+            self._add(self._recorded.popleft())
+
+    def _add(self, batch: ExecutedBatch) -> None:
         requests = len(batch.total)
-        with self.lock:
-            size = self.by_size[batch.rows]
-            size.executions += 1
-            size.gather += batch.gather
-            size.compute += batch.compute
-            size.scatter += batch.scatter
-            self.closed_by[batch.closed_by] += 1
-            self.codes["OK"] += requests
-            self.rows += batch.rows
-            self.padding_rows += batch.padding
-            self.gather_seconds += batch.gather * requests
-            self.compute_seconds += batch.compute * requests
-            self.scatter_seconds += batch.scatter * requests
-            self.last_inference = time.time()
-            self.duration.observe(batch.total)
-            self.queue.observe(batch.queued)
-            self.compute.observe((batch.compute,))
-            self.batch_rows.observe((batch.rows,))
+        size = self.by_size[batch.rows]
+        size.executions += 1
+        size.gather += batch.gather
+        size.compute += batch.compute
+        size.scatter += batch.scatter
+        self.closed_by[batch.closed_by] += 1
+        self.codes["OK"] += requests
+        self.rows += batch.rows
+        self.padding_rows += batch.padding
+        self.gather_seconds += batch.gather * requests
+        self.compute_seconds += batch.compute * requests
+        self.scatter_seconds += batch.scatter * requests
+        self.last_inference = time.time()
+        self.duration.observe(batch.total)
+        self.queue.observe(batch.queued)
+        self.compute.observe((batch.compute,))
+        self.batch_rows.observe((batch.rows,))
 
     def record_failure(self, code: str, seconds: float) -> None:
         """Count a request that failed with status `code`, `seconds` after it arrived."""
-        with self.lock:
+        with self._lock:
             self.codes[code] += 1
             self.failed_seconds += seconds

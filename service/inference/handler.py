@@ -184,12 +184,14 @@ class InferenceHandler:
         Short batches run on the calling thread (Batcher.submit_burst) if one model serves alone: calls of another model
         would wait for this thread to receive them.
         """
-        batchers = {request.model.batcher for request in requests}
-        alone = len(batchers) == 1 and self.serves_one_version
-        for batcher in batchers:
-            group = requests if alone else [request for request in requests if request.model.batcher is batcher]
-            for request, error in batcher.submit_burst(group, receive if alone else None):
-                self._refuse(request, error)
+        model = requests[0].model
+        others = [request for request in requests if request.model is not model]
+        if others:
+            self.submit_burst(others, receive)
+            requests = [request for request in requests if request.model is model]
+        alone = not others and self.serves_one_version
+        for request, error in model.batcher.submit_burst(requests, receive if alone else None):
+            self._refuse(request, error)
 
     def submit_row(
         self,

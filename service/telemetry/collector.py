@@ -65,7 +65,7 @@ class ServiceCollector(Collector):
         )
         sources: list[tuple[list[str], Statistics]] = [(_labels(model), model.statistics) for model in models]
         for labels, statistics in [*sources, (["", ""], self._handler.unrouted_statistics)]:
-            with statistics.lock:
+            with statistics.reading():
                 for code, count in sorted(statistics.codes.items()):
                     family.add_metric([*labels, code], count)
         return family
@@ -122,7 +122,8 @@ def _counters(models: Iterable[LoadedModel]) -> Iterator[Metric]:
     for family in COUNTERS:
         metric = CounterMetricFamily(family.name, family.help, labels=["model", "version"])
         for model in models:
-            metric.add_metric(_labels(model), family.read(model.statistics))
+            with model.statistics.reading():
+                metric.add_metric(_labels(model), family.read(model.statistics))
         yield metric
     batches = CounterMetricFamily(
         "inference_batches",
@@ -130,7 +131,7 @@ def _counters(models: Iterable[LoadedModel]) -> Iterator[Metric]:
         labels=["model", "version", "closed_by"],
     )
     for model in models:
-        with model.statistics.lock:
+        with model.statistics.reading():
             for reason, count in sorted(model.statistics.closed_by.items()):
                 batches.add_metric([*_labels(model), reason], count)
     yield batches
@@ -140,7 +141,7 @@ def _histograms(models: Iterable[LoadedModel]) -> Iterator[Metric]:
     for family in HISTOGRAMS:
         metric = HistogramMetricFamily(family.name, family.help, labels=["model", "version"])
         for model in models:
-            with model.statistics.lock:
+            with model.statistics.reading():
                 histogram = family.read(model.statistics)
                 metric.add_metric(_labels(model), histogram.cumulative(), histogram.sum)
         yield metric
@@ -149,7 +150,9 @@ def _histograms(models: Iterable[LoadedModel]) -> Iterator[Metric]:
 def _gauges(models: Iterable[LoadedModel]) -> Iterator[Metric]:
     queue = GaugeMetricFamily("inference_queue_rows", "Rows in the queue now.", labels=["model", "version"])
     limit = GaugeMetricFamily(
-        "inference_max_queue_rows", "Rows that the queue holds before it refuses requests.", labels=["model", "version"]
+        "inference_max_queue_rows",
+        "Rows that the queue holds before it may refuse requests.",
+        labels=["model", "version"],
     )
     in_flight = GaugeMetricFamily(
         "inference_requests_in_flight", "Requests in the queue or in an engine now.", labels=["model", "version"]

@@ -177,7 +177,7 @@ class InferenceServicer:
 
 def _statistics(model: LoadedModel) -> pb.ModelStatistics:
     statistics = model.statistics
-    with statistics.lock:
+    with statistics.reading():
         succeeded = statistics.codes["OK"]
         failed = statistics.codes.total() - succeeded
         result = pb.ModelStatistics(

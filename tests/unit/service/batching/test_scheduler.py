@@ -135,13 +135,19 @@ def test_close_wakes_every_engine_and_ends_it_after_the_queue() -> None:
 def test_a_thread_may_claim_the_only_engine_for_a_short_batch() -> None:
     scheduler = make()
     measure(scheduler, 0, 0.0001)
-    assert not scheduler.claim(), "an empty queue was claimed"
+    assert scheduler.claim(0.0) is None, "an empty queue was claimed"
     scheduler.admit(Ticket(), 0.0)
-    assert scheduler.claim() and not scheduler.claim(), "the engine was claimed twice"
-    batch = start(scheduler)
+    turn = scheduler.claim(0.0)
+    assert turn is not None and turn.batch is not None
     assert admit(scheduler, Ticket()) == (), "the claimed engine was woken"
-    scheduler.finish(batch, 0.0001)
-    assert scheduler.release(0.0001) == [0], "the queued request was forgotten"
+    assert scheduler.claim(0.0) is None, "the engine was claimed twice"
+    scheduler.finish(turn.batch, 0.0001)
+    turn = scheduler.next_claim(0.0001)
+    assert turn is not None and turn.batch is not None
+    scheduler.finish(turn.batch, 0.0002)
+    assert scheduler.next_claim(0.0002) is None, "no request is left"
+    scheduler.admit(Ticket(), 0.0002)
+    assert scheduler.release(0.0002) == [0], "the queued request was forgotten"
 
 
 @pytest.mark.parametrize(
@@ -159,9 +165,9 @@ def test_other_batches_are_left_to_the_engine_thread(changes: dict[str, Any], se
     if seconds:
         scheduler._engines[0].seconds_per_row = seconds
     scheduler.admit(Ticket(), 0.0)
-    assert not scheduler.claim()
+    assert scheduler.claim(0.0) is None
     scheduler.close(0.0)
-    assert not scheduler.claim()
+    assert scheduler.claim(0.0) is None
 
 
 # --- batches ---

@@ -76,8 +76,11 @@ class Model:
 
     def take(self, engine: int, now: float) -> None:
         """The engine takes a turn."""
+        self.act(engine, self.scheduler.turn(engine, now), now)
+
+    def act(self, engine: int, turn: Turn, now: float) -> None:
+        """Do what the turn says."""
         queued = list(self.queued)
-        turn = self.scheduler.turn(engine, now)
         for request in turn.expired:
             assert request.deadline is not None
             if request.deadline > now:
@@ -149,11 +152,11 @@ class SchedulerMachine(RuleBasedStateMachine):
                 deadline=None if left is None else self.now + left,
             )
             self.admit(model, ticket)
-        if lends and len(self.models) == 1 and model.scheduler.claim():
+        turn = model.scheduler.claim(self.now) if lends and len(self.models) == 1 else None
+        if turn is not None:
             assert set(model.sleeping) == {0} and not model.woken
             del model.sleeping[0]
-            model.inline = True
-            model.take(0, self.now)
+            model.act(0, turn, self.now)
             model.inline = 0 in model.running
         else:
             model.wake(model.scheduler.wake(self.now))
@@ -216,8 +219,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         model.finish(engine, self.now)
         if not model.inline:
             model.take(engine, self.now)
-        elif stays and model.scheduler.is_short():
-            model.take(engine, self.now)
+        elif stays and (turn := model.scheduler.next_claim(self.now)) is not None:
+            model.act(engine, turn, self.now)
             model.inline = engine in model.running
         else:
             model.inline = False
