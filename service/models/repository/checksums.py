@@ -7,10 +7,11 @@ Source: https://github.com/triton-inference-server/checksum_repository_agent
 """
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from service.core.errors import ConfigurationError, FilesError, FilesUnreadable
-from service.models.repository.version_files import VERSION_NAME, ModelFolder
+from service.models.repository.version_files import VERSION_NAME, ModelFolder, open_file
 from service.pb.model_config_pb2 import ModelConfig
 
 
@@ -30,21 +31,35 @@ def check_repository_agents(folder: ModelFolder, version: int, config: ModelConf
             kind, _, name = key.partition(":")
             if kind != "MD5" or not name:
                 raise ConfigurationError(f"model_repository_agents: checksum expects MD5:FILE, got {key!r}")
-            if not _is_of_another_version(name, version):
+            if _version_of(name) in ("", str(version)):
                 _check(folder, name, expected)
 
 
-def _is_of_another_version(name: str, version: int) -> bool:
-    first = Path(name).parts[0]
-    return VERSION_NAME.fullmatch(first) is not None and first != str(version)
+def shared_files(config: ModelConfig) -> Iterator[str]:
+    """The files of the model, but of none of its versions, that have a checksum."""
+    for agent in config.model_repository_agents.agents:
+        for key in agent.parameters:
+            name = key.partition(":")[2]
+            if name and not _version_of(name) and not _leads_outside(name):
+                yield name
+
+
+def _version_of(name: str) -> str:
+    """The version that a file belongs to; "" if it belongs to all."""
+    first = "".join(Path(name).parts[:1])
+    return first if VERSION_NAME.fullmatch(first) else ""
+
+
+def _leads_outside(name: str) -> bool:
+    return bool(Path(name).anchor) or ".." in Path(name).parts
 
 
 def _check(folder: ModelFolder, name: str, expected: str) -> None:
     path = folder.path / name
-    if Path(name).anchor or ".." in Path(name).parts:
+    if _leads_outside(name):
         raise FilesError(f"model_repository_agents: the file {name!r} is outside {folder.path}")
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     except FileNotFoundError as error:
         raise FilesError(

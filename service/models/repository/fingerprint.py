@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.models.repository.checksums import shared_files
 from service.models.repository.version_files import ModelFolder, has_own_labels, open_file
 from service.models.routing import CANARY, PERCENT, STABLE
 from service.pb.model_config_pb2 import ModelConfig
@@ -75,6 +76,8 @@ def _files(folder: ModelFolder, version: int, config: ModelConfig) -> Iterator[t
     if label_files and not has_own_labels(folder, version):
         for name in label_files:
             yield f"../{name}", folder.path / name
+    for name in shared_files(config):
+        yield f"../{name}", folder.path / name
     root = folder.version_path(version)
     unreadable: list[Path] = []
     for parent, folders, names in os.walk(root, onerror=lambda error: unreadable.append(Path(error.filename))):
@@ -96,7 +99,7 @@ def _hash(path: Path, known: HashedFile | None, now: Clock) -> HashedFile:
             before = os.fstat(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             after = os.fstat(file.fileno())
-    except (OSError, ValueError) as error:  # ValueError: a null byte in label_filename
+    except OSError as error:
         return HashedFile(type(error).__name__)
     settled = _status(before) == _status(after) and started - after.st_ctime_ns > SETTLED_NS
     return HashedFile(digest, _status(after) if settled else None)

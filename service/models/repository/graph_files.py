@@ -46,13 +46,22 @@ def check_content(path: Path, content: bytes | mmap.mmap) -> None:
     start = content[:4200]
     if not start:
         raise FilesError(f"{path} is empty")
-    if start.startswith(LFS_POINTER):
-        raise FilesError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
+    check_no_pointer(path, content)
     if LINK_TEXT.fullmatch(start):
         raise FilesError(
             f"{path} holds only the text {start.decode(errors='replace')!r}, which Git writes in place of a symbolic "
             "link (core.symlinks is false); check it out with links"
         )
+
+
+def check_no_pointer(path: Path, content: bytes | mmap.mmap) -> None:
+    """Refuse what Git leaves of a large file that was not pulled.
+
+    Raises:
+        FilesError: the content is a Git LFS pointer.
+    """
+    if content[: len(LFS_POINTER)] == LFS_POINTER:
+        raise FilesError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
 
 
 def open_weights(graph: Path, model: bytes, given: Iterable[Path]) -> Weights:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.core.errors import FilesError, FilesUnreadable, LoadError
-from service.models.repository.graph_files import check_content
+from service.models.repository.graph_files import check_content, check_no_pointer
 
 PLATFORM, BACKEND, GRAPH, CONFIG = "onnxruntime_onnx", "onnxruntime", "model.onnx", "config.pbtxt"
 LABELS = "labels"  # the array of golden.npz that repeats the manifest's labels
@@ -126,6 +126,8 @@ def open_file(path: Path) -> Iterator[io.BufferedReader]:
     Raises:
         OSError: the file cannot be opened, or is not a regular file.
     """
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "its name holds a NUL", str(path))
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
@@ -136,24 +138,27 @@ def read_optional(path: Path) -> bytes | None:
     """The file's content; None if there is no such file.
 
     Raises:
+        FilesError: the file is a Git LFS pointer.
         FilesUnreadable: the file cannot be read, or is a link to nothing.
     """
     try:
         with open_file(path) as file:
-            return file.read()
+            content = file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
         if path.is_symlink():  # whoever made the link wants the file to count
             raise FilesUnreadable(f"{path} cannot be read: it is a link to nothing") from error
         return None
     except OSError as error:
         raise FilesUnreadable(f"{path} cannot be read: {error.strerror}") from error
+    check_no_pointer(path, content)
+    return content
 
 
 def read_file(path: Path) -> bytes:
     """The file's content.
 
     Raises:
-        FilesError: there is no such file.
+        FilesError: there is no such file, or it is a Git LFS pointer.
         FilesUnreadable: the file cannot be read.
     """
     content = read_optional(path)
@@ -169,7 +174,7 @@ def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> Ve
         FilesError: a file is missing or unreadable, or the graph, golden.npz or the labels do not match the manifest.
     """
     path = folder.version_path(version)
-    if Path(filename).name != filename:
+    if Path(filename).name != filename or filename == "..":
         raise FilesError(f"default_model_filename {filename!r} is not a plain file name")
     graph = path / filename / filename if _is_folder(path / filename) else path / filename
     model = read_file(graph)

@@ -1,11 +1,12 @@
 """Triton's repository agent `checksum`, and agents that the service does not have."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
-from service.core.errors import ConfigurationError, FilesError
+from service.core.errors import ConfigurationError, FilesError, FilesUnreadable
 from service.models.loader import LoadedModel
 from tests.support.loading import load_only, refusal
 from tests.support.models import BATCHING_CONFIG, add_version, doubling_model
@@ -60,6 +61,14 @@ def test_an_agent_that_cannot_do_its_work_refuses_the_version(
 ) -> None:
     with pytest.raises(error, match=message):
         load_with(tmp_path, text)
+
+
+@pytest.mark.parametrize("name", [".", "a\\000b", "pipe", "1"])
+def test_a_name_of_what_is_no_file_refuses_the_version_and_blocks_nothing(tmp_path: Path, name: str) -> None:
+    (tmp_path / "m").mkdir()
+    os.mkfifo(tmp_path / "m" / "pipe")
+    with pytest.raises(FilesUnreadable, match="cannot be read"):
+        load_with(tmp_path, config(**{f"MD5:{name}": MD5}))
 
 
 def test_a_changed_file_is_refused_when_it_is_loaded_again(tmp_path: Path) -> None:

@@ -94,6 +94,15 @@ def test_what_changes_content_changes_the_fingerprint(model: Path, change: Calla
     assert take(model, before.files).digest != before.digest
 
 
+def test_a_file_beside_the_versions_counts_if_it_has_a_checksum(model: Path) -> None:
+    """A version that a checksum refused is tried again once that file is replaced."""
+    checksum = 'name: "checksum" parameters { key: "MD5:notes.txt" value: "00" }'
+    (model / "config.pbtxt").write_text(f"{CONFIG} model_repository_agents {{ agents [ {{ {checksum} }} ] }}")
+    before = take(model)
+    (model / "notes.txt").write_text("another content")
+    assert take(model, before.files).digest != before.digest
+
+
 def test_a_copy_of_a_model_under_another_path_has_the_same_fingerprint(model: Path, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "copy" / "double")
     assert take(tmp_path / "copy" / "double").digest == take(model).digest

@@ -17,8 +17,10 @@ from service.models.repository.scan import read_model_folder
 from service.runtime.session import Engine
 from tests.support.graphs import external, graph, weighted_model
 from tests.support.loading import CPU, load_only, refusal
+from tests.support.publishing import publish_brightness
 
 X = np.ones((1, 3), np.float32)
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n"
 
 
 def serves(repository: Path) -> bool:
@@ -160,7 +162,7 @@ def test_weights_that_cannot_be_read_are_named(tmp_path: Path, make: Callable[[P
     ("content", "message"),
     [
         (b"", "model.onnx is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n", "is a Git LFS pointer, not the file"),
+        (POINTER, "is a Git LFS pointer, not the file"),
         (b"../../.blobs/ec8eb6", "'../../.blobs/ec8eb6', which Git writes in place of a symbolic link"),
         (b"not a graph", "cannot be opened"),
     ],
@@ -169,6 +171,16 @@ def test_weights_that_cannot_be_read_are_named(tmp_path: Path, make: Callable[[P
 def test_content_that_stands_in_for_a_graph_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     (version(tmp_path) / "model.onnx").write_bytes(content)
     assert message in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.pbtxt", "1/manifest.json", "1/golden.npz", "labels.txt"])
+def test_a_pointer_in_place_of_any_file_is_named(tmp_path: Path, name: str) -> None:
+    publish_brightness(tmp_path)
+    model = tmp_path / "brightness"
+    if name == "labels.txt":  # which only a version without a manifest reads
+        (model / "1" / "manifest.json").unlink()
+    (model / name).write_bytes(POINTER)
+    assert f"{name} is a Git LFS pointer, not the file itself; run git lfs pull" in refusal(tmp_path)
 
 
 def test_a_pipe_in_place_of_a_graph_is_not_waited_for(tmp_path: Path) -> None:
