@@ -72,7 +72,8 @@ class Reconciler:
                 for version, status in entry.statuses.items()
                 if status.state is State.READY
             }
-            self._registry.put(name, replace(entry, statuses=ready, unloaded=False))
+            loading = {0: VersionStatus(name, 0, State.LOADING)}
+            self._registry.put(name, replace(entry, statuses=ready or loading, unloaded=False))
             self._reconcile_model(folder)
             entry = self._registry.snapshot.entries[name]
         refused = [status for _, status in sorted(entry.statuses.items()) if status.code]
@@ -157,7 +158,8 @@ class Reconciler:
             if model:
                 models[version] = model
         if not selection.candidates:
-            error = FilesError(f"{folder.path} holds no version, such as {folder.name}/1")
+            text = f"{folder.path} holds no version, such as {folder.name}/1"
+            error = FilesError("version_policy selects no version" if folder.versions else text)
             statuses[0] = self._refused(VersionStatus(folder.name, 0, State.UNAVAILABLE), error, entry.statuses.get(0))
         elif not models:  # every selected version is refused: keep what is loaded and still on disk
             models = {version: model for version, model in entry.versions.items() if version in folder.versions}

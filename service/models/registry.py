@@ -169,7 +169,7 @@ class Snapshot:
 
     def _lookup_error(self, name: str, version: str) -> NotFound | NotReady:
         if name not in self.entries:
-            if self.problem and not self.entries:
+            if self.problem:  # what the repository holds is not known yet
                 return NotReady(f"model {quoted(name)}: {self.problem}")
             return NotFound(f"model {quoted(name)} is not found; there are {listed(sorted(self.entries), name)}")
         states = self._states(name)

@@ -99,6 +99,13 @@ def test_the_version_policy_selects_versions(
     assert registry.get("double").spec.version == versions[-1]
 
 
+def test_a_policy_that_selects_no_version_is_named(repository: Path, loader: RecordingLoader) -> None:
+    (repository / "double" / "config.pbtxt").write_text("version_policy { specific { } }")
+    registry = Registry(repository)
+    Reconciler(repository, registry, loader).reconcile()
+    assert [status.reason for status in registry.index()] == ["version_policy selects no version"]
+
+
 def test_a_version_that_the_policy_selects_but_the_repository_lacks_is_reported(
     repository: Path, loader: RecordingLoader
 ) -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from service.core.errors import NotFound
+from service.core.errors import NotFound, NotReady
 from service.models.engine_settings import EngineOptions
-from service.models.loader import load
+from service.models.loader import LoadedModel, load
 from service.models.reconciler import Reconciler
 from service.models.registry import MAX_REASON_BYTES, Registry, State
+from service.models.repository.version_files import ModelFolder
 from tests.support.models import add_version, doubling_model
 
 CPU = EngineOptions(["cpu"], 1)
@@ -43,6 +44,29 @@ def test_a_snapshot_stays_as_it_is_while_the_registry_moves_on(repository: Path)
     assert after.get("double").spec.version == 2 and list(after.versions("double")) == [2]
     with pytest.raises(dataclasses.FrozenInstanceError):
         after.problem = "changed"  # type: ignore[misc] # that is the claim
+
+
+def test_during_the_first_look_a_model_that_was_not_reached_yet_is_not_ready(repository: Path) -> None:
+    """A client that retries waits for it, where NOT_FOUND would end its call."""
+    add_version(repository, "later", doubling_model())
+    errors = []
+    registry = Registry(repository)
+
+    def load_and_ask(folder: ModelFolder, version: int) -> LoadedModel:
+        with pytest.raises((NotFound, NotReady)) as caught:
+            registry.get("later")
+        errors.append(caught.type)
+        return load(folder, version, CPU)
+
+    Reconciler(repository, registry, load_and_ask).reconcile()
+    assert errors == [NotReady, NotReady]
+
+
+def test_a_model_that_an_operator_loads_is_loading_from_the_start(repository: Path) -> None:
+    entries = []
+    registry = Registry(repository, on_change=lambda: entries.append(registry.snapshot.entries.get("double")))
+    Reconciler(repository, registry, lambda folder, version: load(folder, version, CPU)).load("double")
+    assert all(entry and entry.statuses for entry in entries)
 
 
 def test_in_every_snapshot_the_states_and_the_routes_agree(repository: Path) -> None:
