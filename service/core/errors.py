@@ -45,6 +45,8 @@ DETAILS_KEY = "grpc-status-details-bin"
 MAX_METADATA_BYTES = 1024
 # Of the text of an error with details, which repeat the text once or twice, and of the field that they name.
 MAX_TEXT_WITH_DETAILS, MAX_FIELD = 224, 64
+# Of an error of loading, which goes to the log, to the output of `check` and, shorter, to callers.
+MAX_LOAD_TEXT = 4096
 
 
 class ServiceError(Exception):
@@ -212,9 +214,15 @@ class EngineFailed(ServiceError):
 
 
 class LoadError(Exception):
-    """A model or version cannot be served; the message says what was expected, what was found and where."""
+    """A model or version cannot be served; the message says what was expected, what was found and where.
+
+    It is one line of at most MAX_LOAD_TEXT bytes, whatever the files hold that it quotes.
+    """
 
     code: ClassVar[str] = "error"
+
+    def __init__(self, text: str) -> None:
+        super().__init__(bounded(text, MAX_LOAD_TEXT))
 
 
 class FilesError(LoadError):

@@ -48,7 +48,7 @@ class Reconciler:
             try:
                 listing = scan(self._repository)
             except LoadError as error:
-                self._report_unreadable(_text(error))
+                self._report_unreadable(str(error))
                 return
             self._report_readable(listing.skipped)
             for folder in listing.models:
@@ -101,7 +101,7 @@ class Reconciler:
         try:
             folder = find_model(self._repository, name)
         except LoadError as error:
-            raise NotReady(_text(error)) from error
+            raise NotReady(str(error)) from error
         if folder is None:
             raise NotFound(f"model {name!r} is not in the repository {self._registry.snapshot.repository}")
         return folder
@@ -204,7 +204,7 @@ class Reconciler:
         if isinstance(error, OSError):
             error = FilesUnreadable(f"{error.filename or 'a file'} cannot be read: {error.strerror}")
         known = isinstance(error, LoadError)
-        reason = _text(error) if known else f"loading failed ({type(error).__name__}); see the server's log"
+        reason = str(error) if known else f"loading failed ({type(error).__name__}); see the server's log"
         code = error.code if isinstance(error, LoadError) else LoadError.code
         if before is None or (before.reason, before.code) != (reason, code):
             version = {"version": status.version} if status.version else {}
@@ -241,11 +241,6 @@ def _unchanged(old: ModelEntry, new: ModelEntry) -> bool:
 
 def _refusals(entry: ModelEntry) -> set[int]:
     return {version for version, status in entry.statuses.items() if status.code}
-
-
-def _text(error: Exception) -> str:
-    """The error's text as UTF-8: paths may hold other bytes, which are escaped."""
-    return str(error).encode("utf-8", "backslashreplace").decode()
 
 
 def _drain(model: LoadedModel) -> None:

@@ -171,7 +171,7 @@ def _find(graph: Path, location: str, beside: Iterable[Path], roots: Iterable[Pa
     except FileNotFoundError as error:
         leads = f" leads to {path.resolve()}, which" if path.is_symlink() else ""
         raise FilesError(f"{path}{leads} does not exist; {graph.name} keeps weights there") from error
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a name with a NUL
         raise FilesUnreadable(f"{path} cannot be read: {error}") from error
     if not any(target.is_relative_to(root) for root in roots):
         raise FilesError(

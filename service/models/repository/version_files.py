@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from service.core.errors import FilesError, FilesUnreadable, LoadError
 from service.models.repository.graph_files import check_content, check_no_pointer
@@ -93,6 +93,13 @@ class Manifest(BaseModel):
     labels: tuple[str, ...] | None = None
     golden: Golden
     metrics: ReportedMetrics = ReportedMetrics()
+
+    @field_validator("labels")
+    @classmethod
+    def _can_be_sent(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for label in labels or ():
+            label.encode()  # JSON may hold half of a surrogate pair, which no response and no metric can carry
+        return labels
 
 
 @dataclass(frozen=True)
@@ -213,7 +220,10 @@ def _read_manifest(path: Path) -> Manifest | None:
     content = read_optional(path)
     try:
         return None if content is None else Manifest.model_validate(json.loads(content))
-    except (ValueError, ValidationError) as error:
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, part['loc'])) or 'all'}: {part['msg']}" for part in error.errors())
+        raise FilesError(f"{path} cannot be read: {wrong}") from error
+    except (ValueError, RecursionError) as error:
         raise FilesError(f"{path} cannot be read: {error}") from error
 
 
@@ -224,9 +234,9 @@ def _read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
         raise FilesError(f"{path} cannot be read: there is no such file; a version with a manifest needs it")
     _check_golden_sha256(path, hashlib.sha256(content).hexdigest(), manifest)
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        with np.lib.npyio.NpzFile(io.BytesIO(content), own_fid=True) as arrays:
             golden = dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise FilesError(f"{path} cannot be read: {error}; a version with a manifest needs it") from error
     has_labels = LABELS in golden and golden[LABELS].dtype.kind == "U"  # in an older version it may be a tensor's name
     if (tuple(golden.pop(LABELS).tolist()) if has_labels else None) != manifest.labels:

@@ -110,6 +110,9 @@ class Verifier:
         missing = [name for name in names if name not in self.golden]
         if missing:
             raise FilesError(f"golden.npz holds {sorted(self.golden)}, but not {missing[0]!r}")
+        scalars = [name for name in names if not self.golden[name].shape]
+        if scalars:
+            raise FilesError(f"golden.npz holds one value of {scalars[0]!r} instead of samples")
         samples = min(len(self.golden[name]) for name in names)
         if samples == 0:
             raise FilesError("golden.npz holds no samples")

@@ -112,3 +112,10 @@ def test_publishing_other_class_names_neither_renames_nor_reloads_an_older_versi
     assert labels == [("dark", "light"), ("cat", "dog")]
     for model in (*registry.models(), *restarted.models()):
         model.batcher.close()
+
+
+def test_a_label_that_no_response_can_carry_is_refused(tmp_path: Path) -> None:
+    """JSON may hold half of a surrogate pair, which is no UTF-8: every scrape of the metrics would fail."""
+    manifest = publish_brightness(tmp_path) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"dark"', '"\\ud800"'))
+    assert "manifest.json cannot be read: labels: " in refusal(tmp_path)
