@@ -88,7 +88,7 @@ def complete_spec(
         if not config.HasField("dynamic_batching"):
             complete.dynamic_batching.CopyFrom(ModelDynamicBatching())
     batches = complete.max_batch_size > 0
-    _check_types(engine.inputs, served, batches=batches)
+    _check_types(engine.inputs, served, batches=config.max_batch_size > 0)
     if batches and not free_first:
         fixed = next(t for t in (*engine.inputs, *served) if not t.shape or t.shape[0] is not None)
         leave_out = "" if fixed in engine.inputs else "leave it out of the outputs in config.pbtxt, "
@@ -105,7 +105,10 @@ def complete_spec(
 
 
 def _check_types(inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor], *, batches: bool) -> None:
-    """Refuse a type that no request can carry; for an output, show how config.pbtxt leaves it out."""
+    """Refuse a type that no request can carry; for an output, show how config.pbtxt leaves it out.
+
+    `batches` is whether config.pbtxt says so: once it lists outputs, batching is not derived any more.
+    """
     for kind, tensors in (("input", inputs), ("output", outputs)):
         for tensor in tensors:
             if tensor.type in BY_ONNX:

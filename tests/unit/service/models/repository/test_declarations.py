@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from service.core.spec import ModelSpec
 from service.pb.model_config_pb2 import ModelTensorReshape
-from tests.support.graphs import classifier_model
+from tests.support.graphs import classifier_model, graph
 from tests.support.loading import load_only, refusal
 from tests.support.models import add_version, identity_model
 
@@ -103,6 +103,22 @@ def test_an_output_that_no_response_can_carry_is_refused_with_the_lines_that_lea
     lines = message.split("list the others in config.pbtxt: ")[1]
     (tmp_path / "iris" / "config.pbtxt").write_text(f"{config or ''} {lines}")
     assert [output.name for output in load_only(tmp_path).spec.outputs] == ["label"]
+
+
+def test_the_lines_that_leave_out_an_output_with_a_free_first_axis_are_accepted(tmp_path: Path) -> None:
+    """They say nothing of batching, which is not derived from the graph once config.pbtxt lists outputs."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["small"], to=TensorProto.FLOAT8E4M3FN),
+        helper.make_node("Identity", ["x"], ["y"]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("small", TensorProto.FLOAT8E4M3FN, ["N", 3]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3]),
+    ]
+    add_version(tmp_path, "m", graph(nodes, outputs=outputs).SerializeToString())
+    lines = refusal(tmp_path).split("list the others in config.pbtxt: ")[1]
+    (tmp_path / "m" / "config.pbtxt").write_text(lines)
+    assert [output.name for output in load_only(tmp_path).spec.outputs] == ["y"]
 
 
 def test_a_name_that_is_no_output_is_still_refused(tmp_path: Path) -> None:
