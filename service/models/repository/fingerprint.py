@@ -7,7 +7,9 @@ of modification. A file that changed less than SETTLED_NS before it was hashed i
 clock of a file system may be too coarse to tell of another change. Not here: what the files mean (version_files.py).
 """
 
+import contextlib
 import hashlib
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.models.repository.checksums import shared_files
-from service.models.repository.version_files import ModelFolder, has_own_labels, open_file
+from service.models.repository.graph_files import weight_paths
+from service.models.repository.version_files import GRAPH, ModelFolder, graph_path, has_own_labels, open_file
 from service.models.routing import CANARY, PERCENT, STABLE
 from service.pb.model_config_pb2 import ModelConfig
 
@@ -80,12 +83,27 @@ def _files(folder: ModelFolder, version: int, config: ModelConfig) -> Iterator[t
         yield f"../{name}", folder.path / name
     root = folder.version_path(version)
     unreadable: list[Path] = []
+    graph = graph_path(folder, version, config.default_model_filename or GRAPH)
+    is_linked = graph.is_symlink()
     for parent, folders, names in os.walk(root, onerror=lambda error: unreadable.append(Path(error.filename))):
         links = [name for name in folders if Path(parent, name).is_symlink()]
         for name in (*names, *links):  # links to folders are not followed: they may lead anywhere
             yield str(Path(parent, name).relative_to(root)), Path(parent, name)
+        is_linked = is_linked or bool(links)
+    if is_linked:
+        yield from _behind_links(root, graph)
     for path in unreadable:
         yield str(path.relative_to(root)), path
+
+
+def _behind_links(root: Path, graph: Path) -> Iterator[tuple[str, Path]]:
+    """The graph and the files that may hold its weights, if they lie in folders outside the version's."""
+    found = [("graph", graph)]
+    with contextlib.suppress(OSError, ValueError), open_file(graph) as file:  # ValueError: it is empty
+        found += weight_paths(graph, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    for name, path in found:
+        if not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(root)):
+            yield f"-> {name}", path
 
 
 def _hash(path: Path, known: HashedFile | None, now: Clock) -> HashedFile:

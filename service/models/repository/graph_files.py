@@ -78,7 +78,14 @@ def open_weights(graph: Path, model: bytes, given: Iterable[Path]) -> Weights:
     return {location: _map(_find(graph, location, beside, roots)) for location in locations}
 
 
-def external_locations(model: bytes) -> list[str]:
+def weight_paths(graph: Path, model: bytes | mmap.mmap) -> Iterator[tuple[str, Path]]:
+    """Where weights that a graph names may lie, with a name for each: beside it, and beside each target of its link."""
+    locations = [location for location in external_locations(model) if _is_beside(location)]
+    for step, target in enumerate(_link_targets(graph) if locations else ()):
+        yield from ((f"{step}/{location}", target.parent / location) for location in locations)
+
+
+def external_locations(model: bytes | mmap.mmap) -> list[str]:
     """The paths of the weight files that a serialised graph names, sorted; as many as can be read of an invalid one."""
     found = set()
     unread = [("model", memoryview(model))]
@@ -162,7 +169,7 @@ def _link_targets(path: Path) -> Iterator[Path]:
 
 def _find(graph: Path, location: str, beside: Iterable[Path], roots: Iterable[Path]) -> Path:
     """The weight file, without links: beside the graph's file, or beside what its link leads to."""
-    if not location or Path(location).anchor or ".." in Path(location).parts:
+    if not _is_beside(location):
         raise FilesError(f"{graph} names the weight file {location!r}; weights must lie beside the graph")
     paths = [folder / location for folder in beside]
     path = next((path for path in paths if os.path.lexists(path)), paths[0])
@@ -171,7 +178,7 @@ def _find(graph: Path, location: str, beside: Iterable[Path], roots: Iterable[Pa
     except FileNotFoundError as error:
         leads = f" leads to {path.resolve()}, which" if path.is_symlink() else ""
         raise FilesError(f"{path}{leads} does not exist; {graph.name} keeps weights there") from error
-    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a name with a NUL
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise FilesUnreadable(f"{path} cannot be read: {error}") from error
     if not any(target.is_relative_to(root) for root in roots):
         raise FilesError(
@@ -181,6 +188,12 @@ def _find(graph: Path, location: str, beside: Iterable[Path], roots: Iterable[Pa
     if not target.is_file():
         raise FilesError(f"{path} is not a file; {graph.name} keeps weights there")
     return target
+
+
+def _is_beside(location: str) -> bool:
+    """Whether the path in a graph names a file in the graph's folder or below it."""
+    path = Path(location)
+    return bool(location) and not path.anchor and ".." not in path.parts and "\0" not in location
 
 
 def _map(path: Path) -> mmap.mmap:

@@ -180,10 +180,9 @@ def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> Ve
     Raises:
         FilesError: a file is missing or unreadable, or the graph, golden.npz or the labels do not match the manifest.
     """
-    path = folder.version_path(version)
     if Path(filename).name != filename or filename == "..":
         raise FilesError(f"default_model_filename {filename!r} is not a plain file name")
-    graph = path / filename / filename if _is_folder(path / filename) else path / filename
+    path, graph = folder.version_path(version), graph_path(folder, version, filename)
     model = read_file(graph)
     check_content(graph, model)
     sha256 = hashlib.sha256(model).hexdigest()
@@ -198,6 +197,12 @@ def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> Ve
         )
     golden = _read_golden(path / "golden.npz", manifest)
     return VersionFiles(filename, graph.parent, model, sha256, manifest, golden, manifest.golden.tolerance)
+
+
+def graph_path(folder: ModelFolder, version: int, filename: str) -> Path:
+    """The graph's file: of that name, or in a folder of that name."""
+    path = folder.version_path(version) / filename
+    return path / filename if _is_folder(path) else path
 
 
 def has_own_labels(folder: ModelFolder, version: int) -> bool:

@@ -18,6 +18,7 @@ from service.models.registry import Registry, State
 from service.models.repository.config import read_config
 from service.models.repository.version_files import ModelFolder
 from tests.support.disk import deny
+from tests.support.graphs import weighted_model
 from tests.support.models import add_version, doubling_model
 from tests.support.waiting import WAIT
 
@@ -459,6 +460,37 @@ def test_an_optional_file_that_is_a_link_to_nothing_is_not_passed_over(
     (repository / "double" / name).unlink()
     reconciler.reconcile()
     assert loaded_versions(registry) == [2]
+
+
+@pytest.mark.parametrize("linked", ["model.onnx", "folder", "weights"])
+def test_weights_behind_a_link_are_part_of_the_version(
+    repository: Path, loader: RecordingLoader, tmp_path: Path, linked: str
+) -> None:
+    """A version that lacked them is tried again once they are there, and loaded again when they are replaced."""
+    shutil.rmtree(repository / "double" / "1")
+    graph, release = repository / "double" / "2" / "model.onnx", repository / ".release"
+    release.mkdir()
+    model, content = weighted_model("weights/part" if linked == "weights" else "part")
+    graph.unlink()
+    if linked == "weights":
+        graph.write_bytes(model)
+        (graph.parent / "weights").symlink_to(release)
+    else:
+        (release / "model.onnx").write_bytes(model)
+        graph.symlink_to(release if linked == "folder" else release / "model.onnx")
+    registry = Registry(repository)
+    reconciler = Reconciler(repository, registry, loader)
+    reconciler.reconcile()
+    assert "part does not exist" in registry.index()[0].reason
+    (release / "part").write_bytes(content)
+    reconciler.reconcile()
+    before = registry.get("double")
+    reconciler.reconcile()
+    assert registry.get("double") is before
+    (tmp_path / "other").write_bytes(bytes(len(content)))
+    (tmp_path / "other").rename(release / "part")
+    reconciler.reconcile()
+    assert registry.get("double") is not before
 
 
 # --- trouble of one model, and of the repository ---

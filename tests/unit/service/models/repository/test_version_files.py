@@ -63,4 +63,4 @@ def test_the_reason_of_a_refusal_is_one_bounded_line(tmp_path: Path, config: str
 def test_a_weight_file_whose_name_holds_a_nul_is_refused(tmp_path: Path) -> None:
     model, _ = weighted_model("weights\0")
     add_version(tmp_path, "m", model)
-    assert "cannot be read: embedded null byte" in refusal(tmp_path)
+    assert "weights must lie beside the graph" in refusal(tmp_path)
