@@ -189,7 +189,8 @@ class Server:
         """Open the port that waits for models, if there are any now; log the first scan's outcome."""
         reason = self.unready_reason()
         try:
-            if not (reason or self._grpc.opened):
+            waits = self.lifecycle.unready_reason or self.registry.snapshot.unready_reason()  # never strict
+            if not (waits or self._grpc.opened):
                 await self._open_grpc()
         except Exception as error:  # noqa: BLE001 # run() raises it
             self._failure = error

@@ -18,7 +18,7 @@ import pytest
 
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.support.http import get
-from tests.support.models import endless_model
+from tests.support.models import add_version, endless_model
 from tests.support.paths import ROOT
 from tests.support.processes import ServiceProcess, clean_environment, run_command, service_process
 from tests.support.requests import infer_request, outputs_of
@@ -81,6 +81,15 @@ def test_both_workers_answer_on_one_port_and_are_counted_together(two_workers: S
     assert two_workers.stop() == 0
     answered = [line["answered"] for line in two_workers.events if line["event"] == "stopped"]
     assert sum(answered) == 40 and min(answered) > 0, "one worker got all connections"
+
+
+def test_with_strict_readiness_a_refused_model_makes_workers_unready_and_the_others_answer(toys: Path) -> None:
+    """As one process does: strict readiness is about the probes, not about who answers."""
+    add_version(toys, "broken", b"no graph")
+    with service_process(toys, "--workers", "2", "--strict-readiness", until="listening") as service:
+        wait_until(lambda: len(workers_of(service)) == 2, "both workers listen")
+        assert call_on_new_connections(service.address, 4) == 4
+        wait_until(lambda: "a model does not answer: broken 1" in page(service, "/readyz"), "the probe says why")
 
 
 def test_a_killed_worker_is_restarted_and_its_counts_are_kept(two_workers: ServiceProcess) -> None:
