@@ -73,7 +73,7 @@ class Reconciler:
                 if status.state is State.READY
             }
             loading = {0: VersionStatus(name, 0, State.LOADING)}
-            self._registry.put(name, replace(entry, statuses=ready or loading, unloaded=False))
+            self._registry.put(name, replace(entry, statuses=loading | ready, unloaded=False))
             self._reconcile_model(folder)
             entry = self._registry.snapshot.entries[name]
         refused = [status for _, status in sorted(entry.statuses.items()) if status.code]

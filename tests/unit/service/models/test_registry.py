@@ -62,13 +62,6 @@ def test_during_the_first_look_a_model_that_was_not_reached_yet_is_not_ready(rep
     assert errors == [NotReady, NotReady]
 
 
-def test_a_model_that_an_operator_loads_is_loading_from_the_start(repository: Path) -> None:
-    entries = []
-    registry = Registry(repository, on_change=lambda: entries.append(registry.snapshot.entries.get("double")))
-    Reconciler(repository, registry, lambda folder, version: load(folder, version, CPU)).load("double")
-    assert all(entry and entry.statuses for entry in entries)
-
-
 def test_in_every_snapshot_the_states_and_the_routes_agree(repository: Path) -> None:
     """A reader sees no moment in which a version is ready and does not answer, or answers and has no state."""
     snapshots = []
