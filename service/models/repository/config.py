@@ -24,6 +24,8 @@ Declared = TypeVar("Declared", ModelInput, ModelOutput)
 
 # Triton's default for a graph with a free first axis and no configuration.
 DERIVED_MAX_BATCH_SIZE = 4
+# Each size is run at load: 2**31 - 1, written for "no limit", would take the machine's memory and hold up other models.
+LARGEST_MAX_BATCH_SIZE = 2**16
 
 
 def read_config(folder: ModelFolder) -> ModelConfig:
@@ -45,8 +47,10 @@ def read_config(folder: ModelFolder) -> ModelConfig:
         raise ConfigurationError(
             f"{path}: this service supports platform {PLATFORM!r}, not {config.platform or config.backend!r}"
         )
-    if config.max_batch_size < 0:
-        raise ConfigurationError(f"{path}: max_batch_size is {config.max_batch_size}, expected 0 or more")
+    if not 0 <= config.max_batch_size <= LARGEST_MAX_BATCH_SIZE:
+        raise ConfigurationError(
+            f"{path}: max_batch_size is {config.max_batch_size}, expected 0 to {LARGEST_MAX_BATCH_SIZE}"
+        )
     refused = refused_fields(config)
     if refused:
         raise ConfigurationError(f"{path}: this service does not support {', '.join(refused)}; remove it")

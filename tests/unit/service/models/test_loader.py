@@ -61,6 +61,7 @@ Y = 'output [ { name: "y" data_type: TYPE_FP32 dims: [ 4 ] } ]'
         (f"{X} {Y.replace('4', '3')}", "output 'y': config.pbtxt says dims [3], the graph has [4]"),
         ('platform: "tensorflow_savedmodel"', "supports platform 'onnxruntime_onnx', not 'tensorflow_savedmodel'"),
         ("max_batch_size: -1", "max_batch_size is -1"),
+        ("max_batch_size: 2147483647", "max_batch_size is 2147483647, expected 0 to 65536"),
         ("sequence_batching { }", "does not support sequence_batching; remove it"),
         ("model_transaction_policy { decoupled: true }", "does not support model_transaction_policy.decoupled"),
         ("nonsense: 1", "cannot be read"),
