@@ -38,10 +38,12 @@ class OpenedVersion:
         Raises:
             LoadError: as Verifier.verify(), or the configuration has a guarantee that needs independent rows.
         """
-        if not self.verifier.golden and (self.policy.max_batch_size > 1 or self.policy.sizes):
+        batches = self.policy.max_batch_size > 1 or bool(self.policy.sizes)
+        if batches and not self.verifier.golden:
             return self._check_rows()
         diffs = [self.verifier.verify(engine.run) for engine in self.engines]
-        return replace(self, batch_max_abs_diff=max((diff for diff in diffs if diff is not None), default=None))
+        verified = replace(self, batch_max_abs_diff=max((diff for diff in diffs if diff is not None), default=None))
+        return verified._check_rows() if batches and not self.verifier.samples_differ else verified
 
     def _check_rows(self) -> "OpenedVersion":
         """Compare rows alone and in batches, in every batch size.
