@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from service.batching.scheduler import BatchingPolicy
-from service.core.errors import ConfigurationError
+from service.core.errors import ConfigurationError, GraphError
 from service.core.spec import ModelSpec
 from service.models.repository.version_files import VersionFiles
 from service.models.verification.row_independence import EXACT, IN_HALF_PRECISION, ON_CPU, ON_GPU, Finding, compare_rows
@@ -36,8 +36,18 @@ class OpenedVersion:
         """Verify every engine. Returns the version as it can be served: without batches if its rows need that.
 
         Raises:
-            LoadError: as Verifier.verify(), or the configuration has a guarantee that needs independent rows.
+            LoadError: as Verifier.verify(), the configuration has a guarantee that needs independent rows, or the
+                largest batch does not fit into memory.
         """
+        try:
+            return self._verify()
+        except MemoryError as error:
+            rows = max(self.verifier.sizes)
+            raise GraphError(
+                f"a batch of {rows} rows does not fit into memory: {error}; lower max_batch_size"
+            ) from error
+
+    def _verify(self) -> "OpenedVersion":
         batches = self.policy.max_batch_size > 1 or bool(self.policy.sizes)
         if batches and not self.verifier.golden:
             return self._check_rows()

@@ -1,5 +1,6 @@
 """Loading versions without a manifest: what is accepted, and a message for each refusal that says what to change."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -88,6 +89,12 @@ def test_a_configuration_may_fix_a_free_axis_of_the_graph(tmp_path: Path) -> Non
 def test_an_unsupported_element_type_is_refused_by_name(tmp_path: Path) -> None:
     add_version(tmp_path, "eighth", identity_model(TensorProto.FLOAT8E4M3FN, ["N", 1]))
     assert "has type tensor(float8e4m3fn); supported types: " in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [["N", 2**40], [2**20, 2**20]])
+def test_a_graph_whose_rows_do_not_fit_into_memory_is_refused_by_name(tmp_path: Path, shape: list[int | str]) -> None:
+    add_version(tmp_path, "huge", identity_model(TensorProto.FLOAT, shape))
+    assert re.match(r"a batch of \d rows does not fit into memory: Unable to allocate", refusal(tmp_path))
 
 
 def test_a_model_without_golden_answers_is_warmed_up_with_zeros(tmp_path: Path) -> None:
