@@ -122,9 +122,14 @@ class Batcher:
         self._ring(woken)
 
     def submit_burst(
-        self, requests: Iterable[R], receive: Callable[[], bool] | None = None, *, inline_seconds: float = math.inf
-    ) -> list[tuple[R, Exception]]:
-        """Put requests that arrived together in the queue. Returns those that `submit` would refuse, with the error.
+        self,
+        requests: Iterable[R],
+        refuse: Callable[[R, Exception], None],
+        receive: Callable[[], bool] | None = None,
+        *,
+        inline_seconds: float = math.inf,
+    ) -> None:
+        """Put requests that arrived together in the queue. Calls `refuse` with what `submit` would raise.
 
         With `receive`, batches below `inline_seconds` and below the policy's limit run on the calling thread. Between
         batches, `receive` submits the requests that arrived meanwhile. The thread returns when that is False, when no
@@ -141,9 +146,10 @@ class Batcher:
             turn = self._scheduler.claim(now, inline_seconds) if receive and inline_seconds else None
             woken = self._scheduler.wake(now) if turn is None else ()
         self._ring(woken)
+        for request, problem in refused:
+            refuse(request, problem)
         if turn and receive:
             self._run_inline(turn, receive, inline_seconds)
-        return refused
 
     def cancel(self, request: PendingRequest) -> bool:
         """Remove the request from the queue; False if it is no longer queued."""

@@ -197,8 +197,7 @@ class InferenceHandler:
         if others:
             self.submit_burst(others, receive)
             requests = [request for request in requests if request.model is model]
-        for request, error in model.batcher.submit_burst(requests, receive, inline_seconds=self.inline_seconds):
-            self._refuse(request, error)
+        model.batcher.submit_burst(requests, self._refuse, receive, inline_seconds=self.inline_seconds)
 
     def submit_row(
         self,

@@ -45,7 +45,7 @@ class NativeServer:
             address,
             [(MODEL_INFER, False)],
             call_details=True,
-            client_key_metadata="grpc-timeout",  # in place of the caller's address; see _submit
+            client_key_metadata="grpc-timeout",  # in place of the caller's address; see _decode
             io_threads=1,
             reuse_port=reuse_port,
         )
