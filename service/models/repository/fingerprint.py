@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.models.repository.checksums import shared_files
-from service.models.repository.graph_files import weight_paths
+from service.models.repository.graph_files import link_text, weight_paths
 from service.models.repository.version_files import GRAPH, ModelFolder, graph_path, has_own_labels, open_file
 from service.models.routing import CANARY, PERCENT, STABLE
 from service.pb.model_config_pb2 import ModelConfig
@@ -88,7 +88,10 @@ def _files(folder: ModelFolder, version: int, config: ModelConfig) -> Iterator[t
     for parent, folders, names in os.walk(root, onerror=lambda error: unreadable.append(Path(error.filename))):
         links = [name for name in folders if Path(parent, name).is_symlink()]
         for name in (*names, *links):  # links to folders are not followed: they may lead anywhere
-            yield str(Path(parent, name).relative_to(root)), Path(parent, name)
+            path = Path(parent, name)
+            yield str(path.relative_to(root)), path
+            if text := link_text(path):
+                yield f"{path.relative_to(root)} -> {text}", path.parent / text
         is_linked = is_linked or bool(links)
     if is_linked:
         yield from _behind_links(root, graph)
