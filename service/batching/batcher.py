@@ -126,8 +126,9 @@ class Batcher:
     ) -> list[tuple[R, Exception]]:
         """Put requests that arrived together in the queue. Returns those that `submit` would refuse, with the error.
 
-        With `receive`, short batches run on the calling thread. Between batches, `receive` submits the requests that
-        arrived meanwhile. The thread returns when that is False, when no request is left, or if the next batch is long.
+        With `receive`, short batches run on the calling thread, unless a request is refused, whose error would wait.
+        Between batches, `receive` submits the requests that arrived meanwhile. The thread returns when that is False,
+        when no request is left, or if the next batch is long.
         """
         refused: list[tuple[R, Exception]] = []
         now = self._clock()
@@ -137,7 +138,7 @@ class Batcher:
                     self._admit(request, now)
                 except (ServiceError, BatcherClosed) as error:
                     refused.append((request, error))
-            turn = self._scheduler.claim(now) if receive else None
+            turn = self._scheduler.claim(now) if receive and not refused else None
             woken = self._scheduler.wake(now) if turn is None else ()
         self._ring(woken)
         if turn and receive:

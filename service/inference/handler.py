@@ -97,9 +97,13 @@ class PendingInfer(PendingRequest):
     def cancel(self) -> None:
         """Drop the request from the queue: its caller cancelled, or its deadline passed."""
         if self.model.batcher.cancel(self):
-            now = time.monotonic()
-            expired = self.deadline is not None and now >= self.deadline - CLOCK_TOLERANCE
-            self.model.statistics.record_failure("DEADLINE_EXCEEDED" if expired else "CANCELLED", now - self.arrived)
+            self.count_cancelled()
+
+    def count_cancelled(self) -> None:
+        """Count a request that its caller cancelled, or whose deadline passed, before it ran."""
+        now = time.monotonic()
+        expired = self.deadline is not None and now >= self.deadline - CLOCK_TOLERANCE
+        self.model.statistics.record_failure("DEADLINE_EXCEEDED" if expired else "CANCELLED", now - self.arrived)
 
 
 class InferenceHandler:
@@ -178,11 +182,11 @@ class InferenceHandler:
             raise
         return None
 
-    def submit_burst(self, requests: Sequence[PendingInfer], receive: Callable[[], bool]) -> None:
+    def submit_burst(self, requests: Sequence[PendingInfer], receive: Callable[[], bool] | None) -> None:
         """Queue decoded requests that arrived together, or fail their calls.
 
-        Short batches run on the calling thread (Batcher.submit_burst) if one model serves alone: calls of another model
-        would wait for this thread to receive them.
+        With `receive`, short batches run on the calling thread (Batcher.submit_burst) if one model serves alone: calls
+        of another model would wait for this thread to receive them.
         """
         model = requests[0].model
         others = [request for request in requests if request.model is not model]

@@ -18,7 +18,7 @@ from service.models.repository_thread import MAX_WAITING_CALLS, RepositoryThread
 from service.pb import inference_pb2 as pb
 from tests.support.http import get
 from tests.support.local_service import Gate, LocalService, local_service
-from tests.support.models import add_version, doubling_model
+from tests.support.models import BATCHING_CONFIG, add_version, doubling_model
 from tests.support.refusal import Refusal
 from tests.support.requests import infer_request, outputs_of
 from tests.support.waiting import WAIT, wait_until
@@ -167,6 +167,24 @@ def test_calls_took_longer_is_logged_only_if_one_did(toys: Path, grpc_server: st
     assert call.exception(WAIT) is not None
     (late,) = [line for line in logs if line["event"] == "shutdown timed out, failing pending calls"]
     assert late["pending"] == 1
+
+
+def test_a_stop_does_not_wait_for_a_run_that_hangs_on_a_servers_thread(
+    tmp_path: Path, grpc_server: str, gate: Gate
+) -> None:
+    """With one model of short runs, the native server's own thread runs them."""
+    add_version(tmp_path, "double", doubling_model(), config=BATCHING_CONFIG)
+    service = LocalService(tmp_path, grpc_server, shutdown_timeout_seconds=0.0).ready()
+    for _ in range(5):  # from now on the native server knows that the runs are short
+        service.stub.ModelInfer(infer_request("double", x=X))
+    gate.hold()
+    call = service.stub.ModelInfer.future(infer_request("double", x=X))
+    gate.wait_for(1)
+    try:
+        service.begin_shut_down()()
+    finally:
+        gate.open()
+    assert call.exception(WAIT) is not None
 
 
 def test_a_stop_answers_the_calls_of_a_version_that_is_being_unloaded(toys: Path, grpc_server: str, gate: Gate) -> None:

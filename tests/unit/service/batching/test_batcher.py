@@ -367,6 +367,17 @@ def test_while_a_servers_thread_runs_the_engine_takes_no_second_batch_and_ends_o
     assert batcher.join(WAIT), "the engine thread did not end on close"
 
 
+def test_the_errors_of_a_burst_do_not_wait_for_its_runs(
+    batcher: Batcher, engine: BlockingEngine, clock: FakeClock
+) -> None:
+    make_short(batcher, engine, clock)
+    late, first = FakeRequest(1, deadline=clock.now), FakeRequest(2)
+    ((refused, _),) = batcher.submit_burst([late, first], receive=lambda: True)  # while the engine is blocked
+    assert refused is late
+    engine.release(1)
+    first.result()
+
+
 def test_a_burst_refuses_only_the_requests_that_are_invalid(batcher: Batcher, engine: BlockingEngine) -> None:
     occupy(batcher, engine)
     fits, too_many = FakeRequest(1, 16), FakeRequest(2)
@@ -499,9 +510,10 @@ def test_a_timed_out_request_fails_while_the_engine_is_busy_and_the_timer_ends_w
     batcher.submit(expiring)
     batcher.submit(other)
     clock.now = 3e13
-    batcher.submit(FakeRequest(3, arrived=clock.now - 1, timeout=10.0))  # the first to time out: the timer looks again
+    with batcher._timer_changed:
+        batcher._timer_changed.notify()  # as if the timer's wait were over
     assert isinstance(expiring.failure(), DeadlineExceeded)
-    assert batcher.queued_rows == 2 and len(timers("test")) == 1
+    assert batcher.queued_rows == 1 and len(timers("test")) == 1
     batcher.close()
     engine.release(2)
     other.result()
