@@ -72,7 +72,8 @@ class Reconciler:
                 for version, status in entry.statuses.items()
                 if status.state is State.READY
             }
-            self._registry.put(name, replace(entry, statuses=ready, unloaded=False))
+            loading = {0: VersionStatus(name, 0, State.LOADING)}
+            self._registry.put(name, replace(entry, statuses=loading | ready, unloaded=False))
             self._reconcile_model(folder)
             entry = self._registry.snapshot.entries[name]
         refused = [status for _, status in sorted(entry.statuses.items()) if status.code]
