@@ -135,6 +135,18 @@ class InferenceHandler:
             self.unrouted_statistics.record_failure(error.code.name, 0.0)
             raise
 
+    def check_accepting(self, arrived: float) -> None:
+        """Refuse a Classify call while the server drains; its rows are queued until it has its results.
+
+        Raises:
+            Draining: the server accepts no new calls.
+        """
+        try:
+            self._check_accepting(arrived)
+        except Draining as error:
+            self.unrouted_statistics.record_failure(error.code.name, 0.0)
+            raise
+
     def submit(
         self, payload: bytes, sink: ResponseSink[C], call: C, *, arrived: float, deadline: float | None
     ) -> PendingInfer | None:
@@ -213,10 +225,7 @@ class InferenceHandler:
         Raises:
             BatcherClosed: the version is being unloaded; the caller must look up its model again.
         """
-        statistics = self.unrouted_statistics
         try:
-            self._check_accepting(arrived)
-            statistics = model.statistics
             pending = PendingInfer(
                 inputs,
                 1,
@@ -232,7 +241,7 @@ class InferenceHandler:
             model.batcher.submit(pending)
             return pending
         except ServiceError as error:
-            statistics.record_failure(error.code.name, time.monotonic() - arrived)
+            model.statistics.record_failure(error.code.name, time.monotonic() - arrived)
             sink.fail(call, error)
         return None
 

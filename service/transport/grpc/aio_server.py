@@ -162,6 +162,7 @@ class AioServer:
         deadline = _deadline(context)
         try:
             self._authorize(context)
+            self._handler.check_accepting(time.monotonic())
             request = _parse(classifier_pb2.ClassifyRequest, payload)
             response = await classifier.Classify(request, functools.partial(self._infer_row, deadline=deadline))
             return response.SerializeToString()
