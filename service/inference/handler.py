@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
+import structlog
+
 from service.batching.queue import PendingRequest
 from service.batching.scheduler import BatcherClosed
 from service.batching.statistics import Statistics
@@ -29,6 +31,8 @@ from service.inference.decode_cache import CacheHit, DecodeCache
 from service.inference.encode import Encoder, ResponseEncoder, ValuesEncoder, encoder_for
 from service.models.loader import LoadedModel
 from service.models.registry import Registry
+
+log = structlog.get_logger(__name__)
 
 # A call that is cancelled at most this many seconds before its deadline counts as expired: the client's clock may be
 # ahead of the server's.
@@ -261,9 +265,15 @@ class InferenceHandler:
         if isinstance(error, ServiceError):
             request.refuse(error)
             return
-        again = self.decode(
-            request.payload, request.sink, request.call, arrived=request.arrived, deadline=request.deadline
-        )
+        try:
+            again = self.decode(
+                request.payload, request.sink, request.call, arrived=request.arrived, deadline=request.deadline
+            )
+        except Exception:  # one call must not end the server's thread, nor lose the other calls of its burst
+            failed = EngineFailed()
+            log.exception("call failed", method="ModelInfer", error_id=failed.error_id)
+            request.sink.fail(request.call, failed)
+            return
         if again is None:
             return
         if again.model is request.model:  # closed, and still routed: the server stops
