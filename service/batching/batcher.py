@@ -122,13 +122,18 @@ class Batcher:
         self._ring(woken)
 
     def submit_burst(
-        self, requests: Iterable[R], receive: Callable[[], bool] | None = None
-    ) -> list[tuple[R, Exception]]:
-        """Put requests that arrived together in the queue. Returns those that `submit` would refuse, with the error.
+        self,
+        requests: Iterable[R],
+        refuse: Callable[[R, Exception], None],
+        receive: Callable[[], bool] | None = None,
+        *,
+        inline_seconds: float = math.inf,
+    ) -> None:
+        """Put requests that arrived together in the queue. Calls `refuse` with what `submit` would raise.
 
-        With `receive`, short batches run on the calling thread, unless a request is refused, whose error would wait.
-        Between batches, `receive` submits the requests that arrived meanwhile. The thread returns when that is False,
-        when no request is left, or if the next batch is long.
+        With `receive`, batches below `inline_seconds` and below the policy's limit run on the calling thread. Between
+        batches, `receive` submits the requests that arrived meanwhile. The thread returns when that is False, when no
+        request is left, or if the next batch is long.
         """
         refused: list[tuple[R, Exception]] = []
         now = self._clock()
@@ -138,12 +143,13 @@ class Batcher:
                     self._admit(request, now)
                 except (ServiceError, BatcherClosed) as error:
                     refused.append((request, error))
-            turn = self._scheduler.claim(now) if receive and not refused else None
+            turn = self._scheduler.claim(now, inline_seconds) if receive and inline_seconds else None
             woken = self._scheduler.wake(now) if turn is None else ()
         self._ring(woken)
+        for request, problem in refused:
+            refuse(request, problem)
         if turn and receive:
-            self._run_inline(turn, receive)
-        return refused
+            self._run_inline(turn, receive, inline_seconds)
 
     def cancel(self, request: PendingRequest) -> bool:
         """Remove the request from the queue; False if it is no longer queued."""
@@ -229,7 +235,7 @@ class Batcher:
         # Without a time it sleeps until it is woken: a thread that woke by itself could meet one that runs inline.
         self._bells[index].wait(None if until == math.inf else min(max(0.0, until - self._clock()), MAX_WAIT_SECONDS))
 
-    def _run_inline(self, turn: Turn, receive: Callable[[], bool]) -> None:
+    def _run_inline(self, turn: Turn, receive: Callable[[], bool], inline_seconds: float) -> None:
         """Run batches in place of the only engine's thread, beginning with this turn."""
         scheduler = self._scheduler
         following: Turn | None = turn
@@ -245,9 +251,9 @@ class Batcher:
             if woken is not None:  # no request is left; the server receives the next calls by itself
                 self._ring(woken)
                 return
-            following = self._next_inline_turn(receive)
+            following = self._next_inline_turn(receive, inline_seconds)
 
-    def _next_inline_turn(self, receive: Callable[[], bool]) -> Turn | None:
+    def _next_inline_turn(self, receive: Callable[[], bool], inline_seconds: float) -> Turn | None:
         """Receive, and take the engine's next turn; or give the engine back to its thread."""
         received = False
         try:
@@ -255,7 +261,7 @@ class Batcher:
         finally:
             now = self._clock()
             with self._lock:
-                turn = self._scheduler.next_claim(now) if received else None
+                turn = self._scheduler.next_claim(now, inline_seconds) if received else None
                 woken = self._scheduler.release(now) if turn is None else ()
             self._ring(woken)
         return turn

@@ -184,23 +184,23 @@ class Scheduler:
 
     # --- events of a server's thread that runs batches in place of engine 0 ---
 
-    def claim(self, now: float) -> Turn | None:
+    def claim(self, now: float, longest: float = math.inf) -> Turn | None:
         """The next turn of the engine, if it is idle and a server's thread may take that turn.
 
-        Only a short batch of the only engine: with another engine, calls that the thread does not receive meanwhile
-        could have started there.
+        Only a batch that is expected to take less than `longest` seconds and the policy's limit, and only on the only
+        engine: with another one, calls that the thread does not receive meanwhile could have started there.
         """
         if len(self._engines) > 1 or self.policy.max_delay or not self._idle:
             return None
-        return self.next_claim(now)
+        return self.next_claim(now, longest)
 
-    def next_claim(self, now: float) -> Turn | None:
+    def next_claim(self, now: float, longest: float = math.inf) -> Turn | None:
         """The next turn after a claimed batch was finished; None to give the engine back, by `release`."""
         queued = self.queue.rows
         if not queued or self.closed:
             return None
         seconds = self._run_seconds(0, min(queued, self.policy.max_batch_size))
-        return self.turn(0, now) if 0 < seconds < self.policy.inline_below_seconds else None
+        return self.turn(0, now) if 0 < seconds < min(longest, self.policy.inline_below_seconds) else None
 
     def release(self, now: float) -> Sequence[int]:
         """Give the engine back after its claimed batch was finished. Returns the engines to wake."""

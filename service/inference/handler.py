@@ -6,6 +6,7 @@ that is replaced before the call is queued has no part in it. Not here: decoding
 (encode.py), the queue (batching/), the wire (transport/).
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -18,7 +19,7 @@ from service.batching.statistics import Statistics
 from service.core.auth import AUTHORIZATION, INFER, Tokens
 from service.core.errors import Draining, EngineFailed, MessageTooLarge, ServiceError
 from service.core.lifecycle import Lifecycle
-from service.core.spec import Arrays, Outputs
+from service.core.spec import Arrays, ModelSpec, Outputs
 from service.inference.decode import (
     NO_PARAMETERS,
     Parameters,
@@ -37,6 +38,10 @@ log = structlog.get_logger(__name__)
 # A call that is cancelled at most this many seconds before its deadline counts as expired: the client's clock may be
 # ahead of the server's.
 CLOCK_TOLERANCE = 0.005
+
+# A version is alone if no other one got a call for ALONE_SECONDS. The thread that receives calls then runs its batches
+# if they take less than SHARED_INLINE_SECONDS: so long may the first call of another version wait.
+ALONE_SECONDS, SHARED_INLINE_SECONDS = 1.0, 0.001
 
 C = TypeVar("C", contravariant=True)
 
@@ -119,6 +124,8 @@ class InferenceHandler:
         self.auth_required = tokens is not None
         self.unrouted_statistics = Statistics()  # of calls that reached no model
         self._cache = DecodeCache()
+        self._newest_spec: ModelSpec | None = None  # of the version that the newest burst was for
+        self._switched_at = 0.0  # time.monotonic() of the first burst for that version
         self._registry = registry
         self._lifecycle = lifecycle
         self._max_message_bytes = max_message_bytes
@@ -201,17 +208,16 @@ class InferenceHandler:
     def submit_burst(self, requests: Sequence[PendingInfer], receive: Callable[[], bool] | None) -> None:
         """Queue decoded requests that arrived together, or fail their calls.
 
-        With `receive`, short batches run on the calling thread (Batcher.submit_burst) if one model serves alone: calls
-        of another model would wait for this thread to receive them.
+        With `receive`, batches within `inline_seconds` run on the calling thread; Batcher.submit_burst says how.
         """
         model = requests[0].model
+        if model.spec is not self._newest_spec:
+            self._newest_spec, self._switched_at = model.spec, requests[0].arrived
         others = [request for request in requests if request.model is not model]
         if others:
             self.submit_burst(others, receive)
             requests = [request for request in requests if request.model is model]
-        alone = not others and self.serves_one_version
-        for request, error in model.batcher.submit_burst(requests, receive if alone else None):
-            self._refuse(request, error)
+        model.batcher.submit_burst(requests, self._refuse, receive, inline_seconds=self.inline_seconds)
 
     def submit_row(
         self,
@@ -250,9 +256,14 @@ class InferenceHandler:
         return None
 
     @property
-    def serves_one_version(self) -> bool:
-        """Whether all calls go to one loaded version."""
-        return self._registry.snapshot.serves_one_version
+    def inline_seconds(self) -> float:
+        """For how long the thread that receives calls may run a batch: calls of other versions would wait for it.
+
+        Infinity if one version is loaded; SHARED_INLINE_SECONDS if one version gets all calls; else 0.
+        """
+        if self._registry.snapshot.serves_one_version:
+            return math.inf
+        return SHARED_INLINE_SECONDS if time.monotonic() - self._switched_at > ALONE_SECONDS else 0.0
 
     def _queue(self, request: PendingInfer) -> None:
         try:

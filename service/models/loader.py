@@ -29,7 +29,14 @@ from service.models.repository.checksums import check_repository_agents
 from service.models.repository.config import complete_spec, derives_batching, read_config
 from service.models.repository.graph_files import open_weights
 from service.models.repository.unsupported import ignored_fields
-from service.models.repository.version_files import GRAPH, ModelFolder, ReportedMetrics, VersionFiles, read_version
+from service.models.repository.version_files import (
+    GRAPH,
+    ModelFolder,
+    ReportedMetrics,
+    VersionFiles,
+    given_folders,
+    read_version,
+)
 from service.models.verification.opened_version import OpenedVersion
 from service.models.verification.verifier import Verifier
 from service.pb.model_config_pb2 import ModelConfig
@@ -170,8 +177,7 @@ def _open_engines(
     folder: ModelFolder, version: int, files: VersionFiles, devices: Sequence[str], options: EngineOptions
 ) -> list[Engine]:
     """Open the graph on every device."""
-    given = [path.resolve() for path in (folder.path.parent, folder.path, folder.version_path(version))]
-    weights = open_weights(files.folder / files.name, files.model, given)
+    weights = open_weights(files.folder / files.name, files.model, given_folders(folder, version))
     try:
         return [
             Engine(

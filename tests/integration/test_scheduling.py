@@ -1,5 +1,6 @@
 """Calls of several models and engines, through both gRPC servers: one never waits for another without need."""
 
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -35,14 +36,19 @@ def test_calls_that_arrive_together_run_on_every_engine(tmp_path: Path, grpc_ser
                 call.result()
 
 
-def test_a_run_of_one_model_does_not_hold_up_a_call_of_another(toys: Path, grpc_server: str, gate: Gate) -> None:
+def test_a_run_of_one_model_does_not_hold_up_a_call_of_another(
+    toys: Path, grpc_server: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.inference.handler.ALONE_SECONDS", math.inf)
+    index = np.zeros((1, 1), np.int64)
     with local_service(toys, grpc_server) as service, ThreadPoolExecutor(8) as pool:
-        for _ in range(5):  # from now on the native server knows that this model's runs are short
+        for _ in range(5):  # from now on the native server knows that these runs are short, and that both have calls
+            service.stub.ModelInfer(infer_request("lookup", index=index))
             service.stub.ModelInfer(infer_request("double", x=X))
         gate.hold()
         held = pool.submit(service.stub.ModelInfer, infer_request("double", x=X))
         gate.wait_for(1)
-        other = pool.submit(service.stub.ModelInfer, infer_request("lookup", index=np.zeros((1, 1), np.int64)))
+        other = pool.submit(service.stub.ModelInfer, infer_request("lookup", index=index))
         gate.wait_for(2)
         gate.open()
         held.result()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.models.repository.graph_files import link_text
 from service.models.repository.version_files import ModelFolder, has_own_labels, open_file
 from service.models.routing import CANARY, PERCENT, STABLE
 from service.pb.model_config_pb2 import ModelConfig
@@ -80,7 +81,10 @@ def _files(folder: ModelFolder, version: int, config: ModelConfig) -> Iterator[t
     for parent, folders, names in os.walk(root, onerror=lambda error: unreadable.append(Path(error.filename))):
         links = [name for name in folders if Path(parent, name).is_symlink()]
         for name in (*names, *links):  # links to folders are not followed: they may lead anywhere
-            yield str(Path(parent, name).relative_to(root)), Path(parent, name)
+            path = Path(parent, name)
+            yield str(path.relative_to(root)), path
+            if text := link_text(path):
+                yield f"{path.relative_to(root)} -> {text}", path.parent / text
     for path in unreadable:
         yield str(path.relative_to(root)), path
 

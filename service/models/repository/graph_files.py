@@ -3,7 +3,8 @@
 A graph may keep its weights in files beside it (ONNX external data). They are found through symbolic links, as in the
 cache of the Hugging Face hub or in a folder of releases, but only inside what the operator gave: the repository, the
 folders that the model's and the version's links lead to, and the folders that the link of the graph's file leads
-through. A graph comes from a stranger, and a path in it must not reach any other file.
+through. The text that Git writes in place of a link, where links are turned off, is followed like a link. A graph comes
+from a stranger, and a path in it must not reach any other file.
 
 Not here: which file is the graph (version_files.py), opening it (runtime/session.py).
 Format: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
@@ -22,7 +23,8 @@ Weights = Mapping[str, mmap.mmap]
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # What Git writes in place of a symbolic link where links are turned off: the link's target.
-LINK_TEXT = re.compile(rb"\.{0,2}/[^\0\n]{1,4096}")
+LINK_TEXT, MAX_LINK_TEXT = re.compile(rb"\.{0,2}/[^\0\n]+"), 4096
+MAX_LINKS = 40  # as on Linux
 
 # Where tensors lie in a serialised graph: for each message, the fields that lead to a tensor, by number.
 # https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
@@ -41,18 +43,43 @@ def check_content(path: Path, content: bytes | mmap.mmap) -> None:
     """Refuse content that stands in for a graph or for weights.
 
     Raises:
-        FilesError: the content is empty, a Git LFS pointer, or the text of a symbolic link.
+        FilesError: the content is empty or a Git LFS pointer.
     """
-    start = content[:4200]
-    if not start:
+    if not content:
         raise FilesError(f"{path} is empty")
-    if start.startswith(LFS_POINTER):
+    if content[: len(LFS_POINTER)] == LFS_POINTER:
         raise FilesError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
-    if LINK_TEXT.fullmatch(start):
-        raise FilesError(
-            f"{path} holds only the text {start.decode(errors='replace')!r}, which Git writes in place of a symbolic "
-            "link (core.symlinks is false); check it out with links"
-        )
+
+
+def follow_link_text(path: Path, given: Iterable[Path]) -> Path:
+    """The path, or where it leads if it holds the text of a link, as Git writes it where symbolic links are turned off.
+
+    Raises:
+        FilesError: it leads outside the given folders, or in a circle.
+    """
+    start, roots = path, list(given)
+    for _ in range(MAX_LINKS):
+        text = link_text(path)
+        if text is None:
+            return path
+        path = (path.parent.resolve() / text).resolve()
+        if not any(path.is_relative_to(root) for root in roots):
+            raise FilesError(f"{start} holds the text of a link to {path}, outside the repository")
+    raise FilesError(f"{start} holds the text of a link that leads in a circle")
+
+
+def link_text(path: Path) -> str | None:
+    """The text of a link that the file holds in place of its content; None if it holds something else."""
+    try:
+        if (
+            path.is_file()
+            and path.stat().st_size <= MAX_LINK_TEXT
+            and LINK_TEXT.fullmatch(content := path.read_bytes())
+        ):
+            return content.decode()
+    except (OSError, UnicodeDecodeError):  # who reads the file says what is wrong
+        pass
+    return None
 
 
 def open_weights(graph: Path, model: bytes, given: Iterable[Path]) -> Weights:
@@ -169,6 +196,7 @@ def _find(graph: Path, location: str, beside: Iterable[Path], roots: Iterable[Pa
             f"{path} leads to {target}, outside the repository and the folders that links of the model, of its version "
             "and of its graph lead to"
         )
+    target = follow_link_text(target, roots)
     if not target.is_file():
         raise FilesError(f"{path} is not a file; {graph.name} keeps weights there")
     return target

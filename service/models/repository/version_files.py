@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.core.errors import FilesError, FilesUnreadable, LoadError
-from service.models.repository.graph_files import check_content
+from service.models.repository.graph_files import check_content, follow_link_text
 
 PLATFORM, BACKEND, GRAPH, CONFIG = "onnxruntime_onnx", "onnxruntime", "model.onnx", "config.pbtxt"
 LABELS = "labels"  # the array of golden.npz that repeats the manifest's labels
@@ -162,6 +162,11 @@ def read_file(path: Path) -> bytes:
     return content
 
 
+def given_folders(folder: ModelFolder, version: int) -> list[Path]:
+    """The folders that the operator gave: the repository, and where the links of the model and the version lead."""
+    return [path.resolve() for path in (folder.path.parent, folder.path, folder.version_path(version))]
+
+
 def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> VersionFiles:
     """Read a version's files. `filename` may also name a folder that holds a graph of that name beside its weights.
 
@@ -172,7 +177,7 @@ def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> Ve
     if Path(filename).name != filename:
         raise FilesError(f"default_model_filename {filename!r} is not a plain file name")
     graph = path / filename / filename if _is_folder(path / filename) else path / filename
-    model = read_file(graph)
+    model = read_file(follow_link_text(graph, given_folders(folder, version)))
     check_content(graph, model)
     sha256 = hashlib.sha256(model).hexdigest()
     manifest = _read_manifest(path / "manifest.json")

@@ -46,7 +46,7 @@ class NativeServer:
             address,
             [(MODEL_INFER, False)],
             call_details=True,
-            client_key_metadata="grpc-timeout",  # in place of the caller's address; see _submit
+            client_key_metadata="grpc-timeout",  # in place of the caller's address; see _decode
             io_threads=1,
             reuse_port=reuse_port,
         )
@@ -93,12 +93,12 @@ class NativeServer:
             request.cancel()
 
     def _receive(self) -> bool:
-        """Take the calls that have arrived meanwhile. Returns whether the server is open and serves one version."""
+        """Take the calls that have arrived meanwhile. Returns whether this thread may go on to run batches."""
         events = self._next(block=False)
         if events:
             # Without `receive`: after a reload these calls may be another version's, and run while the old one waits.
             self._take(events)
-        return events is not None and self._handler.serves_one_version
+        return events is not None and self._handler.inline_seconds > 0
 
     def _next(self, *, block: bool) -> list[Event] | None:
         """The next calls and cancellations; None once the server is closed. Without `block` the list may be empty."""

@@ -268,6 +268,11 @@ def test_requests_from_many_threads_get_their_own_rows(statistics: Statistics) -
     assert batcher.join(WAIT)
 
 
+def unexpected(request: FakeRequest, error: Exception) -> None:
+    """What a burst calls with a refused request, where none is expected."""
+    raise AssertionError(f"{request} was refused: {error}")
+
+
 # --- several engines ---
 
 
@@ -275,7 +280,7 @@ def test_requests_that_arrive_together_start_on_every_free_engine(statistics: St
     engines = [BlockingEngine(), BlockingEngine()]
     batcher = Batcher(engines, BatchingPolicy(1, [QueuePolicy(16)]), statistics, name="two")
     requests = [FakeRequest(value) for value in range(4)]
-    assert batcher.submit_burst(requests, receive=lambda: True) == []
+    batcher.submit_burst(requests, unexpected, lambda: True)
     for engine in engines:
         engine.wait_for_runs(1)
     assert sorted(engine.batches[0][0] for engine in engines) == [0, 1], "the requests do not run at the same time"
@@ -316,11 +321,11 @@ def test_a_servers_thread_runs_short_batches_and_those_that_arrive_meanwhile(
 
     def receive() -> bool:
         if meanwhile:
-            batcher.submit_burst([meanwhile.pop()], receive)
+            batcher.submit_burst([meanwhile.pop()], unexpected, receive)
         return True
 
     engine.release(100)
-    batcher.submit_burst([Recorded(value, rows=4) for value in (1, 2, 4)], receive)
+    batcher.submit_burst([Recorded(value, rows=4) for value in (1, 2, 4)], unexpected, receive)
     assert engine.batches[1:] == [[1] * 4 + [2] * 4, [4] * 4 + [3]]
     assert ran_on == [threading.current_thread().name] * 4
 
@@ -342,9 +347,9 @@ def test_what_a_servers_thread_leaves_behind_is_run_by_the_engine_thread(
     burst = [FakeRequest(1, 8), FakeRequest(3, 6)]
     if problem == "receiving fails":
         with pytest.raises(ConnectionError):
-            batcher.submit_burst(burst, receive)
+            batcher.submit_burst(burst, unexpected, receive)
     else:
-        batcher.submit_burst(burst, receive)
+        batcher.submit_burst(burst, unexpected, receive)
     left.result()
     assert engine.batches == [[0], [1] * 8, [3] * 6 + [2]]
 
@@ -354,7 +359,7 @@ def test_while_a_servers_thread_runs_the_engine_takes_no_second_batch_and_ends_o
 ) -> None:
     make_short(batcher, engine, clock)
     first, second = FakeRequest(1), FakeRequest(2)
-    thread = threading.Thread(target=batcher.submit_burst, args=([first], lambda: True))
+    thread = threading.Thread(target=batcher.submit_burst, args=([first], unexpected, lambda: True))
     thread.start()
     engine.wait_for_runs(2)
     batcher.submit(second)
@@ -367,23 +372,18 @@ def test_while_a_servers_thread_runs_the_engine_takes_no_second_batch_and_ends_o
     assert batcher.join(WAIT), "the engine thread did not end on close"
 
 
-def test_the_errors_of_a_burst_do_not_wait_for_its_runs(
+def test_a_burst_refuses_what_is_invalid_before_it_runs_the_rest(
     batcher: Batcher, engine: BlockingEngine, clock: FakeClock
 ) -> None:
     make_short(batcher, engine, clock)
-    late, first = FakeRequest(1, deadline=clock.now), FakeRequest(2)
-    ((refused, _),) = batcher.submit_burst([late, first], receive=lambda: True)  # while the engine is blocked
-    assert refused is late
-    engine.release(1)
-    first.result()
-
-
-def test_a_burst_refuses_only_the_requests_that_are_invalid(batcher: Batcher, engine: BlockingEngine) -> None:
-    occupy(batcher, engine)
     fits, too_many = FakeRequest(1, 16), FakeRequest(2)
-    ((refused, error),) = batcher.submit_burst([fits, too_many])
-    assert refused is too_many and isinstance(error, QueueFull)
-    engine.release(2)
+    refused: list[tuple[FakeRequest, Exception, bool]] = []
+    engine.release(1)
+    batcher.submit_burst(
+        [fits, too_many], lambda request, error: refused.append((request, error, fits.answered)), lambda: True
+    )
+    ((request, error, answered),) = refused
+    assert request is too_many and isinstance(error, QueueFull) and not answered
     fits.result()
 
 
@@ -506,14 +506,12 @@ def test_a_timed_out_request_fails_while_the_engine_is_busy_and_the_timer_ends_w
     batcher: Batcher, engine: BlockingEngine, clock: FakeClock
 ) -> None:
     occupy(batcher, engine)
-    expiring, other = FakeRequest(1, timeout=2e13), FakeRequest(2)
-    batcher.submit(expiring)
-    batcher.submit(other)
-    clock.now = 3e13
-    with batcher._timer_changed:
-        batcher._timer_changed.notify()  # as if the timer's wait were over
+    patient, expiring, other = FakeRequest(1, timeout=1e13), FakeRequest(2, timeout=0.01), FakeRequest(3)
+    for request in (patient, expiring, other):  # the first one's timeout is beyond Python's longest wait
+        batcher.submit(request)
+    clock.now = 1.0
     assert isinstance(expiring.failure(), DeadlineExceeded)
-    assert batcher.queued_rows == 1 and len(timers("test")) == 1
+    assert batcher.queued_rows == 2 and len(timers("test")) == 1
     batcher.close()
     engine.release(2)
     other.result()

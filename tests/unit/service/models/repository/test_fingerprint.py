@@ -178,3 +178,11 @@ def test_the_content_behind_a_link_to_a_file_counts(model: Path, tmp_path: Path)
     before = take(model)
     (tmp_path / "blob").write_bytes(b"two")
     assert take(model, before.files).digest != before.digest
+
+
+def test_the_content_behind_the_text_of_a_link_counts(model: Path) -> None:
+    (model / "blob").write_bytes(b"graph")
+    (model / "1" / "model.onnx").write_text("../blob")
+    before = take(model).digest
+    (model / "blob").write_bytes(b"other")
+    assert take(model).digest != before

@@ -54,6 +54,15 @@ def test_weights_are_found_in_a_folder_of_blobs_of_the_repository(tmp_path: Path
     assert serves(tmp_path / "models")
 
 
+def test_the_text_of_a_link_is_followed_as_the_link(tmp_path: Path) -> None:
+    """Git writes links as text where symbolic links are turned off, as on Windows."""
+    write(tmp_path / "models" / ".blobs", ("aa11", "bb22"))
+    folder = version(tmp_path / "models")
+    (folder / "model.onnx").write_text("../../.blobs/aa11")
+    (folder / "model.onnx_data").write_text("../../.blobs/bb22")
+    assert serves(tmp_path / "models")
+
+
 def test_weights_are_found_through_a_version_that_links_to_a_snapshot_of_the_hub(tmp_path: Path) -> None:
     """The snapshot's files are links too; the blobs lie where the link of the graph leads."""
     write(tmp_path / "hub" / "blobs", ("aa11", "bb22"))
@@ -161,10 +170,12 @@ def test_weights_that_cannot_be_read_are_named(tmp_path: Path, make: Callable[[P
     [
         (b"", "model.onnx is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n", "is a Git LFS pointer, not the file"),
-        (b"../../.blobs/ec8eb6", "'../../.blobs/ec8eb6', which Git writes in place of a symbolic link"),
+        (b"../../.blobs/ec8eb6", ".blobs/ec8eb6 cannot be read: No such file or directory"),
+        (b"../../../secret", "holds the text of a link to"),
+        (b"./model.onnx", "holds the text of a link that leads in a circle"),
         (b"not a graph", "cannot be opened"),
     ],
-    ids=["empty", "pointer", "link", "text"],
+    ids=["empty", "pointer", "dangling", "outside", "circle", "text"],
 )
 def test_content_that_stands_in_for_a_graph_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     (version(tmp_path) / "model.onnx").write_bytes(content)

@@ -40,7 +40,7 @@ class FakeHandler:
     """Records the call ids of each burst that is submitted, and whether the thread is lent. A lent thread receives."""
 
     auth_required = False
-    serves_one_version = True
+    inline_seconds = 1.0
 
     def __init__(self) -> None:
         self.bursts: list[tuple[list[int], bool]] = []
