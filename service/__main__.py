@@ -5,6 +5,7 @@ or not available here; 3 an engine broke, restart the service.
 """
 
 import os
+import signal
 import sys
 from argparse import ArgumentParser
 from importlib.metadata import version
@@ -29,6 +30,7 @@ def main() -> None:
         sys.exit(_report_invalid(error))
 
     _require_onnx_runtime()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service handles it: its first scan sees every change
     # gRPC logs in a format of its own; what matters in those lines also arrives as an error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported here because ONNX Runtime and gRPC load slowly, and --help and invalid settings need neither.

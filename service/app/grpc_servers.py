@@ -70,10 +70,10 @@ class GrpcServers:
                 self._native = _native_server(address, self._handler, fallback=fallback, reuse_port=settings.reuse_port)
             else:
                 self._aio = make_aio(address, settings.max_connection_age_seconds)
+        self._port = (self._native or self._aio).port
         await self._aio.start()
         if self._native:
             self._native.start()
-        self._port = (self._native or self._aio).port
         self.address = join_address(settings.host, self._port)
 
     async def lame_duck(self, seconds: float, hurry: asyncio.Event) -> None:
@@ -105,7 +105,7 @@ class GrpcServers:
         while time.monotonic() < min(max(began, lifecycle.last_refused_at) + QUIET_SECONDS, last):
             await asyncio.sleep(QUIET_SECONDS / 10)
         if self._native:
-            await asyncio.to_thread(self._native.close)
+            await asyncio.to_thread(self._native.close, max(0.0, limit - time.monotonic()))
         await self._aio.stop(max(0.0, limit - time.monotonic()))
         self.remove_socket()
 

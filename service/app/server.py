@@ -253,7 +253,7 @@ class Server:
         await self._grpc.lame_duck(lame_duck, self._hurry)
         limit = time.monotonic() + self._settings.shutdown_timeout_seconds
         self.lifecycle.advance(Phase.DRAINING)
-        await self._answer_pending()
+        await self._answer_pending(limit)
         await self._grpc.close(self.lifecycle, limit)
         self._classifier.close()
         if self._metrics:
@@ -261,12 +261,19 @@ class Server:
         self.lifecycle.advance(Phase.STOPPED)
         log.info("stopped", answered=self._models.answered)
 
-    async def _answer_pending(self) -> None:
-        """Answer the pending calls; fail those that take longer than `shutdown_timeout_seconds`."""
-        models, seconds = self._models, self._settings.shutdown_timeout_seconds
+    async def _answer_pending(self, limit: float) -> None:
+        """Answer the pending calls; fail those that take longer than until `limit`, on time.monotonic()'s clock."""
+        models, classifier = self._models, self._classifier
+        classified = await classifier.finish(limit - time.monotonic())
         models.close()
-        if await asyncio.to_thread(models.join, seconds):
+        joined = await asyncio.to_thread(models.join, max(0.0, limit - time.monotonic()))
+        pending, images = models.pending, classifier.waiting
+        if (joined and classified) or not (pending or images):  # else no call took longer, but a thread to end
             return
-        if pending := models.pending:  # else no call took longer, but a thread to end
-            log.error("shutdown timed out, failing pending calls", seconds=seconds, pending=pending)
-            models.fail_pending(Draining())
+        log.error(
+            "shutdown timed out, failing pending calls",
+            seconds=self._settings.shutdown_timeout_seconds,
+            pending=pending,
+            images=images,
+        )
+        models.fail_pending(Draining())

@@ -58,8 +58,6 @@ class Supervisor:
         self._context.set_forkserver_preload(PRELOADED)
         self._workers = [Worker(index, self._start) for index in range(settings.workers)]
         self._collector = WorkersCollector(lambda: [worker.state for worker in self._workers])
-        # Of the workers' sockets: a worker that is killed cannot remove its own.
-        self._folder = tempfile.TemporaryDirectory(prefix="simplecnn-", ignore_cleanup_errors=True)
         self._signal: signal.Signals | None = None  # to stop
         self._stopping: Command | None = None
         self._tick_at = 0.0
@@ -69,12 +67,11 @@ class Supervisor:
         """Keep the workers running until a signal to stop."""
         registry = CollectorRegistry()
         registry.register(self._collector)
-        with self._folder:
+        with self._signals() as wakeup, self._socket_folder():
             metrics = open_metrics(self._settings, registry, self.unready_reason)
             try:
-                with self._signals() as wakeup:
-                    log.info("metrics listening", url=metrics.url)
-                    self._watch(wakeup)
+                log.info("metrics listening", url=metrics.url)
+                self._watch(wakeup)
             finally:
                 for worker in self._workers:
                     worker.kill()
@@ -153,6 +150,13 @@ class Supervisor:
             self._stopping = Command.STOP_HURRIED if self._signal == signal.SIGINT else Command.STOP
 
     @contextlib.contextmanager
+    def _socket_folder(self) -> Iterator[None]:
+        """The folder of the workers' sockets: a worker that is killed cannot remove its own."""
+        with tempfile.TemporaryDirectory(prefix="simplecnn-", ignore_cleanup_errors=True) as folder:
+            self._folder = Path(folder)
+            yield
+
+    @contextlib.contextmanager
     def _signals(self) -> Iterator[int]:
         """Handle signals; yields a file descriptor that is readable after one."""
 
@@ -185,7 +189,7 @@ class Supervisor:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(  # type: ignore[attr-defined] # typeshed has it on the concrete contexts only
             target=run_worker,
-            args=(self._worker_settings, index, theirs, Path(self._folder.name)),
+            args=(self._worker_settings, index, theirs, self._folder),
             name=f"worker-{index}",
         )
         process.start()

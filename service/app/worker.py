@@ -94,9 +94,10 @@ class Worker:
     @property
     def state(self) -> str:
         """One of telemetry's STATES, from the last report."""
-        if self._running is None:
+        running = self._running  # read once: a thread that answers a probe asks too
+        if running is None:
             return "restarting"
-        report = self._running.report
+        report = running.report
         if report is None or report.phase is Phase.STARTING:
             return "starting"
         if report.phase > Phase.READY:

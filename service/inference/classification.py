@@ -6,6 +6,7 @@ Classify (transport/grpc/classifier_servicer.py), inference (handler.py).
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +77,15 @@ class Classifier:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._decoders = ThreadPoolExecutor(DECODER_THREADS, thread_name_prefix="decoder")
-        self._waiting = 0
+        self.waiting = 0  # images in progress
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def finish(self, seconds: float) -> bool:
+        """Wait until every call has its results; False if one takes longer than `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        return not self.waiting
 
     def close(self) -> None:
         """Stop the threads."""
@@ -106,9 +115,10 @@ class Classifier:
         if not 1 <= count <= MAX_IMAGES:
             raise InvalidArgument("images", f"images expected 1 to {MAX_IMAGES}, got {count}")
         key = secrets.token_hex(8)  # so that a call that starts again stays on its side of the canary
-        if self._waiting + count > MAX_WAITING_IMAGES:
-            raise QueueFull(self._waiting, MAX_WAITING_IMAGES, retry_after=1.0)
-        self._waiting += count
+        if self.waiting + count > MAX_WAITING_IMAGES:
+            raise QueueFull(self.waiting, MAX_WAITING_IMAGES, retry_after=1.0)
+        self.waiting += count
+        self._idle.clear()
         try:
             replaced: LoadedModel | None = None
             while True:
@@ -121,7 +131,9 @@ class Classifier:
                 except BatcherClosed:
                     replaced = model
         finally:
-            self._waiting -= count
+            self.waiting -= count
+            if not self.waiting:
+                self._idle.set()
 
     async def _infer_all(
         self,

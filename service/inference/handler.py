@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
+import structlog
+
 from service.batching.queue import PendingRequest
 from service.batching.scheduler import BatcherClosed
 from service.batching.statistics import Statistics
@@ -30,6 +32,8 @@ from service.inference.decode_cache import CacheHit, DecodeCache
 from service.inference.encode import Encoder, ResponseEncoder, ValuesEncoder, encoder_for
 from service.models.loader import LoadedModel
 from service.models.registry import Registry
+
+log = structlog.get_logger(__name__)
 
 # A call that is cancelled at most this many seconds before its deadline counts as expired: the client's clock may be
 # ahead of the server's.
@@ -102,9 +106,13 @@ class PendingInfer(PendingRequest):
     def cancel(self) -> None:
         """Drop the request from the queue: its caller cancelled, or its deadline passed."""
         if self.model.batcher.cancel(self):
-            now = time.monotonic()
-            expired = self.deadline is not None and now >= self.deadline - CLOCK_TOLERANCE
-            self.model.statistics.record_failure("DEADLINE_EXCEEDED" if expired else "CANCELLED", now - self.arrived)
+            self.count_cancelled()
+
+    def count_cancelled(self) -> None:
+        """Count a request that its caller cancelled, or whose deadline passed, before it ran."""
+        now = time.monotonic()
+        expired = self.deadline is not None and now >= self.deadline - CLOCK_TOLERANCE
+        self.model.statistics.record_failure("DEADLINE_EXCEEDED" if expired else "CANCELLED", now - self.arrived)
 
 
 class InferenceHandler:
@@ -135,6 +143,18 @@ class InferenceHandler:
         try:
             self._tokens.check(dict(metadata).get(AUTHORIZATION), right)
         except ServiceError as error:
+            self.unrouted_statistics.record_failure(error.code.name, 0.0)
+            raise
+
+    def check_accepting(self, arrived: float) -> None:
+        """Refuse a Classify call while the server drains; its rows are queued until it has its results.
+
+        Raises:
+            Draining: the server accepts no new calls.
+        """
+        try:
+            self._check_accepting(arrived)
+        except Draining as error:
             self.unrouted_statistics.record_failure(error.code.name, 0.0)
             raise
 
@@ -185,10 +205,10 @@ class InferenceHandler:
             raise
         return None
 
-    def submit_burst(self, requests: Sequence[PendingInfer], receive: Callable[[], bool]) -> None:
+    def submit_burst(self, requests: Sequence[PendingInfer], receive: Callable[[], bool] | None) -> None:
         """Queue decoded requests that arrived together, or fail their calls.
 
-        Batches within `inline_seconds` run on the calling thread; Batcher.submit_burst says how it uses `receive`.
+        With `receive`, batches within `inline_seconds` run on the calling thread; Batcher.submit_burst says how.
         """
         model = requests[0].model
         if model.spec is not self._newest_spec:
@@ -215,10 +235,7 @@ class InferenceHandler:
         Raises:
             BatcherClosed: the version is being unloaded; the caller must look up its model again.
         """
-        statistics = self.unrouted_statistics
         try:
-            self._check_accepting(arrived)
-            statistics = model.statistics
             pending = PendingInfer(
                 inputs,
                 1,
@@ -234,7 +251,7 @@ class InferenceHandler:
             model.batcher.submit(pending)
             return pending
         except ServiceError as error:
-            statistics.record_failure(error.code.name, time.monotonic() - arrived)
+            model.statistics.record_failure(error.code.name, time.monotonic() - arrived)
             sink.fail(call, error)
         return None
 
@@ -259,9 +276,15 @@ class InferenceHandler:
         if isinstance(error, ServiceError):
             request.refuse(error)
             return
-        again = self.decode(
-            request.payload, request.sink, request.call, arrived=request.arrived, deadline=request.deadline
-        )
+        try:
+            again = self.decode(
+                request.payload, request.sink, request.call, arrived=request.arrived, deadline=request.deadline
+            )
+        except Exception:  # one call must not end the server's thread, nor lose the other calls of its burst
+            failed = EngineFailed()
+            log.exception("call failed", method="ModelInfer", error_id=failed.error_id)
+            request.sink.fail(request.call, failed)
+            return
         if again is None:
             return
         if again.model is request.model:  # closed, and still routed: the server stops

@@ -10,7 +10,7 @@ import pytest
 
 from service.batching.batcher import Batcher
 from service.batching.scheduler import BatcherClosed
-from service.core.errors import NotReady
+from service.core.errors import EngineFailed, NotReady
 from service.core.lifecycle import Lifecycle
 from service.inference.handler import InferenceHandler
 from service.pb.inference_pb2 import ModelStatisticsRequest
@@ -96,6 +96,30 @@ def test_a_call_whose_version_was_replaced_after_the_look_up_is_looked_up_again(
         else:
             handler._queue(request)
         assert sink.done.result(10) and request.model is current
+
+
+def test_a_call_that_cannot_be_looked_up_again_fails_alone(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception there would end the native server's thread, and lose the other calls that arrived with it."""
+    with local_service(toys, "aio") as service:
+        registry = service.server.registry
+        current = registry.get("double")
+        closed = Batcher(current.batcher._engines, current.batcher.policy, current.statistics, name="closed")
+        closed.close()
+        handler = InferenceHandler(registry, Lifecycle(), max_message_bytes=2**20)
+        payload = infer_request("double", x=X).SerializeToString()
+        sinks = [_Sink(), _Sink()]
+        burst = [handler.decode(payload, sink, None, arrived=0.0, deadline=None) for sink in sinks]
+        requests = [request for request in burst if request is not None]
+        for request in requests:
+            request.model = replace(current, batcher=closed)
+        monkeypatch.setattr("service.inference.handler.decode_inputs", _fail)
+        monkeypatch.setattr(handler._cache, "find", lambda _: None)
+        handler.submit_burst(requests, receive=None)
+        assert all(isinstance(sink.done.exception(10), EngineFailed) for sink in sinks)
+
+
+def _fail(*_: object) -> None:
+    raise ZeroDivisionError
 
 
 def test_a_call_is_failed_if_its_model_broke_after_the_look_up(toys: Path) -> None:

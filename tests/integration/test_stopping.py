@@ -1,5 +1,6 @@
 """A server that stops: it waits for no load and no call of model control, and says what took longer only if it did."""
 
+import io
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,16 +10,19 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
 from structlog.testing import capture_logs
 
 from service.core.lifecycle import Phase
+from service.inference import images
 from service.models.loader import LoadedModel, load
 from service.models.repository.version_files import ModelFolder
 from service.models.repository_thread import MAX_WAITING_CALLS, RepositoryThread
+from service.pb import classifier_pb2, classifier_pb2_grpc
 from service.pb import inference_pb2 as pb
 from tests.support.http import get
 from tests.support.local_service import Gate, LocalService, local_service
-from tests.support.models import add_version, doubling_model
+from tests.support.models import BATCHING_CONFIG, add_version, doubling_model
 from tests.support.refusal import Refusal
 from tests.support.requests import infer_request, outputs_of
 from tests.support.waiting import WAIT, wait_until
@@ -167,6 +171,79 @@ def test_calls_took_longer_is_logged_only_if_one_did(toys: Path, grpc_server: st
     assert call.exception(WAIT) is not None
     (late,) = [line for line in logs if line["event"] == "shutdown timed out, failing pending calls"]
     assert late["pending"] == 1
+
+
+def test_a_stop_does_not_wait_for_a_run_that_hangs_on_a_servers_thread(
+    tmp_path: Path, grpc_server: str, gate: Gate
+) -> None:
+    """With one model of short runs, the native server's own thread runs them."""
+    add_version(tmp_path, "double", doubling_model(), config=BATCHING_CONFIG)
+    service = LocalService(tmp_path, grpc_server, shutdown_timeout_seconds=0.0).ready()
+    for _ in range(5):  # from now on the native server knows that the runs are short
+        service.stub.ModelInfer(infer_request("double", x=X))
+    gate.hold()
+    call = service.stub.ModelInfer.future(infer_request("double", x=X))
+    gate.wait_for(1)
+    try:
+        service.begin_shut_down()()
+    finally:
+        gate.open()
+    assert call.exception(WAIT) is not None
+
+
+@pytest.fixture
+def decoding(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Makes images wait to be decoded: (one began, they may go on)."""
+    began, may_go_on = threading.Event(), threading.Event()
+    decode = images.decode
+
+    def wait(data: bytes) -> Any:
+        began.set()
+        assert may_go_on.wait(WAIT)
+        return decode(data)
+
+    monkeypatch.setattr(images, "decode", wait)
+    yield began, may_go_on
+    may_go_on.set()
+
+
+def begin_classify(service: LocalService) -> Any:
+    file = io.BytesIO()
+    Image.new("L", (28, 28)).save(file, "PNG")
+    request = classifier_pb2.ClassifyRequest(
+        model_name="mnist-simplecnn", images=[classifier_pb2.Image(encoded=file.getvalue())] * 8
+    )
+    return classifier_pb2_grpc.ImageClassifierStub(service.channel).Classify.future(request, timeout=WAIT)
+
+
+def test_a_stop_classifies_the_images_that_are_not_decoded_yet(
+    published: Path, grpc_server: str, decoding: tuple[threading.Event, threading.Event]
+) -> None:
+    began, may_go_on = decoding
+    service = LocalService(published, grpc_server).ready()
+    call = begin_classify(service)
+    assert began.wait(WAIT)
+    finish = service.begin_shut_down()
+    wait_until(lambda: not service.server.lifecycle.accepts_calls, "the server drains")
+    late = Refusal(begin_classify(service).exception(WAIT))
+    assert late.code is grpc.StatusCode.UNAVAILABLE and "draining" in late.text
+    may_go_on.set()
+    assert all(result.classes for result in call.result(WAIT).results)
+    finish()
+
+
+def test_a_stop_does_not_wait_longer_than_set_for_images(
+    published: Path, grpc_server: str, decoding: tuple[threading.Event, threading.Event]
+) -> None:
+    began, _ = decoding
+    service = LocalService(published, grpc_server, shutdown_timeout_seconds=0.0).ready()
+    call = begin_classify(service)
+    assert began.wait(WAIT)
+    with capture_logs() as logs:
+        service.begin_shut_down()()
+    assert call.exception(WAIT) is not None
+    (late,) = [line for line in logs if line["event"] == "shutdown timed out, failing pending calls"]
+    assert (late["pending"], late["images"]) == (0, 8)
 
 
 def test_a_stop_answers_the_calls_of_a_version_that_is_being_unloaded(toys: Path, grpc_server: str, gate: Gate) -> None:

@@ -1,8 +1,9 @@
 """ModelStreamInfer, on both gRPC servers: order of answers, errors, batching, cancellation, backpressure and stop."""
 
+import asyncio
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 
 from service.pb import inference_pb2 as pb
 from service.transport.grpc import streaming
+from service.transport.grpc.aio_server import AioServer
 from tests.support.local_service import Gate, LocalService, local_service
 from tests.support.requests import infer_request, outputs_of
 from tests.support.waiting import wait_until
@@ -155,3 +157,50 @@ def test_a_stopping_server_ends_open_streams_at_once(toys: Path, grpc_server: st
         next(stream.answers)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     finish()
+
+
+def test_a_stop_while_a_stream_sends_ends_it_after_that_message(toys: Path) -> None:
+    """Cancelled there, it would have no status, and keep the server from closing for the whole timeout."""
+
+    class Aborted(grpc.aio.AbortError):
+        """The stream's end."""
+
+    class Context:
+        """A call's context that keeps its status."""
+
+        def invocation_metadata(self) -> tuple[()]:
+            return ()
+
+        def time_remaining(self) -> None:
+            return None
+
+        async def abort(self, code: grpc.StatusCode, *_: object) -> None:
+            codes.append(code)
+            raise Aborted
+
+    codes: list[grpc.StatusCode] = []
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield infer_request("double", x=X).SerializeToString()
+        await asyncio.Event().wait()
+
+    async def scenario(server: AioServer) -> None:
+        sends, sent = asyncio.Event(), asyncio.Event()
+
+        async def call() -> None:
+            async for _ in server._infer_stream(requests(), Context()):  # type: ignore[arg-type]
+                sends.set()
+                await sent.wait()
+
+        task = asyncio.create_task(call())
+        await sends.wait()
+        await server.stop(0.0)
+        sent.set()
+        with pytest.raises(Aborted):
+            await task
+
+    with local_service(toys, "aio") as service:
+        server = service.server._grpc._aio
+        assert server is not None
+        service._call(scenario(server))
+    assert codes == [grpc.StatusCode.UNAVAILABLE]

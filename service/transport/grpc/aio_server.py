@@ -12,7 +12,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
@@ -52,6 +52,7 @@ CONTROL_METHODS = ("RepositoryModelLoad", "RepositoryModelUnload", "LogSettings"
 STATUS_KEY = "triton_grpc_error"
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -81,7 +82,7 @@ class AioServer:
     ) -> None:
         self._handler = handler
         self._sink = LoopResponseSink(asyncio.get_running_loop())
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._waiting_streams: set[asyncio.Task[Any]] = set()  # those that wait for their next message
         self._stopping = False
         logging.getLogger(GRPC_LOGGER).addFilter(HANG_UPS)
         self._server = grpc.aio.server(
@@ -124,7 +125,7 @@ class AioServer:
     async def stop(self, grace: float) -> None:
         """End the streams, refuse new calls, send GOAWAY, and cancel calls that take longer than `grace` seconds."""
         self._stopping = True
-        for stream in self._streams:
+        for stream in self._waiting_streams:
             stream.cancel()
         await self._server.stop(grace)
 
@@ -161,6 +162,7 @@ class AioServer:
         deadline = _deadline(context)
         try:
             self._authorize(context)
+            self._handler.check_accepting(time.monotonic())
             request = _parse(classifier_pb2.ClassifyRequest, payload)
             response = await classifier.Classify(request, functools.partial(self._infer_row, deadline=deadline))
             return response.SerializeToString()
@@ -177,7 +179,8 @@ class AioServer:
         deadline = _deadline(context)
         as_status = (STATUS_KEY, "true") in tuple(context.invocation_metadata() or ())
         stream = InferenceStream(requests, lambda payload: self._submit(payload, deadline))
-        async with contextlib.aclosing(stream.responses()) as responses, self._ends(context, "ModelStreamInfer"):
+        messages = self._until_stop(stream.responses())
+        async with contextlib.aclosing(messages) as responses, _ends(context, "ModelStreamInfer"):
             async for payload, response in responses:
                 if isinstance(response, bytes):
                     yield stream_response(response)
@@ -191,7 +194,8 @@ class AioServer:
             request = _parse(health_pb2.HealthCheckRequest, payload)
         except ServiceError as error:
             await _abort(context, error)
-        async with contextlib.aclosing(health.Watch(request)) as statuses, self._ends(context, "Watch"):
+        messages = self._until_stop(health.Watch(request))
+        async with contextlib.aclosing(messages) as statuses, _ends(context, "Watch"):
             async for status in statuses:
                 yield status.SerializeToString()
 
@@ -230,27 +234,41 @@ class AioServer:
         if self._handler.auth_required:
             self._handler.authorize(context.invocation_metadata() or (), right)
 
-    @contextlib.asynccontextmanager
-    async def _ends(self, context: Context, method: str) -> AsyncIterator[None]:
-        """End the stream with UNAVAILABLE when the server stops: a client may keep a stream open for ever.
+    async def _until_stop(self, messages: AsyncGenerator[T]) -> AsyncGenerator[T]:
+        """The messages of a stream. Raises Draining when the server stops: a client may keep a stream open for ever.
 
-        A stream that fails ends with INTERNAL.
+        A stream that sends is not cancelled, as gRPC would end it without a status; it ends after that message.
         """
         task = asyncio.current_task()
         assert task is not None
-        self._streams.add(task)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not self._stopping:
-                raise
-            await _abort(context, Draining())
-        except grpc.aio.BaseError:  # the stream was aborted, or its client hung up
-            raise
-        except Exception:  # noqa: BLE001 # _log_unexpected logs it
-            await _abort(context, _log_unexpected(method))
-        finally:
-            self._streams.discard(task)
+        async with contextlib.aclosing(messages):
+            while not self._stopping:
+                self._waiting_streams.add(task)
+                try:
+                    message = await anext(messages)
+                except StopAsyncIteration:
+                    return
+                except asyncio.CancelledError:
+                    if self._stopping:
+                        break
+                    raise
+                finally:
+                    self._waiting_streams.discard(task)
+                yield message
+        raise Draining
+
+
+@contextlib.asynccontextmanager
+async def _ends(context: Context, method: str) -> AsyncIterator[None]:
+    """End a stream that fails with the status of its error, or with INTERNAL."""
+    try:
+        yield
+    except grpc.aio.BaseError:  # the stream was aborted, or its client hung up
+        raise
+    except ServiceError as error:
+        await _abort(context, error)
+    except Exception:  # noqa: BLE001 # _log_unexpected logs it
+        await _abort(context, _log_unexpected(method))
 
 
 async def _outcome(future: asyncio.Future[bytes], request: PendingInfer | None) -> bytes:

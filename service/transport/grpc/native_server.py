@@ -8,6 +8,7 @@ those methods (aio_server.py), decoding and queueing (inference/handler.py).
 import os
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
@@ -60,33 +61,42 @@ class NativeServer:
         self._server.start()
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop at once. Pending calls get UNAVAILABLE, so drain first."""
+    def close(self, seconds: float) -> None:
+        """Stop at once. Pending calls get UNAVAILABLE, so drain first. Waits at most `seconds` for a batch to end."""
         self._server.close()
-        self._thread.join()
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         while (events := self._next(block=True)) is not None:
-            self._take(events)
+            self._take(events, self._receive)
 
-    def _take(self, events: list[Event]) -> None:
-        """Take cancellations, and submit calls that arrived together."""
+    def _take(self, events: list[Event], receive: Callable[[], bool] | None = None) -> None:
+        """Take cancellations, and submit calls that arrived together. With `receive`, this thread may run batches."""
         arrived = time.monotonic()
         burst: list[PendingInfer] = []
         for kind, call_id, _, payload, timeout, details in events:
             if kind == EVENT_CANCEL:
                 if request := self._pending.pop(call_id, None):
-                    request.cancel()
+                    self._cancel(request, burst)
             elif payload is not None and (request := self._decode(call_id, payload, arrived, timeout, details)):
                 self._pending[call_id] = request
                 burst.append(request)
         if burst:
-            self._handler.submit_burst(burst, self._receive)
+            self._handler.submit_burst(burst, receive)
+
+    def _cancel(self, request: PendingInfer, burst: list[PendingInfer]) -> None:
+        """Drop a request that its caller cancelled, from the queue or from the burst in which it arrived too."""
+        if request in burst:
+            burst.remove(request)
+            request.count_cancelled()
+        else:
+            request.cancel()
 
     def _receive(self) -> bool:
         """Take the calls that have arrived meanwhile. Returns whether this thread may go on to run batches."""
         events = self._next(block=False)
         if events:
+            # Without `receive`: after a reload these calls may be another version's, and run while the old one waits.
             self._take(events)
         return events is not None and self._handler.inline_seconds > 0
 

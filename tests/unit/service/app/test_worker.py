@@ -119,6 +119,16 @@ def test_the_state_and_the_reason_are_those_of_the_last_report(bench: Bench) -> 
         assert (bench.worker.state, bench.worker.unready_reason) == (state, report.unready_reason)
 
 
+def test_the_state_can_be_read_while_the_supervisor_forgets_the_process(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/metrics is answered by another thread than the supervisor's."""
+    bench.worker.start_if_due()
+    reads = iter([bench.started, None])
+    monkeypatch.setattr(Worker, "_running", property(lambda _: next(reads)), raising=False)
+    assert bench.worker.state == "starting"
+
+
 def test_a_worker_is_killed_after_so_many_ticks_without_a_report_and_only_once(bench: Bench) -> None:
     bench.worker.start_if_due()
     bench.report(READY)

@@ -250,6 +250,24 @@ def test_a_crash_of_the_loader_refuses_only_that_version(repository: Path) -> No
     assert "ZeroDivisionError" in registry.index()[1].reason
 
 
+def test_a_model_that_an_operator_unloads_and_loads_is_never_unknown(repository: Path, loader: RecordingLoader) -> None:
+    reasons: list[str] = []
+
+    def look_up() -> None:
+        try:
+            registry.get("double")
+        except NotReady as error:
+            reasons.append(error.message)
+
+    registry = Registry(repository, on_change=look_up)
+    reconciler = Reconciler(repository, registry, loader)
+    reconciler.reconcile()
+    reconciler.unload("double")
+    reasons.clear()
+    reconciler.load("double")
+    assert reasons[0] == "model 'double' is loading: try again shortly"
+
+
 def test_on_change_is_called_after_a_change(repository: Path) -> None:
     calls: list[int] = []
     record: Callable[[], None] = lambda: calls.append(1)  # noqa: E731 # a function that counts
