@@ -74,7 +74,7 @@ class Batcher:
         self._timer: threading.Thread | None = None  # fails requests that time out; started when first needed
         self._timer_at = math.inf  # time of its next check
         self._timer_changed = threading.Condition(self._lock)
-        self._bells = [_Bell() for _ in engines]  # each wakes one engine thread
+        self._wakeups = [_Wakeup() for _ in engines]  # each wakes one engine thread
         self._threads = [
             threading.Thread(target=self._run_engine, args=(index,), name=f"engine-{name}-{index}", daemon=True)
             for index in range(len(engines))
@@ -119,7 +119,7 @@ class Batcher:
         with self._lock:
             self._admit(request, now)
             woken = self._scheduler.wake(now)
-        self._ring(woken)
+        self._wake(woken)
 
     def submit_burst(
         self,
@@ -145,7 +145,7 @@ class Batcher:
                     refused.append((request, error))
             turn = self._scheduler.claim(now, inline_seconds) if receive and inline_seconds else None
             woken = self._scheduler.wake(now) if turn is None else ()
-        self._ring(woken)
+        self._wake(woken)
         for request, problem in refused:
             refuse(request, problem)
         if turn and receive:
@@ -170,7 +170,7 @@ class Batcher:
         with self._lock:
             woken = self._scheduler.close(self._clock())
             self._timer_changed.notify()
-        self._ring(woken)
+        self._wake(woken)
 
     def join(self, timeout: float | None = None) -> bool:
         """After `close`, wait for the engine threads to end; False if they still run after `timeout` seconds."""
@@ -226,14 +226,14 @@ class Batcher:
             if finished is not None:
                 self._scheduler.finish(finished, now)
             turn = self._scheduler.turn(index, now)
-        self._ring(turn.wake)
+        self._wake(turn.wake)
         _fail_expired(turn.expired, self._clock)
         return turn
 
     def _sleep(self, index: int, until: float) -> None:
         """Sleep until the engine is woken, at the latest until the time `until`."""
         # Without a time it sleeps until it is woken: a thread that woke by itself could meet one that runs inline.
-        self._bells[index].wait(None if until == math.inf else min(max(0.0, until - self._clock()), MAX_WAIT_SECONDS))
+        self._wakeups[index].wait(None if until == math.inf else min(max(0.0, until - self._clock()), MAX_WAIT_SECONDS))
 
     def _run_inline(self, turn: Turn, receive: Callable[[], bool], inline_seconds: float) -> None:
         """Run batches in place of the only engine's thread, beginning with this turn."""
@@ -249,7 +249,7 @@ class Batcher:
                 scheduler.finish(following.batch, now)
                 woken = None if scheduler.queue.rows else scheduler.release(now)
             if woken is not None:  # no request is left; the server receives the next calls by itself
-                self._ring(woken)
+                self._wake(woken)
                 return
             following = self._next_inline_turn(receive, inline_seconds)
 
@@ -263,7 +263,7 @@ class Batcher:
             with self._lock:
                 turn = self._scheduler.next_claim(now, inline_seconds) if received else None
                 woken = self._scheduler.release(now) if turn is None else ()
-            self._ring(woken)
+            self._wake(woken)
         return turn
 
     def _execute(self, batch: Batch) -> None:
@@ -281,9 +281,9 @@ class Batcher:
             for request in batch.requests:
                 request.refuse(NotReady(f"model {self.name!r}: {self.broken}"))
 
-    def _ring(self, engines: Sequence[int]) -> None:
+    def _wake(self, engines: Sequence[int]) -> None:
         for engine in engines:
-            self._bells[engine].ring()
+            self._wakeups[engine].set()
 
     # --- timeouts ---
 
@@ -307,20 +307,20 @@ class Batcher:
             _fail_expired(expired, self._clock)
 
 
-class _Bell:
-    """Wakes one thread. A ring before the wait is kept. A lock is the fastest way in Python to wake a thread."""
+class _Wakeup:
+    """An event that wakes one thread, once for each `set`; a lock, because that is the fastest way in Python."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def ring(self) -> None:
-        """Wake the thread."""
-        with contextlib.suppress(RuntimeError):  # it was rung already, and the thread has not yet woken
+    def set(self) -> None:
+        """Wake the thread, or make its next wait return at once."""
+        with contextlib.suppress(RuntimeError):  # it is set already, and the thread has not yet woken
             self._lock.release()
 
     def wait(self, seconds: float | None) -> None:
-        """Sleep until the bell rings, at most `seconds`."""
+        """Sleep until the event is set, at most `seconds`; None for no limit."""
         self._lock.acquire(timeout=-1 if seconds is None else seconds)
 
 

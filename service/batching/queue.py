@@ -126,7 +126,7 @@ class RequestQueue:
         self._levels = [_Level(policy) for policy in levels]
         self._default = default_level
         self._single_untimed_level = len(levels) == 1 and not levels[0].timeout
-        self._rows_of_one_level = min(level.max_rows for level in levels)
+        self._smallest_limit = min(level.max_rows for level in levels)  # with fewer rows in all, no level is full
         # Two for each level, in the order in which they are emptied: requests in time, then late ones.
         self._fifos: list[Fifo] = [OrderedDict() for _ in range(2 * len(levels))]
 
@@ -176,7 +176,7 @@ class RequestQueue:
 
     def is_full(self, request: PendingRequest) -> bool:
         """Whether the request's level has no room for its rows."""
-        if self.rows + request.rows <= self._rows_of_one_level:
+        if self.rows + request.rows <= self._smallest_limit:
             return False
         level = self._levels[request.level]
         policy = level.policy

@@ -215,7 +215,7 @@ class InferenceHandler:
             self._newest_spec, self._switched_at = model.spec, requests[0].arrived
         others = [request for request in requests if request.model is not model]
         if others:
-            self.submit_burst(others, receive)
+            self.submit_burst(others, None)  # without `receive`: this burst's other requests would wait for the batch
             requests = [request for request in requests if request.model is model]
         model.batcher.submit_burst(requests, self._refuse, receive, inline_seconds=self.inline_seconds)
 

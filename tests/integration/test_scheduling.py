@@ -134,6 +134,27 @@ def test_a_call_is_failed_if_its_model_broke_after_the_look_up(toys: Path) -> No
         assert isinstance(sink.done.exception(10), NotReady)
 
 
+def test_in_a_burst_for_two_versions_only_the_last_batch_may_hold_up_the_thread(
+    toys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is queued first, and so never waits for a batch that runs on the thread that received both."""
+    submitted: list[tuple[str, bool]] = []
+    monkeypatch.setattr(
+        Batcher,
+        "submit_burst",
+        lambda batcher, _, __, receive, **___: submitted.append((batcher.name, receive is None)),
+    )
+    with local_service(toys, "aio") as service:
+        handler = InferenceHandler(service.server.registry, Lifecycle(), max_message_bytes=2**20)
+        burst = []
+        for message in (infer_request("double", x=X), infer_request("lookup", index=np.zeros((1, 1), np.int64))):
+            request = handler.decode(message.SerializeToString(), _Sink(), None, arrived=0.0, deadline=None)
+            assert request is not None
+            burst.append(request)
+        handler.submit_burst(burst, lambda: True)
+    assert submitted == [("lookup", True), ("double", False)]
+
+
 class _Sink:
     """Keeps the response or the error of one call."""
 
