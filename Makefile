@@ -20,7 +20,7 @@ demo: .venv/installed ## train on bundled digits, serve, and classify held-out i
 	@echo
 	@echo "next: make serve, then in another terminal: $(BIN)/python -m service.client classify build/seven.png"
 
-test: .venv/installed ## run everything that CI runs, short of containers; 7 minutes
+test: .venv/installed ## run everything that CI runs, short of containers; 8 minutes
 	$(BIN)/pytest
 
 test-unit: .venv/installed ## run the unit tests; 20 s
