@@ -12,8 +12,12 @@ A request passes these packages from top to bottom and its answer returns; each 
     runtime/      ONNX Runtime: sessions, devices, GPU memory
     core/         what all layers share: tensors, errors, tokens, logs
 
-batching/ and runtime/ do not import each other: models/ joins them. Beside the layers, client/ is the client library
-and its command, and pb/ holds the stubs generated from ../proto; neither imports a layer.
+batching/ and runtime/ do not import each other: models/ joins them. Beside the layers, none of which they import:
 
-The service imports nothing from the training job and runs without torch: the two share only the model repository.
+    pictures/     from a picture, as a person has it, to an image, as a network takes it
+    client/       the client library and its command
+    pb/           the stubs generated from ../proto
+
+The service imports nothing from the training job and runs without torch. The two share the model repository and
+pictures/, because a picture must reach the network as the network's training images did.
 """

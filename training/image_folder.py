@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from service.pictures.files import BadPicture
+from service.pictures.fit import RESIZE, Fit
+from service.pictures.fitting import fit_file
 from training.dataset import Dataset, Split
 from training.errors import DataError
 
@@ -86,14 +88,10 @@ def _read(path: Path, labels: tuple[str, ...], image_shape: tuple[int, int, int]
 
 
 def _decode(file: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
-    height, width, channels = image_shape
     try:
-        with Image.open(file) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
-        fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        return fit_file(file.read_bytes(), image_shape, Fit(RESIZE))
+    except (OSError, BadPicture) as error:
         raise DataError(f"{file} is not a readable image: {error}") from error
-    return np.asarray(fitted, np.uint8).reshape(height, width, channels)
 
 
 def _split_test(images: Split, classes: int) -> tuple[Split, Split]:

@@ -5,8 +5,7 @@
     decode_cache.py     the same for requests with a known layout, without parsing
     encode.py           outputs to ModelInferResponse bytes
     top_classes.py      the classification extension
-    classification.py   images to labels
-    images.py           image files to pixels of a model's input size
+    classification.py   pictures to labels
 
 Not here: the wire (transport/), models and versions (models/), queues (batching/).
 """

@@ -1,8 +1,8 @@
 """Classification: images to labels, for `Classify`.
 
 Owns the check that a model classifies images, the binding of a call to one loaded version, the limit on images that
-wait to be decoded, and the result of each image. Not here: decoding and fitting images (images.py), the messages of
-Classify (transport/grpc/classifier_servicer.py), inference (handler.py).
+wait to be decoded, and the result of each image. Not here: decoding and fitting pictures (service.pictures), the
+messages of Classify (transport/grpc/classifier_servicer.py), inference (handler.py).
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from service.core.spec import Arrays, ModelSpec
 from service.inference.top_classes import top_classes
 from service.models.loader import LoadedModel
 from service.models.registry import Registry
+from service.pictures.fit import Fit, default_fit
 
 log = structlog.get_logger(__name__)
 
@@ -98,15 +99,15 @@ class Classifier:
         images: Sequence[Image],
         read: Callable[[Image], ImageSource],
         *,
-        fit: int,
+        fit: Fit | None,
         top_k: int,
         infer: Infer,
     ) -> list[Classification | ServiceError]:
         """Classify each image; the result of one that fails is its error. `infer` computes for this caller.
 
-        `read` copies an image's content out of the request. It runs on a decoder thread, after every check. One loaded
-        version serves the whole call: its size, its outputs and its labels. If it is replaced before it has taken
-        every image, the call starts again with the version that serves now.
+        `fit` is None for the model's own. `read` copies an image's content out of the request; it runs on a decoder
+        thread, after every check. One loaded version serves the whole call: its size, its outputs and its labels. If it
+        is replaced before it has taken every image, the call starts again with the version that serves now.
 
         Raises:
             ServiceError: the request is invalid, or no image was classified and not every image is invalid.
@@ -141,7 +142,7 @@ class Classifier:
         images: Sequence[Image],
         read: Callable[[Image], ImageSource],
         *,
-        fit: int,
+        fit: Fit | None,
         infer: Infer,
     ) -> list[bytes | ServiceError]:
         """The values of the class output of this version for each image, or the image's error.
@@ -153,7 +154,7 @@ class Classifier:
         shape, output = image_shape(model.spec), class_output(model.spec)
 
         def prepare(image: Image) -> Arrays:
-            return (np.ascontiguousarray(_fit(read(image), shape, fit))[None],)
+            return (np.ascontiguousarray(_image(read(image), shape, fit or default_fit(shape[2])))[None],)
 
         async def infer_one(image: Image) -> bytes | ServiceError:
             try:
@@ -234,24 +235,24 @@ def class_output(spec: ModelSpec) -> int:
     return candidates[0]
 
 
-def _fit(source: ImageSource, shape: tuple[int, int, int], fit: int) -> NDArray[np.uint8]:
-    """The image as the model's input. Runs on a decoder thread.
+def _image(source: ImageSource, shape: tuple[int, int, int], fit: Fit) -> NDArray[np.uint8]:
+    """The picture as the model's input. Runs on a decoder thread.
 
     Raises:
-        InvalidArgument: the image cannot be used.
+        InvalidArgument: the picture cannot be used.
     """
-    from service.inference import images  # here, because Pillow loads slowly and many services never classify
+    from service.pictures import files, fitting  # here, because Pillow loads slowly and many services never classify
 
     try:
         match source:
             case bytes():
-                image = images.decode(source)
+                return fitting.fit_file(source, shape, fit)
             case RawImage():
-                image = images.from_pixels(source.pixels, source.width, source.height, source.channels)
+                picture = files.from_pixels(source.pixels, source.width, source.height, source.channels)
+                return fitting.fit_picture(picture, shape, fit)
             case _:
-                raise images.BadImage("expected encoded or raw, got neither")
-        return images.fit(image, shape, images.Fit(fit))
-    except images.BadImage as error:
+                raise files.BadPicture("expected encoded or raw, got neither")
+    except files.BadPicture as error:
         raise InvalidArgument("images", str(error)) from error
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x10\x63lassifier.proto\x12\x0csimplecnn.v1\"\x90\x01\n\x0f\x43lassifyRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12#\n\x06images\x18\x03 \x03(\x0b\x32\x13.simplecnn.v1.Image\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x1e\n\x03\x66it\x18\x05 \x01(\x0e\x32\x11.simplecnn.v1.Fit\"L\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12%\n\x03raw\x18\x02 \x01(\x0b\x32\x16.simplecnn.v1.RawImageH\x00\x42\t\n\x07\x63ontent\"K\n\x08RawImage\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\x12\x0e\n\x06pixels\x18\x04 \x01(\x0c\"9\n\x10\x43lassifyResponse\x12%\n\x07results\x18\x01 \x03(\x0b\x32\x14.simplecnn.v1.Result\"\x8c\x01\n\x06Result\x12\r\n\x05index\x18\x01 \x01(\r\x12$\n\x07\x63lasses\x18\x02 \x03(\x0b\x32\x13.simplecnn.v1.Class\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\"\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x13.simplecnn.v1.Error\"=\n\x05\x43lass\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t*1\n\x03\x46it\x12\x0c\n\x08\x46IT_AUTO\x10\x00\x12\x0e\n\nFIT_RESIZE\x10\x01\x12\x0c\n\x08\x46IT_NONE\x10\x02\x32\\\n\x0fImageClassifier\x12I\n\x08\x43lassify\x12\x1d.simplecnn.v1.ClassifyRequest\x1a\x1e.simplecnn.v1.ClassifyResponseb\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x10\x63lassifier.proto\x12\x0csimplecnn.v1\"\x90\x01\n\x0f\x43lassifyRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12#\n\x06images\x18\x03 \x03(\x0b\x32\x13.simplecnn.v1.Image\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x1e\n\x03\x66it\x18\x05 \x01(\x0e\x32\x11.simplecnn.v1.Fit\"L\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12%\n\x03raw\x18\x02 \x01(\x0b\x32\x16.simplecnn.v1.RawImageH\x00\x42\t\n\x07\x63ontent\"K\n\x08RawImage\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\x12\x0e\n\x06pixels\x18\x04 \x01(\x0c\"9\n\x10\x43lassifyResponse\x12%\n\x07results\x18\x01 \x03(\x0b\x32\x14.simplecnn.v1.Result\"\x8c\x01\n\x06Result\x12\r\n\x05index\x18\x01 \x01(\r\x12$\n\x07\x63lasses\x18\x02 \x03(\x0b\x32\x13.simplecnn.v1.Class\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\"\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x13.simplecnn.v1.Error\"=\n\x05\x43lass\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t*B\n\x03\x46it\x12\x0c\n\x08\x46IT_AUTO\x10\x00\x12\x0e\n\nFIT_RESIZE\x10\x01\x12\x0c\n\x08\x46IT_NONE\x10\x02\x12\x0f\n\x0b\x46IT_DRAWING\x10\x03\x32\\\n\x0fImageClassifier\x12I\n\x08\x43lassify\x12\x1d.simplecnn.v1.ClassifyRequest\x1a\x1e.simplecnn.v1.ClassifyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, __name__, _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FIT']._serialized_start=641
-  _globals['_FIT']._serialized_end=690
+  _globals['_FIT']._serialized_end=707
   _globals['_CLASSIFYREQUEST']._serialized_start=35
   _globals['_CLASSIFYREQUEST']._serialized_end=179
   _globals['_IMAGE']._serialized_start=181
@@ -47,6 +47,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASS']._serialized_end=599
   _globals['_ERROR']._serialized_start=601
   _globals['_ERROR']._serialized_end=639
-  _globals['_IMAGECLASSIFIER']._serialized_start=692
-  _globals['_IMAGECLASSIFIER']._serialized_end=784
+  _globals['_IMAGECLASSIFIER']._serialized_start=709
+  _globals['_IMAGECLASSIFIER']._serialized_end=801
 # @@protoc_insertion_point(module_scope)

@@ -12,9 +12,11 @@ class Fit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FIT_AUTO: _ClassVar[Fit]
     FIT_RESIZE: _ClassVar[Fit]
     FIT_NONE: _ClassVar[Fit]
+    FIT_DRAWING: _ClassVar[Fit]
 FIT_AUTO: Fit
 FIT_RESIZE: Fit
 FIT_NONE: Fit
+FIT_DRAWING: Fit
 
 class ClassifyRequest(_message.Message):
     __slots__ = ("model_name", "model_version", "images", "top_k", "fit")

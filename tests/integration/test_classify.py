@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.inference import images
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc
+from service.pictures import files, fitting
 from service.transport.grpc import classifier_servicer
 from tests.support.images import big_scan
 from tests.support.local_service import Gate, LocalService, local_service
@@ -110,14 +110,14 @@ def test_an_invalid_image_has_an_error_in_its_result_and_the_others_are_classifi
 def test_an_unexpected_exception_fails_only_its_image(
     published: Path, grpc_server: str, test_images: TestImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = images.decode
+    decode = files.decode
 
-    def decode_or_raise(data: bytes) -> Image.Image:
+    def decode_or_raise(data: bytes, min_side: int | None) -> Image.Image:
         if data == b"raise":
             raise KeyError("the decoder's secret")
-        return decode(data)
+        return decode(data, min_side)
 
-    monkeypatch.setattr(images, "decode", decode_or_raise)
+    monkeypatch.setattr(fitting, "decode", decode_or_raise)
     good = digit(test_images[0][0])
     with local_service(published, grpc_server) as service:
         first, second = classify(service, pb.Image(encoded=b"raise"), good)

@@ -6,6 +6,10 @@ Not here: classification itself (inference/classification.py).
 from service.core.errors import InvalidArgument, ServiceError
 from service.inference.classification import Classification, Classifier, ImageSource, Infer, RawImage
 from service.pb import classifier_pb2 as pb
+from service.pictures.fit import DRAWING, NONE, RESIZE, Fit
+
+# None: the model's own.
+FITS = {pb.FIT_AUTO: None, pb.FIT_DRAWING: Fit(DRAWING), pb.FIT_RESIZE: Fit(RESIZE), pb.FIT_NONE: Fit(NONE)}
 
 
 class ClassifierServicer:
@@ -20,14 +24,14 @@ class ClassifierServicer:
         Raises:
             ServiceError: the request is invalid, or no image was classified and not every image is invalid.
         """
-        if request.fit not in pb.Fit.values():
+        if request.fit not in FITS:
             raise InvalidArgument("fit", f"fit expected one of {pb.Fit.keys()}, got {request.fit}")
         answers = await self._classifier.classify(
             request.model_name,
             request.model_version,
             request.images,
             _source,
-            fit=request.fit,
+            fit=FITS[request.fit],
             top_k=max(request.top_k, 1),
             infer=infer,
         )

@@ -13,8 +13,8 @@ from service.core.datatypes import BY_NAME
 from service.core.errors import Draining, ServiceError
 from service.core.spec import Arrays, ModelSpec, TensorSpec
 from service.inference.classification import Classification, Classifier, RawImage
-from service.inference.images import Fit
 from service.pb.model_config_pb2 import ModelConfig
+from service.pictures.fit import RESIZE, Fit
 
 WHITE = RawImage(b"\xff" * 16, 4, 4, 1)
 
@@ -92,7 +92,7 @@ def run(
     classifier = Classifier(registry)
     try:
         results = asyncio.run(
-            classifier.classify("m", "", images, lambda image: image, fit=Fit.RESIZE.value, top_k=1, infer=infer)
+            classifier.classify("m", "", images, lambda image: image, fit=Fit(RESIZE), top_k=1, infer=infer)
         )
     finally:
         classifier.close()

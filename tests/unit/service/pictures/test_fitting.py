@@ -10,7 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.inference.images import MAX_PIXELS, BadImage, Fit, decode, fit, from_pixels
+from service.pictures.files import MAX_PIXELS, BadPicture, decode, from_pixels
+from service.pictures.fit import DRAWING, NONE, RESIZE, Fit
+from service.pictures.fitting import fit_picture
 from tests.support.images import big_scan
 
 TestImages = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -42,7 +44,7 @@ def test_each_format_is_decoded(form: str) -> None:
     ],
 )
 def test_a_file_that_is_not_a_whole_image_is_refused(data: bytes, message: str) -> None:
-    with pytest.raises(BadImage, match=message):
+    with pytest.raises(BadPicture, match=message):
         decode(data)
 
 
@@ -60,9 +62,9 @@ def png_with_size(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(("width", "height"), [(100_000, 100_000), (MAX_PIXELS + 1, 1)])
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(width: int, height: int) -> None:
-    with pytest.raises(BadImage, match=f"may have at most {MAX_PIXELS} pixels, this one has {width} × {height}"):
+    with pytest.raises(BadPicture, match=f"may have at most {MAX_PIXELS} pixels, this one has {width} × {height}"):
         decode(png_with_size(width, height))
-    with pytest.raises(BadImage, match="pixels, this one has"):
+    with pytest.raises(BadPicture, match="pixels, this one has"):
         from_pixels(b"", width, height, 1)
 
 
@@ -75,7 +77,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(width: int, height
     ],
 )
 def test_raw_pixels_must_match_their_size(arguments: tuple[bytes, int, int, int], message: str) -> None:
-    with pytest.raises(BadImage, match=message):
+    with pytest.raises(BadPicture, match=message):
         from_pixels(*arguments)
 
 
@@ -86,8 +88,8 @@ def test_a_damaged_file_is_decoded_or_refused_without_another_exception(form: st
     for _ in range(500):
         damaged = whole.copy()
         damaged[random.integers(0, len(damaged), 3)] = random.integers(0, 256, 3)
-        with contextlib.suppress(BadImage):
-            fit(decode(damaged.tobytes()), GREY, Fit.AUTO)
+        with contextlib.suppress(BadPicture):
+            fit_picture(decode(damaged.tobytes()), GREY, Fit(DRAWING))
 
 
 def test_an_image_is_rotated_by_its_exif_orientation() -> None:
@@ -99,13 +101,13 @@ def test_an_image_is_rotated_by_its_exif_orientation() -> None:
 
 def test_a_drawing_of_the_models_size_is_only_inverted_to_light_on_dark(test_images: TestImages) -> None:
     digit = test_images[0][0]
-    np.testing.assert_array_equal(fit(Image.fromarray(digit[:, :, 0]), GREY, Fit.AUTO), digit)
-    np.testing.assert_array_equal(fit(Image.fromarray(255 - digit[:, :, 0]), GREY, Fit.AUTO), digit)
+    np.testing.assert_array_equal(fit_picture(Image.fromarray(digit[:, :, 0]), GREY, Fit(DRAWING)), digit)
+    np.testing.assert_array_equal(fit_picture(Image.fromarray(255 - digit[:, :, 0]), GREY, Fit(DRAWING)), digit)
 
 
 def test_large_drawings_are_fitted_close_to_their_original_digits(test_images: TestImages) -> None:
     digits = test_images[0][:100]
-    fitted = [fit(big_scan(digit), GREY, Fit.AUTO) for digit in digits]
+    fitted = [fit_picture(big_scan(digit), GREY, Fit(DRAWING)) for digit in digits]
     correlations = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(fitted, digits, strict=True)]
     assert np.mean(correlations) > 0.75
 
@@ -113,35 +115,34 @@ def test_large_drawings_are_fitted_close_to_their_original_digits(test_images: T
 def test_transparency_becomes_white() -> None:
     image = Image.new("RGBA", (60, 60), (0, 0, 0, 0))
     image.paste((0, 0, 0, 255), (25, 10, 35, 50))
-    fitted = fit(image, GREY, Fit.AUTO)
+    fitted = fit_picture(image, GREY, Fit(DRAWING))
     assert fitted[14, 14, 0] == 255 and fitted[0, 0, 0] == 0
 
 
 def test_a_blank_image_is_refused() -> None:
-    with pytest.raises(BadImage, match="the image is blank"):
-        fit(Image.new("L", (50, 50), 255), GREY, Fit.AUTO)
+    with pytest.raises(BadPicture, match="no drawing found"):
+        fit_picture(Image.new("L", (50, 50), 255), GREY, Fit(DRAWING))
 
 
 def test_an_image_is_cropped_to_its_middle_and_keeps_its_proportions() -> None:
     image = Image.new("RGB", (96, 32), "red")
     image.paste((0, 0, 255), (32, 0, 64, 32))
-    for method in (Fit.AUTO, Fit.RESIZE):
-        fitted = fit(image, COLOUR, method)
-        assert fitted.shape == COLOUR and (fitted == (0, 0, 255)).all()
+    fitted = fit_picture(image, COLOUR, Fit(RESIZE))
+    assert fitted.shape == COLOUR and (fitted == (0, 0, 255)).all()
 
 
 def test_resize_never_inverts() -> None:
-    assert fit(Image.new("L", (50, 50), 255), GREY, Fit.RESIZE).min() == 255
+    assert fit_picture(Image.new("L", (50, 50), 255), GREY, Fit(RESIZE)).min() == 255
 
 
 def test_16_bit_grey_is_converted_to_8_bits() -> None:
     values = (np.arange(28 * 28, dtype=np.uint16) * 83).reshape(28, 28)
     decoded = decode(encoded(Image.fromarray(values)))
-    np.testing.assert_array_equal(fit(decoded, GREY, Fit.RESIZE)[:, :, 0], values >> 8)
+    np.testing.assert_array_equal(fit_picture(decoded, GREY, Fit(RESIZE))[:, :, 0], values >> 8)
 
 
 def test_fit_none_takes_only_an_image_of_the_models_shape() -> None:
     pixels = np.arange(32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(32, 32, 3)
-    np.testing.assert_array_equal(fit(Image.fromarray(pixels), COLOUR, Fit.NONE), pixels)
-    with pytest.raises(BadImage, match="expected 28 × 28 pixels, L, got 32 × 32, RGB"):
-        fit(Image.fromarray(pixels), GREY, Fit.NONE)
+    np.testing.assert_array_equal(fit_picture(Image.fromarray(pixels), COLOUR, Fit(NONE)), pixels)
+    with pytest.raises(BadPicture, match="expected 28 × 28 pixels, L, got 32 × 32, RGB"):
+        fit_picture(Image.fromarray(pixels), GREY, Fit(NONE))
