@@ -48,7 +48,8 @@ def fit_picture(picture: Image.Image, shape: tuple[int, int, int], fit: Fit) -> 
         return np.asarray(picture).reshape(shape)
     picture = _opaque(picture)
     if fit.method == DRAWING:
-        image = fit_drawing(picture.convert("L"), (height, width), fit.share)
+        opaque = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+        image = fit_drawing(opaque, (height, width), fit.share)
         return np.repeat(image[:, :, None], channels, axis=2)
     picture = picture.convert(mode)
     if picture.size != (width, height):
