@@ -24,8 +24,9 @@ from service.pb.classifier_pb2 import Class, Result
 MAX_FILES_PER_CALL, MAX_BYTES_PER_CALL = 64, 16 * 2**20
 # Larger files are not read: gRPC sends no message of 2 GiB.
 MAX_FILE_BYTES = 2**30
-# An answer less probable than this is marked.
-UNSURE_BELOW = 0.6
+# Less probable answers are marked. With the model of `make demo`, on 1,000 held-out digits and 600 photographs of them,
+# these are 15 of the 16 wrong answers and 4.7 % of the right ones, and 25 of 46 pictures of letters and signs.
+UNSURE_BELOW = 0.8
 
 
 def main() -> NoReturn:

@@ -18,10 +18,10 @@ FOLDER = Path(__file__).parent
 CLEAN = "clean-7.png"
 # The index of the digit in the test part, and how it is written and photographed.
 PAGES = {
-    "page-2.jpg": (1, KINDS["blue pen"]),
-    "shadow-5.jpg": (15, replace(KINDS["grey paper 180"], light=soft_shadow)),
-    "squared-9.jpg": (359, KINDS["squared paper"]),  # a 9 that is almost a 4
-    "phone-3.jpg": (30, KINDS["indoors"]),
+    "page-2.jpg": (47, KINDS["blue pen"]),
+    "shadow-5.jpg": (52, replace(KINDS["grey paper 180"], light=soft_shadow)),
+    "squared-7.jpg": (175, KINDS["squared paper"]),  # almost a 1
+    "phone-3.jpg": (32, KINDS["indoors"]),
 }
 EMPTY, EMPTY_PAGE = "empty.jpg", replace(KINDS["grey paper 200"], light=soft_shadow)
 # A phone held upright stores its sensor's pixels, and that they are to be turned by 90° clockwise.
