@@ -126,9 +126,9 @@ def test_a_file_that_no_message_can_hold_is_not_sent(folder: Path, run: Any, mon
     assert server.calls == [[b"a"]]
 
 
-def test_large_files_go_alone_and_small_ones_together(folder: Path, run: Any) -> None:
+def test_a_call_carries_8_mebibytes_at_most(folder: Path, run: Any) -> None:
     for name in ("c.jpg", "d.jpg"):
-        Path(name).write_bytes(bytes(10 * 2**20))
+        Path(name).write_bytes(bytes(5 * 2**20))
     server = Server([SURE] * 4)
     assert run(server, "a.png", "c.jpg", "d.jpg", "long name.jpg")[0] == 0
     assert [len(files) for files in server.calls] == [2, 2]
