@@ -18,8 +18,8 @@ demo: .venv/installed ## train on bundled digits, serve, and classify held-out i
 	  $(BIN)/python -m training --dataset mnist-sample --repository $(REPOSITORY)
 	@$(BIN)/python -m tests.demo $(REPOSITORY)
 	@echo
-	@echo "next:                     make serve"
-	@echo "and in another terminal:  $(BIN)/python -m service.client classify tests/pictures/*.jpg"
+	@echo "next: make serve, then in another terminal:"
+	@echo "  $(BIN)/python -m service.client classify tests/pictures/*.jpg"
 
 test: .venv/installed ## run everything that CI runs, short of containers; 8 minutes
 	$(BIN)/pytest
