@@ -13,12 +13,13 @@ SOAK_FLAGS ?=
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/installed ## train on bundled digits, serve, and classify held-out images over gRPC
+demo: .venv/installed ## train on bundled digits, serve, and classify held-out images and pictures over gRPC
 	@test -e $(REPOSITORY)/mnist-simplecnn/1 || \
 	  $(BIN)/python -m training --dataset mnist-sample --repository $(REPOSITORY)
 	@$(BIN)/python -m tests.demo $(REPOSITORY)
 	@echo
-	@echo "next: make serve, then in another terminal: $(BIN)/python -m service.client classify build/seven.png"
+	@echo "next: make serve, then in another terminal:"
+	@echo "  $(BIN)/python -m service.client classify tests/pictures/*.jpg"
 
 test: .venv/installed ## run everything that CI runs, short of containers; 8 minutes
 	$(BIN)/pytest
