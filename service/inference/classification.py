@@ -154,7 +154,7 @@ class Classifier:
         shape, output = image_shape(model.spec), class_output(model.spec)
 
         def prepare(image: Image) -> Arrays:
-            return (np.ascontiguousarray(_image(read(image), shape, fit or default_fit(shape[2])))[None],)
+            return (np.ascontiguousarray(_image(read(image), shape, fit or model.fit or default_fit(shape[2])))[None],)
 
         async def infer_one(image: Image) -> bytes | ServiceError:
             try:
