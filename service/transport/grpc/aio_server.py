@@ -164,7 +164,8 @@ class AioServer:
             self._authorize(context)
             self._handler.check_accepting(time.monotonic())
             request = _parse(classifier_pb2.ClassifyRequest, payload)
-            response = await classifier.Classify(request, functools.partial(self._infer_row, deadline=deadline))
+            infer = functools.partial(self._infer_row, deadline=deadline)
+            response = await classifier.Classify(request, infer, size=len(payload), deadline=deadline)
             return response.SerializeToString()
         except ServiceError as error:
             await _abort(context, error)

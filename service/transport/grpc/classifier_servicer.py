@@ -4,7 +4,8 @@ Not here: classification itself (inference/classification.py).
 """
 
 from service.core.errors import InvalidArgument, ServiceError
-from service.inference.classification import Classification, Classifier, ImageSource, Infer, RawImage
+from service.inference.classification import Classification, Classifier, Infer
+from service.inference.picture_work import ImageSource, RawImage
 from service.pb import classifier_pb2 as pb
 from service.pictures.fit import DRAWING, NONE, RESIZE, Fit
 
@@ -18,8 +19,10 @@ class ClassifierServicer:
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
 
-    async def Classify(self, request: pb.ClassifyRequest, infer: Infer) -> pb.ClassifyResponse:
-        """Classify each image. `infer` computes on behalf of this caller.
+    async def Classify(
+        self, request: pb.ClassifyRequest, infer: Infer, *, size: int, deadline: float | None
+    ) -> pb.ClassifyResponse:
+        """Classify each image. `infer` computes on behalf of this caller; `size` is the request's, in bytes.
 
         Raises:
             ServiceError: the request is invalid, or no image was classified and not every image is invalid.
@@ -34,6 +37,8 @@ class ClassifierServicer:
             fit=FITS[request.fit],
             top_k=max(request.top_k, 1),
             infer=infer,
+            size=size,
+            deadline=deadline,
         )
         return pb.ClassifyResponse(results=[_result(index, answer) for index, answer in enumerate(answers)])
 
