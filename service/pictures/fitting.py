@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from service.pictures.drawing import WORKING_SIDE, fit_drawing
 from service.pictures.files import MODES, BadPicture, decode
 from service.pictures.fit import DRAWING, NONE, Fit
+from service.pictures.opaque import UnknownMode, opaque
 
 # Files may be decoded at reduced size, down to this number of pixels for one of the input.
 RESIZE_OVERSAMPLING = 2
@@ -46,7 +47,10 @@ def fit_picture(picture: Image.Image, shape: tuple[int, int, int], fit: Fit) -> 
                 "another fit would convert it"
             )
         return np.asarray(picture).reshape(shape)
-    picture = _opaque(picture)
+    try:
+        picture = opaque(picture)
+    except UnknownMode as error:
+        raise BadPicture(str(error)) from error
     if fit.method == DRAWING:
         image = fit_drawing(picture.convert("L"), (height, width), fit.share)
         return np.repeat(image[:, :, None], channels, axis=2)
@@ -55,12 +59,3 @@ def fit_picture(picture: Image.Image, shape: tuple[int, int, int], fit: Fit) -> 
         shrinks = picture.width > width and picture.height > height
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC)
     return np.asarray(picture).reshape(shape)
-
-
-def _opaque(picture: Image.Image) -> Image.Image:
-    """The picture with 8 bits a channel, and transparency on white."""
-    if picture.mode.startswith("I;16") or picture.mode == "I":  # 16-bit grey: Pillow would keep the low byte
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65_535) >> 8).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    return picture

@@ -99,7 +99,7 @@ def test_an_invalid_image_has_an_error_in_its_result_and_the_others_are_classifi
     assert [result.index for result in results] == [0, 1, 2, 3]
     assert [bool(result.classes) for result in results] == [True, False, False, True]
     assert results[1].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-    assert "expected a PNG, JPEG, WEBP or BMP file" in results[1].error.message
+    assert "expected a PNG, JPEG, WebP, HEIC, AVIF, GIF, BMP or TIFF file" in results[1].error.message
     assert "expected encoded or raw, got neither" in results[2].error.message
     counted = service.server.registry.get(MODEL).statistics.codes
     assert counted == {"OK": 2, "INVALID_ARGUMENT": 2}
