@@ -128,7 +128,7 @@ def test_what_fails_is_that_pictures_result_and_the_threads_go_on() -> None:
         decoding.go_on.set()
         with decoder.call(1, None) as call:
             for _ in range(4):
-                with pytest.raises(InvalidArgument, match="the limit is 496 MiB"):
+                with pytest.raises(InvalidArgument, match="the limit is 480 MiB"):
                     await decoder.decode(call, decoding.work("huge", 2**29))
             broken = decoding.work("broken")
             broken.decode = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
