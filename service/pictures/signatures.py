@@ -11,17 +11,18 @@ PICTURES = (
     ("PNG", rb"\x89PNG\r\n\x1a\n"),
     ("JPEG", rb"\xff\xd8\xff"),
     ("WEBP", rb"RIFF....WEBP"),
-    ("BMP", rb"BM.{4}\0\0\0\0"),
+    ("BMP", rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0"),
     ("GIF", rb"GIF8[79]a"),
-    ("TIFF", rb"II\*\0|MM\0\*|II\+\0|MM\0\+"),
+    ("TIFF", rb"II\*\0(?!.{4}CR)|MM\0\*|II\+\0|MM\0\+"),
 )
+RAW = "a camera's raw file: export it as JPEG"
 # Files of other formats, and what to do with them. The first that matches counts.
 OTHERS = (
     ("a Photoshop document: export it as PNG or JPEG", rb"8BPS"),
     ("a JPEG XL picture: save it as JPEG or PNG", rb"\xff\x0a|\0\0\0\x0cJXL "),
     ("a JPEG 2000 picture: save it as JPEG or PNG", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
     ("an icon (ICO): save it as PNG", rb"\0\0[\x01\x02]\0"),
-    ("a camera's raw file: export it as JPEG", rb"FUJIFILMCCD-RAW|IIRO|IIU\0|MMOR|\0MRM|....ftypcrx "),
+    (RAW, rb"II\*\0.{4}CR|FUJIFILMCCD-RAW|IIRO|IIU\0|MMOR|\0MRM|....ftypcrx "),
     ("a video: send one of its frames as a picture", rb"....(ftyp|moov|mdat|wide|free)|\x1aE\xdf\xa3|RIFF....AVI "),
     ("a sound: send a picture", rb"RIFF....WAVE|ID3|OggS|fLaC"),
     ("a PDF document: save its page as a picture", rb"\s*%PDF-"),
@@ -36,8 +37,6 @@ OTHERS = (
     ("a picture in base64 text: send the bytes that the text stands for", rb"data:image/|iVBORw0KGgo|/9j/|UklGR"),
     ("JSON text", rb"\s*[{\[]\s*[\"{\[\]}0-9-]"),
 )
-# Content that these markers in a TIFF's first bytes tell apart.
-RAW_IN_TIFF = rb"II\*\0\x10\0\0\0CR|NIKON CORPORATION|\x12\xc6\x01\0\x04\0\0\0\x01|\xc6\x12\0\x01\0\0\0\x04\x01"
 HEAD = 4096  # the bytes that are looked at
 
 
@@ -48,7 +47,7 @@ def format_of(data: bytes) -> str | None:
         return _container(head)
     for name, signature in PICTURES:
         if re.match(signature, head, re.DOTALL):
-            return None if name == "TIFF" and re.search(RAW_IN_TIFF, head) else name
+            return name
     return None
 
 
@@ -57,8 +56,6 @@ def describe(data: bytes) -> str:
     head = data[:HEAD]
     if not data:
         return "an empty file"
-    if re.match(PICTURES[-1][1], head):
-        return "a camera's raw file: export it as JPEG"
     for name, signature in OTHERS:
         if re.match(signature, head, re.DOTALL):
             return name
