@@ -41,7 +41,10 @@ class Work(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """The pictures of one call that wait, in their order. Its deadline is on the clock of `now`."""
+    """The pictures of one call that wait, in their order; two that are measured at once may change places.
+
+    The deadline is on the clock of `now`.
+    """
 
     deadline: float | None = None
     pictures: "deque[Picture]" = field(default_factory=deque)
