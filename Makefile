@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-unit coverage test-containers check-deploy lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines stubs lock clean
+.PHONY: help demo test test-unit coverage test-containers check-deploy lint train serve bench bench-classify bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ serve: .venv/installed ## serve the model repository until Ctrl-C
 
 bench: .venv/installed ## measure the service beside Triton, if that is installed; 17 minutes
 	$(BIN)/python -m tests.benchmarks.serving $(BENCH_FLAGS)
+
+bench-classify: .venv/installed ## measure Classify with small and large pictures; 1 minute
+	$(BIN)/python -m tests.benchmarks.classify --repository $(REPOSITORY) $(BENCH_FLAGS)
 
 bench-peers: .venv/installed ## measure KServe's SDK, MLServer, LitServe and a plain grpc.aio server, which it installs; 5 minutes
 	$(BIN)/python -m tests.benchmarks.peer_servers $(BENCH_FLAGS)

@@ -15,14 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.pictures.files import BadPicture
+from service.pictures.files import SUFFIXES, BadPicture
 from service.pictures.fit import Fit
 from service.pictures.fitting import fit_file
 from training.dataset import Dataset, Split
 from training.errors import DataError
 
 PREFIX = "folder:"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # Of each class, one image in this number becomes a test image.
 IMAGES_PER_TEST_IMAGE = 6
 # One to train on and one to test on.

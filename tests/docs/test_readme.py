@@ -71,7 +71,8 @@ def test_the_table_of_flags_has_every_setting_with_its_default_and_help(header: 
 def test_the_table_of_metrics_has_every_metric_with_its_help(published: Path, nvml: FakeNvml) -> None:
     assert nvml.devices
     with local_service(published, "aio") as service:
-        collector = ServiceCollector(service.server.registry, service.server.handler, "aio")
+        server = service.server
+        collector = ServiceCollector(server.registry, server.handler, server.decoder, "aio")
         exposed = {
             f"`{family.name}{'_total' if family.type == 'counter' else ''}`": family.documentation
             for family in (

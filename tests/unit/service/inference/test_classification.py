@@ -12,7 +12,9 @@ from service.batching.statistics import Statistics
 from service.core.datatypes import BY_NAME
 from service.core.errors import Draining, ServiceError
 from service.core.spec import Arrays, ModelSpec, TensorSpec
-from service.inference.classification import Classification, Classifier, RawImage
+from service.inference.classification import Classification, Classifier
+from service.inference.picture_decoder import PictureDecoder
+from service.inference.picture_work import RawImage
 from service.pb.model_config_pb2 import ModelConfig
 from service.pictures.fit import DRAWING, RESIZE, Fit
 
@@ -94,11 +96,12 @@ def run(
     fit: Fit | None = RESIZED,
 ) -> list[tuple[int, str, str] | ServiceError]:
     registry: Any = versions
-    classifier = Classifier(registry)
+    decoder = PictureDecoder(2**29)
+    classifier = Classifier(registry, decoder)
     try:
         results = asyncio.run(classifier.classify("m", "", images, lambda image: image, fit=fit, top_k=1, infer=infer))
     finally:
-        classifier.close()
+        decoder.close()
     return [
         (len(result.classes), result.classes[0].label, result.model_version)
         if isinstance(result, Classification)
