@@ -3,6 +3,8 @@
     fit.py         the ways to fit a picture to a model's input, and their record
     signatures.py  names the format of a file by its first bytes
     opaque.py      one form for every picture: opaque, 8 bits a channel, of bounded size
+    jpeg.py        the segments of a JPEG file, as far as decoding needs them
+    heic.py        decodes HEIC files, each in a process of its own
     files.py       picture files and raw pixels: formats, limits, decoding
     fitting.py     fits a picture to a model's input
     drawing.py     finds the drawing on a page, and brings it into the form of MNIST's digits
