@@ -179,7 +179,7 @@ def _coefficients(picture: ImageFile.ImageFile, data: bytes) -> int:
     if not isinstance(picture, JpegImagePlugin.JpegImageFile) or not jpeg.has_several_scans(data):
         return 0
     samples = [horizontal * vertical for _, horizontal, vertical, _ in picture.layer]
-    return 2 * sum(samples) * picture.width * picture.height // max(samples, default=1)
+    return 2 * sum(samples) * picture.width * picture.height // max(1, *samples)
 
 
 def _tiff_tile(picture: TiffImagePlugin.TiffImageFile) -> tuple[int, int]:

@@ -203,6 +203,15 @@ def _repeated(file: bytes, random: np.random.Generator) -> bytes:
     return file[:end] + file[begin:]
 
 
+def test_a_jpeg_without_samples_is_refused() -> None:
+    data = bytearray(FILES["progressive.jpg"].data)
+    frame = data.index(b"\xff\xc2")
+    for component in range(3):
+        data[frame + 11 + 3 * component] = 0
+    assert memory_needed(bytes(data), 16) > 0
+    assert refusal(bytes(data), 16) == "the JPEG file is damaged or cut short"
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's, on metadata
 def test_damaged_exif_data_leaves_the_picture_as_it_is() -> None:
     data = encoded(four_colours(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\xffnot EXIF")
