@@ -11,5 +11,5 @@
 
 A *picture* is a file or raw pixels of any size; an *image* is uint8 (height, width, channels), one row of a model's
 input. How the one becomes the other is part of the model, so there is one implementation: this package is the only code
-that the training job and the service share. It needs Pillow and NumPy alone.
+that the training job and the service share. It needs Pillow and NumPy, and pi-heif for HEIC.
 """
