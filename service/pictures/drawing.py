@@ -5,7 +5,7 @@
     3  strokes  the largest part, with the parts that belong to it; dirt is dropped
     4  image    the ink of the strokes, cropped, scaled and centred
 
-Not here: ink (ink.py), connected parts (parts.py), decoding (files.py), transparency (fitting.py).
+Not here: ink (ink.py), connected parts (parts.py), decoding (files.py), transparency (opaque.py).
 Source of the form: https://yann.lecun.org/exdb/mnist (a digit fits a box of 20 × 20 pixels, and its centre of mass is
 in the middle of 28 × 28).
 """
@@ -22,10 +22,8 @@ from service.pictures.fit import DIGIT_SHARE
 from service.pictures.ink import MIDDLE, Bytes, Floats, border_of, ink_of, slide, without_rules
 from service.pictures.parts import Mask, Parts, connected_parts
 
-# A larger picture is reduced until its shorter side has at least this number of pixels, and is below twice that.
+# The shorter side to which a larger picture is to be reduced, in pixels: it has at least this and less than twice it.
 WORKING_SIDE = 360
-# Longer sides, in pixels, are reduced to this in any case: it bounds time and memory.
-MAX_SIDE = 4096
 # Sides of the window that must contain some paper, as fractions of the shorter side: it must be wider than any stroke,
 # but paper in a narrower shadow is taken for ink. The next one is for a crowded picture: the drawing touches the border
 # or contains a square of this fraction of the window. The last one is the whole picture.
@@ -63,14 +61,13 @@ class Page:
 def fit_drawing(picture: Image.Image, size: tuple[int, int], share: float = DIGIT_SHARE) -> Bytes:
     """An opaque picture, mode L or RGB, as an image (height, width) of `size`.
 
-    A picture that has this size already is only made light on dark.
+    A picture that has this size already is only made light on dark. A large one takes seconds: see WORKING_SIDE.
 
     Raises:
         BadPicture: there is no drawing, or there are several.
     """
     if picture.size == (size[1], size[0]):
         return _light_on_dark(np.asarray(picture.convert("L")))
-    picture = _reduced(picture)
     pages = []
     for paper_window in PAPER_WINDOWS:
         pages.append(_read_page(picture, paper_window))
@@ -109,14 +106,6 @@ def _light_on_dark(grey: Bytes) -> Bytes:
     if int(grey.max()) - int(grey.min()) < MIN_INK * 255:
         raise BadPicture("no drawing found: the picture has one shade")
     return 255 - grey if np.median(border_of(grey)) > MIDDLE else grey
-
-
-def _reduced(picture: Image.Image) -> Image.Image:
-    factor = max(min(picture.size) // WORKING_SIDE, -(-max(picture.size) // MAX_SIDE), 1)
-    return picture.reduce((min(factor, picture.width), min(factor, picture.height)))
-
-
-# --- strokes ---
 
 
 def _threshold(ink: Floats) -> float:

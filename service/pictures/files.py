@@ -1,16 +1,15 @@
 """Picture files and raw pixels, decoded within limits.
 
 Owns the file formats, the limits on pixels, and the memory that decoding takes. Not here: the signatures of formats
-(signatures.py), the segments of a JPEG (jpeg.py), the conversion to 8 bits (opaque.py), fitting pictures to a model's
-input (fitting.py).
+(signatures.py), the segments of a JPEG (jpeg.py), HEIC's decoder (heic.py), the conversion to 8 bits (opaque.py),
+fitting pictures to a model's input (fitting.py).
 """
 
 import io
-from typing import cast
 
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
-from service.pictures import jpeg
+from service.pictures import heic, jpeg
 from service.pictures.opaque import STRIP_PIXELS, UnknownMode, reduced, reduction
 from service.pictures.signatures import RAW, describe, format_of
 
@@ -26,13 +25,15 @@ Image.MAX_IMAGE_PIXELS = None  # turns off Pillow's own limit; MAX_PIXELS replac
 MAX_JPEG_SIDE = 65_500
 # Each scan goes over all pixels again. Encoders write about 10.
 MAX_JPEG_SCANS = 100
+# Compressions of BMP files that Pillow decodes in Python, byte by byte.
+RUN_LENGTHS = (1, 2)
 # Tags of TIFF files that tell a camera's raw file, whose first page is a thumbnail.
 DNG_VERSION, SUBFILE_TYPE, THUMBNAIL = 50706, 254, 1
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # Bytes a pixel while Pillow holds a picture, by mode; 4 for every other mode.
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 # Bytes a pixel at the peak of decoding, measured: these decoders fill buffers of their own, which are then copied.
-DECODER_BYTES = {"WEBP": 17, "AVIF": 13, "HEIF": 9}
+DECODER_BYTES = {"WEBP": 17, "AVIF": 13}
 # How to turn a picture, by its EXIF orientation.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,6 +59,8 @@ def decode(data: bytes, min_side: int | None = None) -> Image.Image:
     Raises:
         BadPicture: the file has none of the formats, is damaged, or has too many pixels.
     """
+    if format_of(data) == "HEIF":
+        return _heic(data, min_side)
     with _open(data) as picture:
         try:
             _draft(picture, min_side)
@@ -77,6 +80,10 @@ def memory_needed(data: bytes, min_side: int | None = None) -> int:
     Raises:
         BadPicture: the file has none of the formats, or has too many pixels.
     """
+    if format_of(data) == "HEIF":
+        width, height = heic.size(data)
+        _check_size(width, height)
+        return width * height * heic.BYTES_PER_PIXEL + 2 * len(data) + heic.PROCESS_BYTES
     with _open(data) as picture:
         kind = picture.format or ""
         decoder = picture.width * picture.height * DECODER_BYTES.get(kind, 0)
@@ -117,7 +124,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     if name is None:
         raise _not_a_picture(describe(data))
     try:
-        picture = _heif(data) if name == "HEIF" else _pillow(data, name)
+        picture = _pillow(data, name)
     except BadPicture:
         raise
     except Exception as error:  # Pillow's parsers raise many types for damaged files
@@ -137,6 +144,8 @@ def _pillow(data: bytes, name: str) -> ImageFile.ImageFile:
         raise BadPicture(
             f"expected at most {MAX_JPEG_SIDE:,} pixels a side in a JPEG file, got {picture.width} × {picture.height}"
         )
+    if name == "BMP" and picture.info.get("compression") in RUN_LENGTHS:
+        raise BadPicture("expected a BMP file without compression: save the picture as PNG")
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
         tags = picture.tag_v2
         if DNG_VERSION in tags or tags.get(SUBFILE_TYPE, 0) & THUMBNAIL:
@@ -145,12 +154,14 @@ def _pillow(data: bytes, name: str) -> ImageFile.ImageFile:
     return picture
 
 
-def _heif(data: bytes) -> ImageFile.ImageFile:
+def _heic(data: bytes, min_side: int | None) -> Image.Image:
+    _check_size(*heic.size(data))
     try:
-        import pi_heif  # here, because it loads slowly and few pictures need it
-    except ImportError as error:
+        return heic.decode(data, min_side, MAX_PIXELS)
+    except heic.DecoderMissing as error:
         raise BadPicture("HEIC: save as JPEG, or install pi-heif") from error
-    return cast(ImageFile.ImageFile, pi_heif.HeifImageFile(io.BytesIO(data)))
+    except heic.DamagedFile as error:
+        raise BadPicture("the HEIC file is damaged, cut short or of a rare kind: save the picture as JPEG") from error
 
 
 def _draft(picture: ImageFile.ImageFile, min_side: int | None) -> None:
@@ -172,7 +183,7 @@ def _coefficients(picture: ImageFile.ImageFile, data: bytes) -> int:
     if not isinstance(picture, JpegImagePlugin.JpegImageFile) or not jpeg.has_several_scans(data):
         return 0
     samples = [horizontal * vertical for _, horizontal, vertical, _ in picture.layer]
-    return 2 * sum(samples) * picture.width * picture.height // max(samples, default=1)
+    return 2 * sum(samples) * picture.width * picture.height // max(1, *samples)
 
 
 def _tiff_tile(picture: TiffImagePlugin.TiffImageFile) -> tuple[int, int]:
@@ -204,4 +215,4 @@ def _not_a_picture(got: str) -> BadPicture:
 
 
 def _name(pillow_format: str | None) -> str:
-    return {"WEBP": "WebP", "HEIF": "HEIC", "MPO": "JPEG"}.get(str(pillow_format), str(pillow_format))
+    return {"WEBP": "WebP", "MPO": "JPEG"}.get(str(pillow_format), str(pillow_format))

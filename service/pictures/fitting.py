@@ -54,8 +54,7 @@ def fit_picture(picture: Image.Image, shape: tuple[int, int, int], fit: Fit) -> 
     except UnknownMode as error:
         raise BadPicture(str(error)) from error
     if fit.method == DRAWING:
-        opaque = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
-        image = fit_drawing(opaque, (height, width), fit.share)
+        image = fit_drawing(picture, (height, width), fit.share)
         return np.repeat(image[:, :, None], channels, axis=2)
     picture = picture.convert(mode)
     if picture.size != (width, height):

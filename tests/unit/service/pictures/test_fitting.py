@@ -1,14 +1,15 @@
-"""Decoding images within limits, and fitting them to a model's input."""
+"""Fitting pictures to a model's input."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.pictures.files import BadPicture
+from service.pictures.files import BadPicture, from_pixels
 from service.pictures.fit import DRAWING, NONE, RESIZE, Fit
-from service.pictures.fitting import fit_picture
+from service.pictures.fitting import fit_file, fit_picture
 from tests.support.images import big_scan
+from tests.support.pictures import encoded
 
 TestImages = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 GREY, COLOUR = (28, 28, 1), (32, 32, 3)
@@ -44,6 +45,15 @@ def test_an_image_is_cropped_to_its_middle_and_keeps_its_proportions() -> None:
     image.paste((0, 0, 255), (32, 0, 64, 32))
     fitted = fit_picture(image, COLOUR, Fit(RESIZE))
     assert fitted.shape == COLOUR and (fitted == (0, 0, 255)).all()
+
+
+def test_raw_pixels_and_the_file_of_them_give_the_same_image() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (301, 507, 4), np.uint8)
+    raw = from_pixels(pixels.tobytes(), 507, 301, 4)
+    for method in (RESIZE, DRAWING):
+        for shape in (GREY, COLOUR):
+            from_file = fit_file(encoded(raw), shape, Fit(method))
+            np.testing.assert_array_equal(fit_picture(raw, shape, Fit(method)), from_file)
 
 
 def test_resize_never_inverts() -> None:
