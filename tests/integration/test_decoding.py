@@ -14,10 +14,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.core.spec import Arrays
 from service.inference import classification
+from service.inference.picture_work import PictureWork
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc
-from service.pictures import fitting
 from tests.support.local_service import LocalService, local_service
 from tests.support.refusal import Refusal
 from tests.support.waiting import WAIT, wait_until
@@ -30,18 +31,19 @@ class SlowDecoding:
     """Stands before the decoding of every file: each waits to be let through, and then takes `seconds` more."""
 
     def __init__(self) -> None:
-        self._fit_file = fitting.fit_file
+        self._decode = PictureWork.decode
         self._permits = threading.Semaphore(0)
         self._lock = threading.Lock()
         self.began = 0
         self.seconds = 0.0
 
-    def __call__(self, *arguments: Any) -> Any:
+    def decode(self, work: PictureWork) -> Arrays:
+        """What PictureWork.decode does, later."""
         with self._lock:
             self.began += 1
         assert self._permits.acquire(timeout=WAIT)
         time.sleep(self.seconds)
-        return self._fit_file(*arguments)
+        return self._decode(work)
 
     def let_through(self, pictures: int) -> None:
         self._permits.release(pictures)
@@ -50,7 +52,7 @@ class SlowDecoding:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDecoding]:
     slow = SlowDecoding()
-    monkeypatch.setattr(fitting, "fit_file", slow)
+    monkeypatch.setattr(PictureWork, "decode", lambda work: slow.decode(work))
     yield slow
     slow.let_through(10_000)
 

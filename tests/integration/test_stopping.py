@@ -14,12 +14,13 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from service.core.lifecycle import Phase
+from service.core.spec import Arrays
+from service.inference.picture_work import PictureWork
 from service.models.loader import LoadedModel, load
 from service.models.repository.version_files import ModelFolder
 from service.models.repository_thread import MAX_WAITING_CALLS, RepositoryThread
 from service.pb import classifier_pb2, classifier_pb2_grpc
 from service.pb import inference_pb2 as pb
-from service.pictures import fitting
 from tests.support.http import get
 from tests.support.local_service import Gate, LocalService, local_service
 from tests.support.models import BATCHING_CONFIG, add_version, doubling_model
@@ -195,23 +196,23 @@ def test_a_stop_does_not_wait_for_a_run_that_hangs_on_a_servers_thread(
 def decoding(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
     """Makes images wait to be decoded: (one began, they may go on)."""
     began, may_go_on = threading.Event(), threading.Event()
-    fit_file = fitting.fit_file
+    decode = PictureWork.decode
 
-    def wait(*arguments: Any) -> Any:
+    def wait(work: PictureWork) -> Arrays:
         began.set()
         assert may_go_on.wait(WAIT)
-        return fit_file(*arguments)
+        return decode(work)
 
-    monkeypatch.setattr(fitting, "fit_file", wait)
+    monkeypatch.setattr(PictureWork, "decode", wait)
     yield began, may_go_on
     may_go_on.set()
 
 
 def begin_classify(service: LocalService) -> Any:
     file = io.BytesIO()
-    Image.new("L", (28, 28)).save(file, "PNG")
+    Image.linear_gradient("L").save(file, "PNG")
     request = classifier_pb2.ClassifyRequest(
-        model_name="mnist-simplecnn", images=[classifier_pb2.Image(encoded=file.getvalue())] * 8
+        model_name="mnist-simplecnn", images=[classifier_pb2.Image(encoded=file.getvalue())] * 8, fit="FIT_RESIZE"
     )
     return classifier_pb2_grpc.ImageClassifierStub(service.channel).Classify.future(request, timeout=WAIT)
 
