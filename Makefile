@@ -8,17 +8,18 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-unit coverage test-containers check-deploy lint train serve bench bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines stubs lock clean
+.PHONY: help demo test test-unit coverage test-containers check-deploy lint train serve bench bench-classify bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/installed ## train on bundled digits, serve, and classify held-out images over gRPC
+demo: .venv/installed ## train on bundled digits, serve, and classify held-out images and pictures over gRPC
 	@test -e $(REPOSITORY)/mnist-simplecnn/1 || \
 	  $(BIN)/python -m training --dataset mnist-sample --repository $(REPOSITORY)
 	@$(BIN)/python -m tests.demo $(REPOSITORY)
 	@echo
-	@echo "next: make serve, then in another terminal: $(BIN)/python -m service.client classify build/seven.png"
+	@echo "next: make serve, then in another terminal:"
+	@echo "  $(BIN)/python -m service.client classify tests/pictures/*.jpg"
 
 test: .venv/installed ## run everything that CI runs, short of containers; 8 minutes
 	$(BIN)/pytest
@@ -67,6 +68,9 @@ serve: .venv/installed ## serve the model repository until Ctrl-C
 
 bench: .venv/installed ## measure the service beside Triton, if that is installed; 17 minutes
 	$(BIN)/python -m tests.benchmarks.serving $(BENCH_FLAGS)
+
+bench-classify: .venv/installed ## measure Classify with small and large pictures; 1 minute
+	$(BIN)/python -m tests.benchmarks.classify --repository $(REPOSITORY) $(BENCH_FLAGS)
 
 bench-peers: .venv/installed ## measure KServe's SDK, MLServer, LitServe and a plain grpc.aio server, which it installs; 5 minutes
 	$(BIN)/python -m tests.benchmarks.peer_servers $(BENCH_FLAGS)

@@ -15,9 +15,12 @@ The modules in reading order:
     evaluate.py       accuracy and other figures on the test split
     report.py         report.html, with pictures of what was learned
     export.py         the ONNX graph, and the parity check against PyTorch
+    golden.py         the answers that every server must reproduce
+    file_check.py     the check that a user's own files are answered as their images were
     quantize.py       the 8-bit graph
     manifest.py       what the published version says about itself
     publish.py        the model repository, written atomically
 
-It imports nothing of the service. The files that publish.py writes are all that the two share.
+The service and the job share the files that publish.py writes and, of code, service/pictures/ alone: how a picture
+becomes an image of the network is part of the model.
 """

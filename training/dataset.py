@@ -7,6 +7,7 @@ Not here: reading data sets (datasets.py, image_folder.py), augmentation (augmen
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -32,12 +33,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set: its training split, its test split, and its label names by class id."""
+    """A named data set: its training split, its test split, and its label names by class id.
+
+    `test_files` are the picture files of the test images, in their order; empty if the data set holds no pictures.
+    """
 
     name: str
     train: Split
     test: Split
     label_names: tuple[str, ...]
+    test_files: tuple[Path, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

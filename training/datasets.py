@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from service.pictures.fit import DRAWING, RESIZE, Fit
 from training import image_folder
 from training.dataset import Dataset, Split
 from training.errors import DataError
@@ -26,6 +27,8 @@ DIGIT_LABELS = tuple("0123456789")
 FASHION_LABELS = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
+# Data sets whose images are drawings, light on dark and centred; a picture of another form must be brought into it.
+DRAWINGS = ("mnist", "mnist-sample")
 CIFAR_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 # MD5 of the uncompressed files, computed from archives whose own MD5 torchvision and the data sets' pages publish;
@@ -52,14 +55,21 @@ CIFAR_FILES = {
 }
 
 
-def load(name: str, data_dir: Path, image_shape: tuple[int, int, int] = (28, 28, 1)) -> Dataset:
-    """Load the data set `name`; the images of `folder:PATH` are resized to `image_shape` (H, W, C).
+def own_fit(name: str) -> Fit:
+    """The fit that brings a picture into the form of the data set's images, unless the user chooses another."""
+    return Fit(DRAWING if name in DRAWINGS else RESIZE)
+
+
+def load(name: str, data_dir: Path, image_shape: tuple[int, int, int] = (28, 28, 1), fit: Fit | None = None) -> Dataset:
+    """Load the data set `name`; the pictures of `folder:PATH` become images of `image_shape` (H, W, C) by `fit`.
+
+    `fit` is own_fit() if it is not given. Other data sets hold images, which need no fit.
 
     Raises:
         DataError: a file is missing and cannot be downloaded, or is not what its name says.
     """
     if name.startswith(image_folder.PREFIX):
-        return image_folder.load(Path(name.removeprefix(image_folder.PREFIX)), image_shape)
+        return image_folder.load(Path(name.removeprefix(image_folder.PREFIX)), image_shape, fit or own_fit(name))
     return LOADERS[name](data_dir)
 
 

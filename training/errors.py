@@ -5,6 +5,7 @@
     ├── DataError        a data set is missing, truncated, or not what its name says
     ├── OutOfMemory      the device has too little memory
     ├── ParityError      ONNX Runtime and PyTorch disagree
+    ├── FileMismatch     a test file gets another label than its image did
     ├── GateError        the test accuracy is below the accuracy gate
     └── Interrupted      a signal stopped the job, which can be resumed; exit status 128 plus the signal's number
 
@@ -36,6 +37,10 @@ class OutOfMemory(TrainingError):
 
 class ParityError(TrainingError):
     """The exported graph and the trained network disagree; nothing is published."""
+
+
+class FileMismatch(TrainingError):
+    """A test file, sent as to the service, gets another label than its image did; nothing is published."""
 
 
 class GateError(TrainingError):

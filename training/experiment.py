@@ -1,7 +1,7 @@
 """The experiment: what the settings ask for, with everything that they leave open decided.
 
-It holds the network, the data set and its splits, the recipe, the normalization, the name to publish under and the
-accuracy gate, and gives the command that repeats it.
+It holds the network, the data set and its splits, the fit of pictures, the recipe, the normalization, the name to
+publish under and the accuracy gate, and gives the command that repeats it.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from service.pictures.fit import Fit
 from training import datasets
 from training.dataset import Dataset, Split, split_validation
 from training.distributed import ProcessGroup
@@ -32,6 +33,7 @@ class Experiment:
     name: str  # of the model in the repository
     network: Network
     dataset: Dataset
+    fit: Fit  # how a picture becomes an image of the data set
     training: Split
     validation: Split
     recipe: Recipe
@@ -76,7 +78,9 @@ def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
         TrainingError: its images do not have the shape that the network takes.
     """
     network = find_network(settings.model)
-    dataset = _load_dataset(_dataset_name(settings, network), settings.data_dir, network, processes)
+    dataset_name = _dataset_name(settings, network)
+    fit = datasets.own_fit(dataset_name) if settings.fit == "auto" else Fit(settings.fit)
+    dataset = _load_dataset(dataset_name, settings.data_dir, network, fit, processes)
     recipe = recipe_for(
         settings.recipe,
         network,
@@ -92,6 +96,7 @@ def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
         name=published_name(settings.name, network, dataset.name),
         network=network,
         dataset=dataset,
+        fit=fit,
         training=training,
         validation=validation,
         recipe=recipe,
@@ -140,11 +145,11 @@ def _dataset_name(settings: Settings, network: Network) -> str:
     return network.dataset if settings.dataset == "auto" else settings.dataset
 
 
-def _load_dataset(name: str, data_dir: Path, network: Network, processes: ProcessGroup) -> Dataset:
+def _load_dataset(name: str, data_dir: Path, network: Network, fit: Fit, processes: ProcessGroup) -> Dataset:
     """Load the data set; the main process first, which downloads missing files while the others wait."""
     if not processes.is_main:
         processes.any(False)
-    dataset = datasets.load(name, data_dir, network.image_shape)
+    dataset = datasets.load(name, data_dir, network.image_shape, fit)
     if processes.is_main:
         processes.any(False)
     if dataset.image_shape != network.image_shape:

@@ -1,12 +1,15 @@
-"""Export to ONNX, the parity check against PyTorch, and the choice of golden samples.
+"""Export to ONNX, and the parity check against PyTorch.
 
 The graph takes raw pixels, `images` uint8 [N, H, W, C], and returns `probabilities` float32 [N, classes].
-Normalization, layout and softmax are inside it, and N is its only dynamic axis.
+Normalization, layout and softmax are inside it, and N is its only dynamic axis. Its metadata has the fit: how a picture
+becomes such pixels.
 
-Not here: writing the file into the repository (publish.py).
+Not here: golden answers (golden.py), writing the file into the repository (publish.py).
 """
 
 import io
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +19,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.pictures.fit import Fit
 from training.errors import ParityError
 from training.networks import Classifier
 
 INPUT, OUTPUT = "images", "probabilities"
+FIT = "fit"  # the key of the fit's record in the graph's metadata, as JSON
 OPSET = 20
 # Largest allowed difference of a probability, between PyTorch and ONNX Runtime and between an image alone and in a
 # batch. Both come from float32 sums in another order.
 TOLERANCE = 1e-5
 PARITY_BATCH_SIZE = 64
+
+# An exported graph: images uint8 (N, H, W, C) to probabilities float32 (N, classes).
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,8 @@ class Parity:
     probabilities: NDArray[np.float32]  # (N, classes)
 
 
-def to_onnx(model: Classifier, example: Tensor) -> bytes:
-    """Export the classifier; `example` is two or more raw images, uint8 (N, H, W, C).
+def to_onnx(model: Classifier, example: Tensor, fit: Fit | None = None) -> bytes:
+    """Export the classifier; `example` is two or more raw images, uint8 (N, H, W, C). The graph records the fit.
 
     Raises:
         onnx.checker.ValidationError: the graph is not valid ONNX.
@@ -58,6 +66,8 @@ def to_onnx(model: Classifier, example: Tensor) -> bytes:
     # The exporter records source files and lines in every node, which would leak this machine's paths.
     for node in graph.graph.node:
         del node.metadata_props[:]
+    if fit:
+        graph.metadata_props.add(key=FIT, value=json.dumps(fit.record()))
     onnx.checker.check_model(graph, full_check=True)
     check_signature(graph, (*example.shape[1:],))
     buffer = io.BytesIO()
@@ -89,6 +99,18 @@ def check_signature(graph: onnx.ModelProto, image_shape: tuple[int, ...]) -> Non
         )
 
 
+def runner(model: bytes) -> Run:
+    """The exported graph, run by ONNX Runtime on the CPU, in batches of at most PARITY_BATCH_SIZE."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        starts = range(0, len(images), PARITY_BATCH_SIZE)
+        batches = [session.run([OUTPUT], {INPUT: images[start : start + PARITY_BATCH_SIZE]})[0] for start in starts]
+        return np.concatenate(batches).astype(np.float32, copy=False)
+
+    return run
+
+
 def check_parity(model: bytes, images: Tensor, expected: Tensor, *, alone: int = 200) -> Parity:
     """Run `images` in ONNX Runtime and compare with PyTorch's `expected` probabilities (N, classes).
 
@@ -97,15 +119,9 @@ def check_parity(model: bytes, images: Tensor, expected: Tensor, *, alone: int =
     Raises:
         ParityError: a label differs, or a probability differs by more than TOLERANCE.
     """
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-
-    def run(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (probabilities,) = session.run([OUTPUT], {INPUT: batch})
-        return np.asarray(probabilities, np.float32)
-
+    run = runner(model)
     pixels, reference = images.numpy(), expected.numpy()
-    starts = range(0, len(pixels), PARITY_BATCH_SIZE)
-    probabilities = np.concatenate([run(pixels[start : start + PARITY_BATCH_SIZE]) for start in starts])
+    probabilities = run(pixels)
     singles = np.concatenate([run(pixels[index : index + 1]) for index in range(min(alone, len(pixels)))])
     parity = Parity(
         max_abs_diff=float(np.abs(probabilities - reference).max()),
@@ -124,15 +140,3 @@ def check_parity(model: bytes, images: Tensor, expected: Tensor, *, alone: int =
             "nothing was published"
         )
     return parity
-
-
-def golden_samples(probabilities: Tensor, labels: Tensor) -> NDArray[np.int64]:
-    """Indices of two test images per class: the first one, and the correctly classified one with least confidence."""
-    chosen = []
-    for label in labels.unique().tolist():
-        (of_class,) = torch.where(labels == label)
-        correct = of_class[probabilities[of_class].argmax(1) == label]
-        chosen.append(int(of_class[0]))
-        if len(correct):
-            chosen.append(int(correct[probabilities[correct, label].argmin()]))
-    return np.unique(chosen)

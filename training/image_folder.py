@@ -3,37 +3,41 @@
     PATH/cat/1.jpg  PATH/dog/7.png  …                      one image in six of each class becomes a test image
     PATH/train/cat/1.jpg  …  PATH/test/cat/3.jpg  …        the user's own splits
 
-Every image is converted to the network's number of channels, scaled until it covers the network's input, and
-centre-cropped, as the service does with FIT_RESIZE.
+The code that the service decodes and fits pictures with makes the images, so that a file that is sent to the service
+reaches the network as the image that it was taught.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from service.pictures.files import BadPicture
-from service.pictures.fit import RESIZE, Fit
+from service.pictures.files import SUFFIXES, BadPicture
+from service.pictures.fit import Fit
 from service.pictures.fitting import fit_file
 from training.dataset import Dataset, Split
 from training.errors import DataError
 
 PREFIX = "folder:"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # Of each class, one image in this number becomes a test image.
 IMAGES_PER_TEST_IMAGE = 6
 # One to train on and one to test on.
 MIN_IMAGES_PER_CLASS = 2
 # Fixed, so that runs with different seeds are compared on the same test images.
 TEST_SEED = 0
+# Files that one message names; the others are counted.
+MAX_NAMED = 10
 
 
-def load(path: Path, image_shape: tuple[int, int, int]) -> Dataset:
-    """Read the images below `path`, each resized to `image_shape` (H, W, C).
+def load(path: Path, image_shape: tuple[int, int, int], fit: Fit) -> Dataset:
+    """Read the pictures below `path`, each fitted to `image_shape` (H, W, C).
 
     Raises:
-        DataError: there are fewer than two classes, the name of one cannot be a label, a class has too few images, or a
-            file is not a readable image.
+        DataError: there are fewer than two classes, the name of one cannot be a label, a class has too few images, or
+            files are no readable pictures or do not fit.
     """
     if not path.is_dir():
         raise DataError(f"{path} is not a folder of images by class")
@@ -50,12 +54,15 @@ def load(path: Path, image_shape: tuple[int, int, int]) -> Dataset:
         unknown = set(_classes(path / "test")) - set(labels)
         if unknown:
             raise DataError(f"{path / 'test'} has classes that {path / 'train'} lacks: {', '.join(sorted(unknown))}")
-        train = _read(path / "train", labels, image_shape, min_images=1)
-        test = _read(path / "test", labels, image_shape, min_images=1)
+        found = [_files(path / split, labels, min_images=1) for split in ("train", "test")]
+        files, class_ids = found[0][0] + found[1][0], found[0][1] + found[1][1]
+        is_test = torch.arange(len(files)) >= len(found[0][0])
     else:
-        images = _read(path, labels, image_shape, min_images=MIN_IMAGES_PER_CLASS)
-        train, test = _split_test(images, len(labels))
-    return Dataset(f"{PREFIX}{path.resolve().name}", train, test, labels)
+        files, class_ids = _files(path, labels, min_images=MIN_IMAGES_PER_CLASS)
+        is_test = _choose_test(torch.tensor(class_ids), len(labels))
+    images = Split(torch.from_numpy(np.stack(_read(path, files, image_shape, fit))), torch.tensor(class_ids))
+    test_files = tuple(file for file, test in zip(files, is_test.tolist(), strict=True) if test)
+    return Dataset(f"{PREFIX}{path.resolve().name}", images[~is_test], images[is_test], labels, test_files)
 
 
 def _classes(path: Path) -> tuple[str, ...]:
@@ -74,32 +81,44 @@ def _is_label(name: str) -> bool:
     return name.splitlines() == [name] and bool(name.strip()) and not name.startswith("\ufeff") and "\0" not in name
 
 
-def _read(path: Path, labels: tuple[str, ...], image_shape: tuple[int, int, int], *, min_images: int) -> Split:
-    images, class_ids = [], []
+def _files(path: Path, labels: Sequence[str], *, min_images: int) -> tuple[list[Path], list[int]]:
+    """The picture files below the folders of the classes, class by class, and the class id of each."""
+    files: list[Path] = []
+    class_ids: list[int] = []
     for class_id, label in enumerate(labels):
-        files = sorted(file for file in (path / label).rglob("*") if file.suffix.lower() in SUFFIXES)
-        if len(files) < min_images:
+        of_class = sorted(file for file in (path / label).rglob("*") if file.suffix.lower() in SUFFIXES)
+        if len(of_class) < min_images:
             raise DataError(
-                f"{path / label} has {len(files)} images ({', '.join(SUFFIXES)}); at least {min_images} are needed"
+                f"{path / label} has {len(of_class)} images ({', '.join(SUFFIXES)}); at least {min_images} are needed"
             )
-        images += [_decode(file, image_shape) for file in files]
-        class_ids += [class_id] * len(files)
-    return Split(torch.from_numpy(np.stack(images)), torch.tensor(class_ids))
+        files += of_class
+        class_ids += [class_id] * len(of_class)
+    return files, class_ids
 
 
-def _decode(file: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
-    try:
-        return fit_file(file.read_bytes(), image_shape, Fit(RESIZE))
-    except (OSError, BadPicture) as error:
-        raise DataError(f"{file} is not a readable image: {error}") from error
+def _read(path: Path, files: Sequence[Path], image_shape: tuple[int, int, int], fit: Fit) -> list[NDArray[np.uint8]]:
+    """The image of each file; one error names every file that has none, so that they cost one run."""
+    images, wrong = [], []
+    for file in files:
+        try:
+            images.append(fit_file(file.read_bytes(), image_shape, fit))
+        except (OSError, BadPicture) as error:
+            wrong.append(f"{file.relative_to(path)}: {error}")
+    if wrong:
+        more = [f"and {len(wrong) - MAX_NAMED} more"] if len(wrong) > MAX_NAMED else []
+        raise DataError(
+            f"{len(wrong)} of {len(files)} files below {path} cannot be used with --fit {fit.method}: "
+            + "; ".join(wrong[:MAX_NAMED] + more)
+        )
+    return images
 
 
-def _split_test(images: Split, classes: int) -> tuple[Split, Split]:
-    """(training, test), with every class in both."""
+def _choose_test(class_ids: Tensor, classes: int) -> Tensor:
+    """Which images are test images (N,), so that every class is in both splits."""
     random = torch.Generator().manual_seed(TEST_SEED)
-    is_test = torch.zeros(len(images), dtype=torch.bool)
+    is_test = torch.zeros(len(class_ids), dtype=torch.bool)
     for class_id in range(classes):
-        (indices,) = torch.where(images.labels == class_id)
+        (indices,) = torch.where(class_ids == class_id)
         order = torch.randperm(len(indices), generator=random)
         is_test[indices[order[: max(1, len(indices) // IMAGES_PER_TEST_IMAGE)]]] = True
-    return images[~is_test], images[is_test]
+    return is_test

@@ -1,7 +1,7 @@
 """The manifest: what a published version is, from which data and code it was made, and how good it is.
 
 publish.py adds the schema version, the model's name, the labels and the SHA-256 of the graph and of golden.npz. The
-service reads these, `golden` and `metrics`; the rest is for people.
+service reads these, `fit`, `golden` and `metrics`; the rest is for people.
 """
 
 import dataclasses
@@ -16,11 +16,15 @@ from typing import Any
 from training import export, quantize
 from training.evaluate import Evaluation
 from training.experiment import Experiment
+from training.golden import Golden
 from training.networks import Classifier
 from training.trainer import TrainingResult
 
 # Largest allowed difference between an answer on another machine or execution provider and the golden answer.
 GOLDEN_TOLERANCE = 1e-4
+# What is added for a golden picture, because another libjpeg or Pillow may give pixels that differ by a level or two.
+# Measured: 2 levels change an answer by at most 0.006; to ignore EXIF or alpha, or to fit otherwise, one by 0.46 to 1.
+PICTURE_TOLERANCE = 0.03
 
 
 def training_facts(
@@ -43,6 +47,7 @@ def training_facts(
             "validation": len(experiment.validation),
             "test": len(experiment.dataset.test),
         },
+        "fit": experiment.fit.record(),
         "recipe": dataclasses.asdict(experiment.recipe),
         "metrics": evaluation.metrics()
         | {"validation_accuracy": result.validation_accuracy, "training_seconds": round(result.seconds, 1)},
@@ -53,17 +58,17 @@ def training_facts(
     }
 
 
-def float32_manifest(facts: dict[str, Any], parity: export.Parity, golden_samples: int) -> dict[str, Any]:
+def float32_manifest(facts: dict[str, Any], parity: export.Parity, golden: Golden) -> dict[str, Any]:
     """The manifest of the float32 version."""
     return facts | {
         "parity": {"max_abs_diff": parity.max_abs_diff, "tolerance": export.TOLERANCE},
         "batch_invariance": {"max_abs_diff": parity.batch_max_abs_diff, "tolerance": export.TOLERANCE},
-        "golden": {"samples": golden_samples, "tolerance": GOLDEN_TOLERANCE},
+        "golden": _golden(golden, GOLDEN_TOLERANCE),
     }
 
 
 def int8_manifest(
-    facts: dict[str, Any], comparison: quantize.Comparison, calibration_images: int, golden_samples: int
+    facts: dict[str, Any], comparison: quantize.Comparison, calibration_images: int, golden: Golden
 ) -> dict[str, Any]:
     """The manifest of the 8-bit version."""
     return facts | {
@@ -75,7 +80,16 @@ def int8_manifest(
             "size_reduction": round(comparison.size_reduction, 2),
         },
         "metrics": {"test_accuracy": comparison.accuracy},
-        "golden": {"samples": golden_samples, "tolerance": quantize.GOLDEN_TOLERANCE},
+        "golden": _golden(golden, quantize.GOLDEN_TOLERANCE),
+    }
+
+
+def _golden(golden: Golden, tolerance: float) -> dict[str, Any]:
+    return {
+        "samples": len(golden.samples),
+        "tolerance": tolerance,
+        "pictures": len(golden.pictures),
+        "picture_tolerance": round(tolerance + PICTURE_TOLERANCE, 4),
     }
 
 

@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training import export, manifest, quantize, report, run_folder
+from service.pictures.fit import Fit
+from training import export, golden, manifest, quantize, report, run_folder
 from training.device import mixed_precision_dtype
 from training.distributed import ProcessGroup, process_group
 from training.errors import Interrupted
 from training.evaluate import Evaluation, evaluate
 from training.experiment import Experiment, prepare
+from training.file_check import check_files
+from training.golden import Golden
 from training.networks import Classifier
 from training.progress import ProgressListener, progress_display
 from training.publish import Artifact, publish
@@ -47,12 +50,13 @@ def run(settings: Settings, signals: SignalHandler) -> Path | None:
     _write_report(experiment, model, folder, evaluation, facts)
     experiment.check_accuracy(evaluation.accuracy)
     graph, parity = _export(experiment, model, evaluation)
-    golden = export.golden_samples(evaluation.probabilities, experiment.dataset.test.labels)
-    float32 = manifest.float32_manifest(facts, parity, len(golden))
-    version = _publish(experiment, experiment.name, graph, float32, golden, parity.probabilities)
+    test = experiment.dataset.test
+    chosen = golden.choose(export.runner(graph), test, evaluation.probabilities, experiment.fit)
+    float32 = manifest.float32_manifest(facts, parity, chosen)
+    version = _publish(experiment, experiment.name, graph, float32, chosen, parity.probabilities)
     folder.write_json(run_folder.RESULT, {"published": str(version), "test_accuracy": evaluation.accuracy})
     if settings.quantize == "int8":
-        _publish_int8(experiment, graph, facts, golden)
+        _publish_int8(experiment, graph, facts, chosen)
     return version
 
 
@@ -128,7 +132,7 @@ def _write_report(
 def _export(experiment: Experiment, model: Classifier, evaluation: Evaluation) -> tuple[bytes, export.Parity]:
     """Export the graph and check on every test image that ONNX Runtime and PyTorch agree."""
     images = experiment.dataset.test.images
-    graph = export.to_onnx(model, images[:2])
+    graph = export.to_onnx(model, images[:2], experiment.fit)
     parity = export.check_parity(graph, images, evaluation.probabilities)
     print(
         f"exported: ONNX Runtime gives the same label for all {len(images):,} test images, "
@@ -143,23 +147,29 @@ def _publish(
     name: str,
     graph: bytes,
     its_manifest: dict[str, Any],
-    golden: NDArray[np.int64],
+    chosen: Golden,
     probabilities: NDArray[np.float32],
 ) -> Path:
-    """Publish the graph with its manifest and the golden samples; `probabilities` are its own, of all test images."""
+    """Publish the graph with its manifest and golden answers; `probabilities` are its own, of all test images.
+
+    First, a user's own test files go the way that they will go in the service.
+    """
+    run, fit = export.runner(graph), Fit.from_record(its_manifest["fit"])
+    if files := check_files(run, experiment.dataset, probabilities, fit):
+        print(f"files: {files:,} test files get the same labels as their images did, read as the service will")
     images = experiment.dataset.test.images.numpy()
     artifact = Artifact(
         name=name,
         model=graph,
         manifest=its_manifest,
-        golden={export.INPUT: images[golden], export.OUTPUT: probabilities[golden]},
+        golden=chosen.arrays(run, images, probabilities, fit),
         label_names=experiment.dataset.label_names,
         image_shape=experiment.network.image_shape,
     )
     return publish(experiment.settings.repository, artifact)
 
 
-def _publish_int8(experiment: Experiment, graph: bytes, facts: dict[str, Any], golden: NDArray[np.int64]) -> None:
+def _publish_int8(experiment: Experiment, graph: bytes, facts: dict[str, Any], chosen: Golden) -> None:
     """Quantize the graph, and publish it as a model of its own if it is good enough."""
     test, accuracy = experiment.dataset.test, facts["metrics"]["test_accuracy"]
     calibration_images = experiment.training.images[: quantize.CALIBRATION_IMAGES].numpy()
@@ -169,6 +179,6 @@ def _publish_int8(experiment: Experiment, graph: bytes, facts: dict[str, Any], g
     if comparison.reason_to_reject:
         print(f"{outcome}; not published: {comparison.reason_to_reject}")
         return
-    int8 = manifest.int8_manifest(facts, comparison, len(calibration_images), len(golden))
-    version = _publish(experiment, f"{experiment.name}-int8", quantized, int8, golden, comparison.probabilities)
+    int8 = manifest.int8_manifest(facts, comparison, len(calibration_images), chosen)
+    version = _publish(experiment, f"{experiment.name}-int8", quantized, int8, chosen, comparison.probabilities)
     print(f"{outcome}; published {version}")

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from training.atomic_files import sync_folder, write_and_sync, write_atomically
 
-MANIFEST_SCHEMA = 3
+MANIFEST_SCHEMA = 4
 MAX_BATCH_SIZE = 64
 GOLDEN_LABELS = "labels"
 # Remembers the number of a version that was deleted, because clients, logs and caches still know it. Servers ignore it.
@@ -45,7 +45,7 @@ class Artifact:
     name: str
     model: bytes
     manifest: Mapping[str, Any]
-    golden: Mapping[str, NDArray[Any]]  # by tensor name: inputs and expected outputs; none is named GOLDEN_LABELS
+    golden: Mapping[str, NDArray[Any]]  # the arrays of golden.npz, see golden.py; none is named GOLDEN_LABELS
     label_names: tuple[str, ...]  # by class id
     image_shape: tuple[int, int, int]  # (H, W, C)
 

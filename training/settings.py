@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     """Network to train; --list shows the choices."""
     dataset: Annotated[str, Field(pattern="^(auto|mnist|mnist-sample|fashion-mnist|cifar10|folder:.+)$")] = "auto"
     """Data set: mnist, mnist-sample, fashion-mnist, cifar10, or folder:PATH with one folder per class; auto is the network's own."""  # noqa: E501
+    fit: Literal["auto", "drawing", "resize", "none"] = "auto"
+    """How pictures become the network's images, for the service too: auto is drawing for MNIST, resize for other data; none takes exact sizes only."""  # noqa: E501
     data_dir: Path = Path("data")
     """Folder that data sets are read from and downloaded to."""
     repository: Path = Path("models")

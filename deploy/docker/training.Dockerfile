@@ -10,13 +10,15 @@ RUN python -m venv tools \
  && tools/bin/pip install --no-cache-dir --require-hashes --no-deps -r build.txt \
  && python -m venv --without-pip /opt/venv \
  && tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --no-deps -r training.txt
-# The project's code is a layer of its own (3 MB), so that a change rebuilds only that. The service package is removed.
+# The project's code is a layer of its own (3 MB), so that a change rebuilds only that. Of the service package it keeps
+# pictures/ alone, with which the job decodes and fits pictures as the service does.
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY service service
 COPY training training
 RUN tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheels . \
  && tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --prefix /opt/app wheels/*.whl \
- && rm -r /opt/app/bin/cnn-serve /opt/app/bin/cnn-client /opt/app/lib/python*/site-packages/service
+ && rm -r /opt/app/bin/cnn-serve /opt/app/bin/cnn-client \
+ && find /opt/app/lib/python*/site-packages/service -mindepth 1 -maxdepth 1 ! -name __init__.py ! -name pictures -exec rm -r {} +
 
 FROM ${PYTHON_IMAGE}
 ARG PYTHON_IMAGE VERSION=0.1.0 REVISION=

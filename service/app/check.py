@@ -57,6 +57,7 @@ def _print_facts(opened: OpenedVersion) -> None:
     print(f"model      {spec.name} version {spec.version}")
     print(f"file       {files.name}, {len(files.model):,} bytes, SHA-256 {files.sha256}")
     print(f"manifest   {'matches the file' if files.manifest else 'none: it would be served unverified'}")
+    print(f"fit        {opened.fit or 'none recorded: drawing if pictures are grey, else resize'}")
     for name, tensors in (("input", spec.inputs), ("output", spec.outputs)):
         for tensor in tensors:
             print(f"{name:10} {_show(tensor, batches=spec.batches)}")
@@ -74,6 +75,8 @@ def _print_batching(verified: OpenedVersion) -> None:
     else:
         difference = f"differ by at most {max_abs_diff:.1e}" if max_abs_diff else "are bit-identical"
         print(f"golden     answers hold in batches of {sizes}; computed alone and in a batch, they {difference}")
+    if verified.pictures_verified:
+        print(f"pictures   {verified.pictures_verified} golden pictures, decoded and fitted here, get their answers")
     if policy.max_batch_size > 1:
         print(
             f"batches    up to {policy.max_batch_size} rows; the oldest request waits up to "

@@ -38,6 +38,7 @@ from service.core.errors import Draining
 from service.core.lifecycle import Lifecycle, Phase
 from service.inference.classification import Classifier
 from service.inference.handler import InferenceHandler
+from service.inference.picture_decoder import PictureDecoder
 from service.models.loader import LoadedModel, load
 from service.models.reconciler import Reconciler
 from service.models.registry import Registry
@@ -92,8 +93,9 @@ class Server:
             max_message_bytes=settings.max_message_bytes,
             tokens=read_tokens(settings.tokens_file),
         )
-        self._collector = ServiceCollector(self.registry, self.handler, self.grpc_server)
-        self._classifier = Classifier(self.registry)
+        self.decoder = PictureDecoder(settings.decode_memory_bytes)
+        self._collector = ServiceCollector(self.registry, self.handler, self.decoder, self.grpc_server)
+        self._classifier = Classifier(self.registry, self.decoder)
         self._health = HealthServicer()
         self._grpc = GrpcServers(settings, self.grpc_server, self.handler, socket_folder)
         self._metrics: MonitoringServer | None = None
@@ -255,7 +257,7 @@ class Server:
         self.lifecycle.advance(Phase.DRAINING)
         await self._answer_pending(limit)
         await self._grpc.close(self.lifecycle, limit)
-        self._classifier.close()
+        self.decoder.close()
         if self._metrics:
             self._metrics.close()
         self.lifecycle.advance(Phase.STOPPED)

@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     """Let TensorRT compute in half precision; the tolerance of golden answers is 0.01 then."""
     max_message_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 * 2**20
     """Maximum size of a request, in bytes."""
+    decode_memory_bytes: Annotated[int, Field(ge=64 * 2**20)] = 512 * 2**20
+    """Memory for decoding pictures, in bytes, in each worker; a picture that alone would take more is refused."""
     tokens_file: Path | None = None
     """File of the tokens that callers must send: hashes, rights and expiry; without it, everybody may call."""
     enable_model_control: bool = False

@@ -2,7 +2,7 @@
 
 Owns the counts behind inference_predictions_total and inference_prediction_confidence. Only an output with labels is
 counted, because only labels show that its values are classes. Not here: the values of the test set to compare with
-(ReportedMetrics in models/repository/version_files.py).
+(ReportedMetrics in models/repository/manifest.py).
 """
 
 import threading

@@ -78,9 +78,10 @@ class Client:
     def classify(
         self, model: str, images: Sequence[bytes], version: str = "", *, top_k: int = 1, fit: str = "auto"
     ) -> list[classifier_pb2.Result]:
-        """Classify PNG, JPEG, WebP or BMP files: per file the `top_k` most probable classes or an error, in order.
+        """Classify picture files: per file the `top_k` most probable classes or an error, in order.
 
-        `fit` says how the server fits an image to the model's input: `auto`, `resize` or `none`.
+        The server reads PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF and HEIC. `fit` says how it fits a picture to the model's
+        input: `auto` (as the model was trained), `drawing`, `resize` or `none`.
 
         Raises:
             grpc.RpcError: the call failed; its code and details say why.

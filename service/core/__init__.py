@@ -5,6 +5,7 @@
     batch_sizes.py   the sizes that batches are padded to
     errors.py        every error, with its gRPC status
     texts.py         names and values in the texts of errors: few, short and printable
+    wire.py          the fields of a serialised protobuf message, without copies
     lifecycle.py     the state of the process, from starting to stopped
     auth.py          tokens and their rights, read from the tokens file
     logs.py          structured logs

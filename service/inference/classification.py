@@ -1,25 +1,27 @@
 """Classification: images to labels, for `Classify`.
 
-Owns the check that a model classifies images, the binding of a call to one loaded version, the limit on images that
-wait to be decoded, and the result of each image. Not here: decoding and fitting pictures (service.pictures), the
+Owns the check that a model classifies images, the binding of a call to one loaded version, the limits on what all calls
+hold, and the result of each image. Not here: decoding (picture_work.py, picture_queue.py, picture_decoder.py), the
 messages of Classify (transport/grpc/classifier_servicer.py), inference (handler.py).
 """
 
 import asyncio
 import contextlib
+import functools
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from service.batching.scheduler import BatcherClosed
-from service.core.errors import Draining, EngineFailed, InvalidArgument, QueueFull, ServiceError
+from service.core.errors import DeadlineExceeded, Draining, EngineFailed, InvalidArgument, QueueFull, ServiceError
 from service.core.spec import Arrays, ModelSpec
+from service.inference.picture_decoder import PictureDecoder
+from service.inference.picture_queue import Call
+from service.inference.picture_work import ImageSource, PictureWork
 from service.inference.top_classes import top_classes
 from service.models.loader import LoadedModel
 from service.models.registry import Registry
@@ -27,10 +29,8 @@ from service.pictures.fit import Fit, default_fit
 
 log = structlog.get_logger(__name__)
 
-# Images in one call, and images in progress in all calls together, at most.
-MAX_IMAGES, MAX_WAITING_IMAGES = 256, 1024
-# Threads that decode images.
-DECODER_THREADS = 2
+# Images in one call, and what all calls in progress hold together, at most: images, and bytes of requests.
+MAX_IMAGES, MAX_WAITING_IMAGES, MAX_WAITING_BYTES = 256, 1024, 256 * 2**20
 
 # An image as the transport has it.
 Image = TypeVar("Image")
@@ -38,20 +38,6 @@ Image = TypeVar("Image")
 # Computes one row on a version, and returns the values of the output of this index as bytes. Raises a ServiceError, or
 # BatcherClosed if the version is being unloaded.
 Infer = Callable[[LoadedModel, Arrays, int], Awaitable[bytes]]
-
-
-@dataclass(frozen=True)
-class RawImage:
-    """Pixels, row by row, one byte a channel."""
-
-    pixels: bytes
-    width: int
-    height: int
-    channels: int
-
-
-# The content of a request's image: an encoded file, raw pixels, or None for neither.
-ImageSource = bytes | RawImage | None
 
 
 @dataclass(frozen=True)
@@ -73,12 +59,12 @@ class Classification:
 
 
 class Classifier:
-    """Classifies images, on an event loop; DECODER_THREADS threads decode them."""
+    """Classifies images, on an event loop; `decoder` decodes them."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, decoder: PictureDecoder) -> None:
         self._registry = registry
-        self._decoders = ThreadPoolExecutor(DECODER_THREADS, thread_name_prefix="decoder")
-        self.waiting = 0  # images in progress
+        self._decoder = decoder
+        self.waiting = self._waiting_bytes = 0  # images in progress, and bytes of their requests
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -87,10 +73,6 @@ class Classifier:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
         return not self.waiting
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self._decoders.shutdown(wait=False, cancel_futures=True)
 
     async def classify(
         self,
@@ -102,12 +84,15 @@ class Classifier:
         fit: Fit | None,
         top_k: int,
         infer: Infer,
+        size: int = 0,
+        deadline: float | None = None,
     ) -> list[Classification | ServiceError]:
         """Classify each image; the result of one that fails is its error. `infer` computes for this caller.
 
         `fit` is None for the model's own. `read` copies an image's content out of the request; it runs on a decoder
-        thread, after every check. One loaded version serves the whole call: its size, its outputs and its labels. If it
-        is replaced before it has taken every image, the call starts again with the version that serves now.
+        thread, after every check. `size` is the request's, in bytes; `deadline` is on time.monotonic()'s clock. One
+        loaded version serves the whole call: its size, its outputs and its labels. If it is replaced before it has
+        taken every image, the call starts again with the version that serves now.
 
         Raises:
             ServiceError: the request is invalid, or no image was classified and not every image is invalid.
@@ -116,23 +101,40 @@ class Classifier:
         if not 1 <= count <= MAX_IMAGES:
             raise InvalidArgument("images", f"images expected 1 to {MAX_IMAGES}, got {count}")
         key = secrets.token_hex(8)  # so that a call that starts again stays on its side of the canary
-        if self.waiting + count > MAX_WAITING_IMAGES:
-            raise QueueFull(self.waiting, MAX_WAITING_IMAGES, retry_after=1.0)
-        self.waiting += count
-        self._idle.clear()
-        try:
+        with self._places(count, size):
             replaced: LoadedModel | None = None
             while True:
                 model = self._registry.get(model_name, version, key)
                 if model is replaced:  # closed, and still routed: the server stops
                     raise Draining
                 try:
-                    answers = await self._infer_all(model, images, read, fit=fit, infer=infer)
+                    answers = await self._infer_all(model, images, read, fit=fit, infer=infer, deadline=deadline)
                     return _results(model, answers, top_k)
                 except BatcherClosed:
                     replaced = model
+
+    @contextlib.contextmanager
+    def _places(self, count: int, size: int) -> Iterator[None]:
+        """Count the call's images and the bytes of its request while it is in progress.
+
+        A call needs twice its own places to be free, so that calls of few images are served where large ones are
+        refused. A request of any size is taken if no other call is in progress.
+
+        Raises:
+            QueueFull: there are not as many free places.
+        """
+        if self.waiting > (limit := MAX_WAITING_IMAGES - 2 * count):
+            raise QueueFull(self.waiting, limit, retry_after=1.0, unit="images")
+        if self.waiting and self._waiting_bytes > (limit := max(0, MAX_WAITING_BYTES - 2 * size)):
+            raise QueueFull(self._waiting_bytes, limit, retry_after=1.0, unit="bytes")
+        self.waiting += count
+        self._waiting_bytes += size
+        self._idle.clear()
+        try:
+            yield
         finally:
             self.waiting -= count
+            self._waiting_bytes -= size
             if not self.waiting:
                 self._idle.set()
 
@@ -144,21 +146,21 @@ class Classifier:
         *,
         fit: Fit | None,
         infer: Infer,
+        deadline: float | None,
     ) -> list[bytes | ServiceError]:
         """The values of the class output of this version for each image, or the image's error.
 
         Raises:
             BatcherClosed: the version was replaced; images that wait for it are dropped.
+            DeadlineExceeded: the images cannot be decoded before the deadline.
             InvalidArgument: the version does not classify images.
         """
         shape, output = image_shape(model.spec), class_output(model.spec)
+        fit = fit or model.fit or default_fit(shape[2])
 
-        def prepare(image: Image) -> Arrays:
-            return (np.ascontiguousarray(_image(read(image), shape, fit or default_fit(shape[2])))[None],)
-
-        async def infer_one(image: Image) -> bytes | ServiceError:
+        async def infer_one(call: Call, image: Image) -> bytes | ServiceError:
             try:
-                row = await asyncio.get_running_loop().run_in_executor(self._decoders, prepare, image)
+                row = await self._decoder.decode(call, PictureWork(functools.partial(read, image), shape, fit))
                 return await infer(model, row, output)
             except ServiceError as error:
                 return error
@@ -170,8 +172,13 @@ class Classifier:
                 return failed
 
         try:
-            async with asyncio.TaskGroup() as tasks:
-                pending = [tasks.create_task(infer_one(image)) for image in images]
+            with self._decoder.call(len(images), deadline) as call:
+                async with asyncio.TaskGroup() as tasks:
+                    pending = [tasks.create_task(infer_one(call, image)) for image in images]
+        except DeadlineExceeded as error:
+            for _ in images:  # each counts as a request, and none of them is queued
+                model.statistics.record_failure(error.code.name, 0.0)
+            raise
         except ExceptionGroup as group:  # of BatcherClosed: every other exception is a result
             raise BatcherClosed from group
         return [task.result() for task in pending]
@@ -233,27 +240,6 @@ def class_output(spec: ModelSpec) -> int:
             f"model {spec.name!r} expected one output with a probability a class, but has {len(candidates)}",
         )
     return candidates[0]
-
-
-def _image(source: ImageSource, shape: tuple[int, int, int], fit: Fit) -> NDArray[np.uint8]:
-    """The picture as the model's input. Runs on a decoder thread.
-
-    Raises:
-        InvalidArgument: the picture cannot be used.
-    """
-    from service.pictures import files, fitting  # here, because Pillow loads slowly and many services never classify
-
-    try:
-        match source:
-            case bytes():
-                return fitting.fit_file(source, shape, fit)
-            case RawImage():
-                picture = files.from_pixels(source.pixels, source.width, source.height, source.channels)
-                return fitting.fit_picture(picture, shape, fit)
-            case _:
-                raise files.BadPicture("expected encoded or raw, got neither")
-    except files.BadPicture as error:
-        raise InvalidArgument("images", str(error)) from error
 
 
 def _classification(spec: ModelSpec, answer: bytes, top_k: int) -> Classification:

@@ -1,9 +1,9 @@
 """Loads one model version: every check between the files and the first request.
 
-Owns the order: read the files and compare the hash, open the graph, complete the configuration and compare it with the
-graph, verify the golden answers in every batch size or compare rows alone and in batches, then start a batcher. Not
-here: the checks themselves (repository/, verification/), devices and batching policy (engine_settings.py), the choice
-of versions (reconciler.py).
+Owns the order: read the files and compare the hash, open the graph, compare the fits that manifest and graph record,
+complete the configuration and compare it with the graph, verify the golden answers in every batch size or compare rows
+alone and in batches, verify the golden pictures, then start a batcher. Not here: the checks themselves (repository/,
+verification/), devices and batching policy (engine_settings.py), the choice of versions (reconciler.py).
 """
 
 import functools
@@ -27,12 +27,13 @@ from service.core.spec import ModelSpec
 from service.models.engine_settings import EngineOptions, batching_policy, engine_devices, is_strict
 from service.models.repository.checksums import check_repository_agents
 from service.models.repository.config import complete_spec, derives_batching, read_config
+from service.models.repository.fit_record import recorded_fit
 from service.models.repository.graph_files import open_weights
+from service.models.repository.manifest import ReportedMetrics
 from service.models.repository.unsupported import ignored_fields
 from service.models.repository.version_files import (
     GRAPH,
     ModelFolder,
-    ReportedMetrics,
     VersionFiles,
     given_folders,
     read_version,
@@ -40,6 +41,7 @@ from service.models.repository.version_files import (
 from service.models.verification.opened_version import OpenedVersion
 from service.models.verification.verifier import Verifier
 from service.pb.model_config_pb2 import ModelConfig
+from service.pictures.fit import Fit
 from service.runtime.session import Engine
 
 log = structlog.get_logger(__name__)
@@ -66,6 +68,8 @@ class LoadedModel:
     provider: str
     load_seconds: float = field(compare=False)
     warnings: tuple[str, ...] = ()  # what an operator may expect of the version and does not get
+    fit: Fit | None = None  # how pictures become images of the model; None if the version does not record it
+    pictures_verified: int = 0  # golden pictures whose answers hold
 
 
 def load(
@@ -113,6 +117,8 @@ def load(
         provider=verified.engines[0].provider,
         load_seconds=time.perf_counter() - started,
         warnings=verified.warnings,
+        fit=verified.fit,
+        pictures_verified=verified.pictures_verified,
     )
 
 
@@ -134,6 +140,7 @@ def open_version(
         )
     devices = engine_devices(config.instance_group, options)
     engines = _open_engines(folder, version, files, devices, options)
+    fit = recorded_fit(folder.version_path(version), files.manifest, engines[0].metadata)
     complete = functools.partial(complete_spec, folder, version, config, engines[0], manifest_labels=files.labels)
     spec = complete()
     unbatched_spec = spec
@@ -159,6 +166,7 @@ def open_version(
         warnings=_warnings(config),
         unbatched_spec=unbatched_spec,
         unbatched_policy=replace(unbatched_policy, max_batch_size=1, preferred=frozenset()),
+        fit=fit,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 DRAWING, RESIZE, NONE = "drawing", "resize", "none"
-# The version of each way. A change of the images that it gives is a new version: models are trained with one.
+# The version of each method. A change of the images that it gives is a new version: models are trained with one.
 VERSIONS = {DRAWING: 1, RESIZE: 1, NONE: 1}
 # The longer side of one of MNIST's digits, as a fraction of the image's.
 DIGIT_SHARE = 20 / 28
@@ -23,11 +23,19 @@ class UnknownFit(ValueError):
 
 @dataclass(frozen=True)
 class Fit:
-    """How pictures are fitted: the method, its version, and the parameters of the method."""
+    """How pictures are fitted: the method, in this code's version, and the parameters of the method."""
 
     method: str
-    version: int = 1
     share: float = DIGIT_SHARE  # drawing: the longer side of the drawing, as a fraction of the input's
+
+    @property
+    def version(self) -> int:
+        """The version of the method."""
+        return VERSIONS[self.method]
+
+    def __str__(self) -> str:
+        share = f", share {self.share:.3g}" if self.method == DRAWING else ""
+        return f"{self.method} (version {self.version}{share})"
 
     def record(self) -> dict[str, str | int | float]:
         """The fit as JSON values, for a manifest."""

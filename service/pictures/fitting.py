@@ -10,9 +10,12 @@ from PIL import Image, ImageOps
 from service.pictures.drawing import WORKING_SIDE, fit_drawing
 from service.pictures.files import MODES, BadPicture, decode
 from service.pictures.fit import DRAWING, NONE, Fit
+from service.pictures.opaque import UnknownMode, reduced
 
-# Files may be decoded at reduced size, down to this number of pixels for one of the input.
+# Pictures are reduced before they are fitted, down to this number of pixels for one of the input.
 RESIZE_OVERSAMPLING = 2
+# For enlarging as for shrinking, where Pillow widens the filter, so that no pixel is skipped (antialiasing).
+RESIZE_FILTER = Image.Resampling.BICUBIC
 
 
 def fit_file(data: bytes, shape: tuple[int, int, int], fit: Fit) -> NDArray[np.uint8]:
@@ -25,7 +28,7 @@ def fit_file(data: bytes, shape: tuple[int, int, int], fit: Fit) -> NDArray[np.u
 
 
 def min_side(shape: tuple[int, int, int], fit: Fit) -> int | None:
-    """The shorter side to which a file may be reduced while it is decoded, in pixels; None if it must keep its size."""
+    """The shorter side to which a picture is reduced before it is fitted, in pixels; None if it must keep its size."""
     if fit.method == NONE:
         return None
     return WORKING_SIDE if fit.method == DRAWING else RESIZE_OVERSAMPLING * max(shape[:2])
@@ -46,21 +49,14 @@ def fit_picture(picture: Image.Image, shape: tuple[int, int, int], fit: Fit) -> 
                 "another fit would convert it"
             )
         return np.asarray(picture).reshape(shape)
-    picture = _opaque(picture)
+    try:
+        picture = reduced(picture, min_side(shape, fit) or 1)
+    except UnknownMode as error:
+        raise BadPicture(str(error)) from error
     if fit.method == DRAWING:
-        image = fit_drawing(picture.convert("L"), (height, width), fit.share)
+        image = fit_drawing(picture, (height, width), fit.share)
         return np.repeat(image[:, :, None], channels, axis=2)
     picture = picture.convert(mode)
     if picture.size != (width, height):
-        shrinks = picture.width > width and picture.height > height
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC)
+        picture = ImageOps.fit(picture, (width, height), RESIZE_FILTER)
     return np.asarray(picture).reshape(shape)
-
-
-def _opaque(picture: Image.Image) -> Image.Image:
-    """The picture with 8 bits a channel, and transparency on white."""
-    if picture.mode.startswith("I;16") or picture.mode == "I":  # 16-bit grey: Pillow would keep the low byte
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65_535) >> 8).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    return picture

@@ -88,6 +88,7 @@ class Engine:
         self._gpu = gpu
         self._buffers: BatchBindings | None = None
         self._reshapes: Reshapes | None = None
+        self.metadata: Mapping[str, str] = _metadata(self._session)
         self.inputs = _tensors(self._session.get_inputs())
         self.outputs = _tensors(self._session.get_outputs())
         self._input_names = [tensor.name for tensor in self.inputs]
@@ -193,6 +194,14 @@ def _array(value: onnxruntime.OrtValue) -> NDArray[np.generic]:
         return np.empty(shape, np.uint16)
     bits = ctypes.cast(value.data_ptr(), ctypes.POINTER(ctypes.c_uint16))
     return np.ctypeslib.as_array(bits, shape).copy()
+
+
+def _metadata(session: onnxruntime.InferenceSession) -> dict[str, str]:
+    """The graph's metadata; empty if it is no UTF-8."""
+    try:
+        return dict(session.get_modelmeta().custom_metadata_map)
+    except UnicodeDecodeError:
+        return {}
 
 
 def _tensors(nodes: Sequence[onnxruntime.NodeArg]) -> tuple[GraphTensor, ...]:

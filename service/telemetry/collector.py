@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from service.batching.statistics import Statistics
 from service.core.version import VERSION, commit
 from service.inference.handler import InferenceHandler
+from service.inference.picture_decoder import PictureDecoder
 from service.models.loader import LoadedModel
 from service.models.registry import Registry, State, VersionStatus
 
@@ -33,9 +34,12 @@ def metrics_registry(*collectors: Collector) -> CollectorRegistry:
 class ServiceCollector(Collector):
     """All metrics of the service, made at scrape time."""
 
-    def __init__(self, registry: Registry, handler: InferenceHandler, grpc_server: str) -> None:
+    def __init__(
+        self, registry: Registry, handler: InferenceHandler, decoder: PictureDecoder, grpc_server: str
+    ) -> None:
         self._registry = registry
         self._handler = handler
+        self._decoder = decoder
         self._server_info = [grpc_server, VERSION, commit()]
 
     def collect(self) -> Iterator[Metric]:
@@ -46,6 +50,7 @@ class ServiceCollector(Collector):
         yield from _counters(models)
         yield from _histograms(models)
         yield from _gauges(models)
+        yield from _decoding(self._decoder)
         yield from _predictions(models)
         yield from _reported(models)
         yield from _states(snapshot.index())
@@ -180,6 +185,27 @@ def _gauges(models: Iterable[LoadedModel]) -> Iterator[Metric]:
         verified = str(model.verified).lower()
         info.add_metric([*_labels(model), model.device, model.provider, model.sha256, verified], 1)
     yield from (queue, limit, in_flight, seconds, batch_max_abs_diff, info)
+
+
+def _decoding(decoder: PictureDecoder) -> Iterator[Metric]:
+    """Decoding of pictures, which all models share."""
+    yield GaugeMetricFamily(
+        "inference_decode_queue_pictures", "Pictures of Classify calls that wait to be decoded.", value=decoder.waiting
+    )
+    with decoder.statistics.lock:
+        for name, text, histogram in (
+            (
+                "inference_decode_queue_duration_seconds",
+                "From arrival to the start of decoding, per picture.",
+                decoder.statistics.wait,
+            ),
+            (
+                "inference_decode_duration_seconds",
+                "Time to decode a picture and fit it to the model, per picture.",
+                decoder.statistics.decode,
+            ),
+        ):
+            yield HistogramMetricFamily(name, text, buckets=histogram.cumulative(), sum_value=histogram.sum)
 
 
 def _predictions(models: Iterable[LoadedModel]) -> Iterator[Metric]:

@@ -17,6 +17,7 @@ SUMMED_GAUGES = (
     "inference_queue_rows",
     "inference_max_queue_rows",
     "inference_requests_in_flight",
+    "inference_decode_queue_pictures",
     "process_resident_memory_bytes",
     "process_virtual_memory_bytes",
     "process_open_fds",

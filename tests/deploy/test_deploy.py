@@ -56,6 +56,21 @@ def test_a_dockerfile_passes_hadolint_and_keeps_the_projects_rules(dockerfile: P
     assert all("--require-hashes" in line or "wheels/*.whl" in line for line in installs)
 
 
+def test_the_training_image_keeps_of_the_service_what_the_job_imports(tmp_path: Path) -> None:
+    """The Dockerfile's own command prunes a copy, from which the whole job is then imported."""
+    for package in ("service", "training"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (prune,) = re.findall(r"&& (find .*)", (DEPLOY / "docker/training.Dockerfile").read_text())
+    subprocess.run(["/bin/sh", "-c", prune.replace("/opt/app/lib/python*/site-packages", str(tmp_path))], check=True)
+    assert sorted(path.name for path in (tmp_path / "service").iterdir()) == ["__init__.py", "pictures"]
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import service, training.pipeline, training.summary;"
+        "print(service.__path__, training.__path__)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"['{tmp_path}/service'] ['{tmp_path}/training']"
+
+
 def pinned(lock: Path) -> dict[str, str]:
     """Version by package. A package with several versions has the one for the newest Python last."""
     return dict(re.findall(r"^([a-z0-9.-]+)==([^ ]+)", lock.read_text(), re.MULTILINE))

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import yaml
 
+from service.pb import classifier_pb2
+from service.pb.classifier_pb2_grpc import ImageClassifierStub
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from service.telemetry.collector import metrics_registry
 from service.telemetry.gpu import GpuCollector
@@ -204,7 +206,7 @@ class Prometheus:
 
 
 def calls(address: str, images: np.ndarray, stop: threading.Event) -> None:
-    """Calls of several sizes, and some that are wrong."""
+    """Calls of several sizes, some that are wrong, and some with a picture."""
     with grpc.insecure_channel(address) as channel:
         stub = GRPCInferenceServiceStub(channel)
         number = 0
@@ -215,6 +217,10 @@ def calls(address: str, images: np.ndarray, stop: threading.Event) -> None:
             first = number * 7 % 900
             try:
                 stub.ModelInfer(infer_request(name, images=images[first : first + size]), timeout=10)
+                if number % 10 == 1:
+                    raw = classifier_pb2.RawImage(width=28, height=28, channels=1, pixels=images[first].tobytes())
+                    request = classifier_pb2.ClassifyRequest(model_name=name, images=[classifier_pb2.Image(raw=raw)])
+                    ImageClassifierStub(channel).Classify(request, timeout=10)
             except grpc.RpcError:
                 assert name == "unknown"
             stop.wait(0.005)

@@ -8,11 +8,9 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
 from pydantic_settings import BaseSettings
 
 from service.app.settings import Settings
@@ -20,7 +18,8 @@ from service.core import errors
 from service.telemetry.collector import ServiceCollector
 from service.telemetry.gpu import GpuCollector
 from service.telemetry.workers import WorkersCollector
-from tests.demo import SAMPLE
+from tests.demo import SHOWN
+from tests.pictures.make import EMPTY, FILES
 from tests.support.gpu import FakeNvml
 from tests.support.local_service import local_service
 from tests.support.paths import ROOT
@@ -72,7 +71,8 @@ def test_the_table_of_flags_has_every_setting_with_its_default_and_help(header: 
 def test_the_table_of_metrics_has_every_metric_with_its_help(published: Path, nvml: FakeNvml) -> None:
     assert nvml.devices
     with local_service(published, "aio") as service:
-        collector = ServiceCollector(service.server.registry, service.server.handler, "aio")
+        server = service.server
+        collector = ServiceCollector(server.registry, server.handler, server.decoder, "aio")
         exposed = {
             f"`{family.name}{'_total' if family.type == 'counter' else ''}`": family.documentation
             for family in (
@@ -161,23 +161,17 @@ def test_the_demo_runs_and_uses_a_version_that_is_there(published: Path) -> None
     )
     assert result.returncode == 0, result.stderr
     assert "epoch" not in result.stdout, "it trained again"
-    assert len(re.findall(r"^ +\d+ +\d +\d +[\d.]+%", result.stdout, re.MULTILINE)) == 20
+    assert len(re.findall(r"^ +\d+ +\d +\d +[\d.]+%", result.stdout, re.MULTILINE)) == SHOWN
     assert re.search(r"accuracy as answered by the service: 9\d\.\d\d%", result.stdout)
     assert "/metrics while it runs" in result.stdout
     assert "service stopped, exit status 0" in result.stdout
-
-
-@pytest.fixture
-def sample(test_images: Any) -> Path:
-    """The image that `make demo` writes and that the documents' commands read."""
-    if not SAMPLE.exists():
-        SAMPLE.parent.mkdir(exist_ok=True)
-        Image.fromarray(test_images[0][0, :, :, 0]).save(SAMPLE)
-    return SAMPLE
+    assert len(re.findall(r"^  tests/pictures/[a-z]+-(\d)\.\w+ +\1 +[\d.]+%", result.stdout, re.MULTILINE)) >= 4
+    *_, serve, classify = result.stdout.splitlines()
+    assert "make serve" in serve and f"$ {classify.strip()}\n" in TEXTS["README.md"]
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", EVERYTHING, re.DOTALL))
-def test_a_python_example_runs(published: Path, sample: Path, code: str) -> None:
+def test_a_python_example_runs(published: Path, code: str) -> None:
     with service_process(published) as service:
         code = code.replace("127.0.0.1:8001", service.address)
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -185,15 +179,28 @@ def test_a_python_example_runs(published: Path, sample: Path, code: str) -> None
     assert result.stdout
 
 
-def test_the_clients_commands_run(published: Path, sample: Path) -> None:
+def test_the_clients_commands_run(published: Path) -> None:
     documented = re.findall(r"^\$ \.venv/bin/python -m service\.client (.*?)(?:  +#.*)?$", EVERYTHING, re.MULTILINE)
     assert len(documented) == 6
-    assert sum(str(sample.relative_to(ROOT)) in command for command in documented) == 2
     with service_process(published) as service:
         for command in documented:
-            result = run_command("service.client", "--url", service.address, *shlex.split(command))
-            assert result.returncode == 0, result.stderr
+            files = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob(command.split()[-1]))]
+            arguments = command.split()[:-1] + files if "*" in command else command.split()
+            result = run_command("service.client", "--url", service.address, *arguments)
+            assert result.returncode == int(EMPTY in result.stderr), result.stderr
             assert result.stdout
+
+
+def test_the_readme_shows_what_the_client_prints(published: Path) -> None:
+    """Files, labels, marks and errors; probabilities and the second choice differ from model to model."""
+    shown = re.search(r"classify tests/pictures/\*\.jpg\n(.*?)\n\$", TEXTS["README.md"], re.DOTALL)
+    assert shown
+    files = [str(path.relative_to(ROOT)) for path in FILES if path.suffix == ".jpg"]
+    with service_process(published) as service:
+        result = run_command("service.client", "--url", service.address, "classify", *files)
+    differing = r"(or \d)? +[\d.]+%"
+    assert re.sub(differing, "", result.stderr + result.stdout) == re.sub(differing, "", f"{shown[1]}\n")
+    assert shown[1].count("unsure: or") == 1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc
-from service.pictures import files, fitting
+from service.pictures import fitting
 from service.transport.grpc import classifier_servicer
 from tests.support.images import big_scan
 from tests.support.local_service import Gate, LocalService, local_service
@@ -99,7 +99,7 @@ def test_an_invalid_image_has_an_error_in_its_result_and_the_others_are_classifi
     assert [result.index for result in results] == [0, 1, 2, 3]
     assert [bool(result.classes) for result in results] == [True, False, False, True]
     assert results[1].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-    assert "expected a PNG, JPEG, WEBP or BMP file" in results[1].error.message
+    assert "expected a PNG, JPEG, WebP, HEIC, AVIF, GIF, BMP or TIFF file" in results[1].error.message
     assert "expected encoded or raw, got neither" in results[2].error.message
     counted = service.server.registry.get(MODEL).statistics.codes
     assert counted == {"OK": 2, "INVALID_ARGUMENT": 2}
@@ -110,17 +110,17 @@ def test_an_invalid_image_has_an_error_in_its_result_and_the_others_are_classifi
 def test_an_unexpected_exception_fails_only_its_image(
     published: Path, grpc_server: str, test_images: TestImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = files.decode
+    fit_file = fitting.fit_file
+    bad, good = digit(test_images[0][1]), digit(test_images[0][0])
 
-    def decode_or_raise(data: bytes, min_side: int | None) -> Image.Image:
-        if data == b"raise":
+    def fit_or_raise(data: bytes, *arguments: Any) -> Any:
+        if data == bad.encoded:
             raise KeyError("the decoder's secret")
-        return decode(data, min_side)
+        return fit_file(data, *arguments)
 
-    monkeypatch.setattr(fitting, "decode", decode_or_raise)
-    good = digit(test_images[0][0])
+    monkeypatch.setattr(fitting, "fit_file", fit_or_raise)
     with local_service(published, grpc_server) as service:
-        first, second = classify(service, pb.Image(encoded=b"raise"), good)
+        first, second = classify(service, bad, good)
     assert first.error.code == grpc.StatusCode.INTERNAL.value[0] and "secret" not in first.error.message
     assert second.classes
 

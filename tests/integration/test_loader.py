@@ -14,6 +14,7 @@ from service.models.loader import LoadedModel, load
 from service.models.reconciler import Reconciler
 from service.models.registry import Registry, State
 from service.models.repository.version_files import ModelFolder
+from service.pictures.fit import DRAWING, RESIZE, Fit
 from service.runtime.session import Engine
 from tests.support.loading import CPU, load_only, refusal
 from tests.support.models import copy_repository
@@ -174,6 +175,23 @@ def test_an_edit_of_labels_in_one_of_manifest_and_golden_samples_is_refused(
 ) -> None:
     edit(repository)
     assert message in refusal(repository)
+
+
+def test_a_version_is_loaded_with_the_fit_that_its_manifest_or_else_its_graph_records(repository: Path) -> None:
+    assert load_only(repository).fit == Fit(DRAWING)
+    edit_manifest(repository, fit=None)
+    model = load_only(repository)
+    assert model.fit == Fit(DRAWING) and model.pictures_verified == 4
+
+
+def test_a_manifest_whose_fit_was_edited_is_refused(repository: Path) -> None:
+    edit_manifest(repository, fit=Fit(RESIZE).record())
+    assert "records the fit resize (version 1), the graph the fit drawing (version 1, share" in refusal(repository)
+
+
+def test_a_golden_picture_that_was_exchanged_is_refused_by_name(repository: Path) -> None:
+    edit_golden(repository, lambda arrays: arrays.update({"picture:turned.jpg": arrays["picture:photo.jpg"]}))
+    assert "golden picture turned.jpg, with the fit drawing" in refusal(repository)
 
 
 def test_a_manifest_with_another_number_of_labels_than_classes_is_refused(repository: Path) -> None:

@@ -14,12 +14,12 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from service.core.lifecycle import Phase
-from service.inference import images
 from service.models.loader import LoadedModel, load
 from service.models.repository.version_files import ModelFolder
 from service.models.repository_thread import MAX_WAITING_CALLS, RepositoryThread
 from service.pb import classifier_pb2, classifier_pb2_grpc
 from service.pb import inference_pb2 as pb
+from service.pictures import fitting
 from tests.support.http import get
 from tests.support.local_service import Gate, LocalService, local_service
 from tests.support.models import BATCHING_CONFIG, add_version, doubling_model
@@ -195,14 +195,14 @@ def test_a_stop_does_not_wait_for_a_run_that_hangs_on_a_servers_thread(
 def decoding(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
     """Makes images wait to be decoded: (one began, they may go on)."""
     began, may_go_on = threading.Event(), threading.Event()
-    decode = images.decode
+    fit_file = fitting.fit_file
 
-    def wait(data: bytes) -> Any:
+    def wait(*arguments: Any) -> Any:
         began.set()
         assert may_go_on.wait(WAIT)
-        return decode(data)
+        return fit_file(*arguments)
 
-    monkeypatch.setattr(images, "decode", wait)
+    monkeypatch.setattr(fitting, "fit_file", wait)
     yield began, may_go_on
     may_go_on.set()
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.float32]
 HEIGHT, WIDTH = 1200, 900
-WARM: Floats = np.array([1.0, 0.93, 0.80])
+WARM: Floats = np.array([1.0, 0.93, 0.80], np.float32)
 WHITE, BLACK = (252.0, 252.0, 250.0), (25.0, 25.0, 30.0)
 
 
@@ -55,9 +55,9 @@ def indoors(random: np.random.Generator) -> Floats:
 
 def _shadow(random: np.random.Generator, depth: float, softness: float) -> Floats:
     angle = random.uniform(0, 2 * np.pi)
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    y, x = np.ogrid[:HEIGHT, :WIDTH]
     distance = (x - WIDTH / 2) * np.cos(angle) + (y - HEIGHT / 2) * np.sin(angle) - random.uniform(-150, 150)
-    light: Floats = 1 - depth / (1 + np.exp(-distance / softness * 4))
+    light: Floats = 1 - depth * (0.5 + 0.5 * np.tanh(2 / softness * distance.astype(np.float32)))
     return light[:, :, None]
 
 
@@ -82,7 +82,7 @@ def specks(page: Floats, random: np.random.Generator) -> None:
     for _ in range(3):
         radius = random.uniform(4, 10)
         y, x = random.uniform(40, HEIGHT - 40), random.uniform(40, WIDTH - 40)
-        rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+        rows, columns = np.ogrid[:HEIGHT, :WIDTH]
         page[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = 40.0
 
 
@@ -117,20 +117,22 @@ TURNED = "turned by 15°"
 def photo(digit: NDArray[np.uint8], kind: Kind, seed: int) -> bytes:
     """The digit, light on dark uint8 (28, 28), as a JPEG file of that kind."""
     random = np.random.default_rng(seed)
-    page = np.empty((HEIGHT, WIDTH, 3))
+    page = np.empty((HEIGHT, WIDTH, 3), np.float32)
     page[:] = kind.paper
     if kind.marks:
         kind.marks(page, random)
     density = _density(digit, kind, random)[:, :, None]
-    page += density * (np.array(kind.ink) - page)
+    page += density * (np.array(kind.ink, np.float32) - page)
     if kind.light:
         page *= kind.light(random)
     picture = Image.fromarray(page.clip(0, 255).astype(np.uint8))
     if kind.blur:
         picture = picture.filter(ImageFilter.GaussianBlur(kind.blur))
-    noisy = np.asarray(picture) + random.normal(0, kind.grain, (HEIGHT, WIDTH, 1))
+    noise = kind.grain * random.standard_normal((HEIGHT, WIDTH, 1), np.float32)
     file = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=kind.quality)
+    Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8)).save(
+        file, "JPEG", quality=kind.quality
+    )
     return file.getvalue()
 
 
@@ -141,15 +143,15 @@ def _density(digit: NDArray[np.uint8], kind: Kind, random: np.random.Generator) 
         angle = random.uniform(-kind.degrees, kind.degrees)
         turned = turned.rotate(angle, Image.Resampling.BICUBIC)
     # A pen's stroke has an edge of a few pixels, not the wide slope of an enlarged digit.
-    grey = np.asarray(turned.filter(ImageFilter.GaussianBlur(kind.side / 84)), np.float64) / 255
-    strokes = ((grey - 0.45) * 6 + 0.5).clip(0, 1)
+    grey: Floats = np.asarray(turned.filter(ImageFilter.GaussianBlur(kind.side / 84)), np.float32) / np.float32(255)
+    strokes: Floats = ((grey - 0.45) * 6 + 0.5).clip(0, 1)
     if kind.thin:
         width = 2 * round(kind.thin * kind.side / 420) + 1
         thinned = Image.fromarray((strokes * 255).astype(np.uint8)).filter(ImageFilter.MinFilter(width))
-        strokes = np.maximum(np.asarray(thinned, np.float64) / 255, strokes * _ridge(grey))
+        strokes = np.maximum(np.asarray(thinned, np.float32) / 255, strokes * _ridge(grey))
     if kind.texture:
         strokes *= (1 - np.abs(random.normal(0, kind.texture, strokes.shape))).clip(0, 1)
-    density = np.zeros((HEIGHT, WIDTH))
+    density = np.zeros((HEIGHT, WIDTH), np.float32)
     left = int(np.clip(kind.centre[0] * WIDTH - kind.side / 2, 0, WIDTH - kind.side))
     top = int(np.clip(kind.centre[1] * HEIGHT - kind.side / 2, 0, HEIGHT - kind.side))
     density[top : top + kind.side, left : left + kind.side] = strokes
@@ -158,4 +160,4 @@ def _density(digit: NDArray[np.uint8], kind: Kind, random: np.random.Generator) 
 
 def _ridge(grey: Floats) -> Floats:
     """1 in the middle of strokes, so that thinning never breaks one."""
-    return (grey > 0.72).astype(np.float64)
+    return (grey > 0.72).astype(np.float32)

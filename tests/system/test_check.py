@@ -22,6 +22,8 @@ def test_a_valid_model_is_described_verified_and_timed(published: Path) -> None:
     out = result.stdout
     assert "model      mnist-simplecnn version 1" in out
     assert "manifest   matches the file" in out
+    assert "fit        drawing (version 1, share 0.714)" in out
+    assert "pictures   4 golden pictures, decoded and fitted here, get their answers" in out
     assert "input      images UINT8 [-1, 28, 28, 1]" in out
     assert "output     probabilities FP32 [-1, 10], 10 labels" in out
     assert "golden     answers hold in batches of 1, 2, 4, 8, 16, 32, 64" in out
@@ -34,6 +36,7 @@ def test_a_model_without_config_and_manifest_shows_what_was_derived(tmp_path: Pa
     add_version(tmp_path, "double", doubling_model(), version=3)
     out = check(tmp_path / "double").stdout
     assert "double version 3" in out and "none: it would be served unverified" in out
+    assert "fit        none recorded" in out and "golden pictures" not in out
     assert "up to 4 rows" in out and "max_batch_size: 4" in out and "golden     none" in out
 
 

@@ -13,9 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.pictures.make import FOLDER as PICTURES
 from tests.support.images import big_scan
 from tests.support.models import add_version, doubling_model
-from tests.support.paths import ROOT
+from tests.support.paths import GRPC_SERVERS, ROOT
 from tests.support.processes import ServiceProcess, run_command, service_process
 
 TestImages = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -49,7 +50,34 @@ def test_pictures_of_any_kind_are_classified(service: ServiceProcess, tmp_path: 
     assert right >= 18, output
     assert all(line.endswith("%") for line in lines)
     status, output, _ = client(service, "classify", "--top", "3", str(files[0]))
-    assert status == 0 and len(output.split()) == 1 + 2 * 3
+    assert status == 0 and len(output.removesuffix("  unsure\n").split()) == 1 + 2 * 3
+
+
+def test_a_picture_is_read_from_standard_input(service: ServiceProcess) -> None:
+    for name in ("-", "/dev/stdin"):
+        command = [sys.executable, "-m", "service.client", "--url", service.address, "classify", name]
+        with (PICTURES / "clean-7.png").open("rb") as picture:
+            result = subprocess.run(command, cwd=ROOT, stdin=picture, capture_output=True, text=True, check=True)
+        assert result.stdout.split()[:2] == [name, "7"]
+
+
+def test_a_file_larger_than_the_servers_limit_is_named_and_the_others_are_answered(
+    published: Path, tmp_path: Path
+) -> None:
+    large, small = tmp_path / "large.tif", PICTURES / "clean-7.png"
+    large.write_bytes(bytes(17 * 2**20))
+    for grpc_server in GRPC_SERVERS:
+        with service_process(published, "--grpc-server", grpc_server, "--max-message-bytes", "1000000") as service:
+            status, output, errors = client(service, "classify", str(large), str(small))
+        assert status == 1 and output.startswith(f"{small}")
+        assert errors.startswith(f"{large}: the server refuses 17,825,792 bytes: ") and len(errors.splitlines()) == 1
+
+
+def test_the_fit_can_be_chosen(service: ServiceProcess) -> None:
+    status, _, errors = client(service, "classify", "--fit", "none", str(PICTURES / "page-2.jpg"))
+    assert status == 1 and "expected 28 × 28 pixels" in errors
+    for fit in ("drawing", "resize", "auto"):
+        assert client(service, "classify", "--fit", fit, str(PICTURES / "page-2.jpg"))[0] == 0
 
 
 def test_a_bad_file_is_named_and_the_others_are_answered(
@@ -62,7 +90,7 @@ def test_a_bad_file_is_named_and_the_others_are_answered(
     folder = tmp_path / "folder.png"
     folder.mkdir()
     status, output, errors = client(service, "classify", str(good), str(folder))
-    assert status == 1 and str(good) in output and f"{folder}: Is a directory" in errors
+    assert status == 1 and str(good) in output and f"{folder}: a folder; name its files" in errors
     status, output, errors = client(service, "classify", *map(str, (bad, blank, good, tmp_path / "missing.png")))
     assert status == 1
     assert len(output.splitlines()) == 1 and str(good) in output

@@ -26,7 +26,7 @@ RUNTIMES = {"onnxruntime", "onnxruntime-gpu"}
 # Distributions whose modules have another name.
 DISTRIBUTIONS = {
     "PIL": "pillow", "google.protobuf": "protobuf", "google.rpc": "googleapis-common-protos", "grpc": "grpcio",
-    "grpc_reflection": "grpcio-reflection", "prometheus_client": "prometheus-client",
+    "grpc_reflection": "grpcio-reflection", "pi_heif": "pi-heif", "prometheus_client": "prometheus-client",
     "pydantic_settings": "pydantic-settings", "pygrpc_native": "pygrpc-native", "pynvml": "nvidia-ml-py",
 }  # fmt: skip
 

@@ -23,7 +23,10 @@ QUICK = ("--dataset", "mnist-sample", "--epochs", "1", "--device", "cpu")
 
 def test_the_manifest_records_network_data_recipe_metrics_and_versions(published: Path) -> None:
     found = json.loads((published / "mnist-simplecnn" / "1" / "manifest.json").read_text())
-    assert found["schema"] == 3
+    assert found["schema"] == 4
+    assert found["fit"] == {"method": "drawing", "version": 1, "share": 20 / 28}
+    assert (found["golden"]["tolerance"], found["golden"]["picture_tolerance"]) == (1e-4, 0.0301)
+    assert found["golden"]["pictures"] == 4 and 10 <= found["golden"]["samples"] <= 20
     assert found["labels"] == list("0123456789")
     assert found["model"] == found["network"]["name"] == "mnist-simplecnn"
     assert found["network"]["pooling"] == "max" and found["network"]["normalization"].keys() == {"mean", "std"}
@@ -40,7 +43,6 @@ def test_the_manifest_records_network_data_recipe_metrics_and_versions(published
     assert (found["recipe"]["name"], found["recipe"]["seed"], found["recipe"]["epochs"]) == ("tuned", 0, 4)
     for check in ("parity", "batch_invariance"):
         assert 0 <= found[check]["max_abs_diff"] <= found[check]["tolerance"] == 1e-5
-    assert found["golden"]["tolerance"] > 0
     assert {"python", "torch", "onnx", "onnxscript", "numpy"} <= found["versions"].keys()
     assert len(found["sha256"]) == len(found["golden_sha256"]) == len(found["dataset"]["sha256"]) == 64
     commit = found["commit"].removesuffix("-dirty")

@@ -7,6 +7,9 @@
     checksums.py       hashes in config.pbtxt
     labels.py          the class names of outputs
     version_files.py   the files of a version
+    manifest.py        what the training job says of a version
+    golden_file.py     the golden samples and golden pictures of a version
+    fit_record.py      the fit that a version records: how pictures become its images
     graph_files.py     the weight files that a graph names, and content that is no graph
 
 Not here: which versions are loaded (registry.py), whether their answers are right (verification/).

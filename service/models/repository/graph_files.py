@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from service.core.errors import FilesError, FilesUnreadable
+from service.core.wire import fields
 
 # By name in the graph: the contents of each weight file, mapped into memory.
 Weights = Mapping[str, mmap.mmap]
@@ -124,9 +125,9 @@ def external_locations(model: bytes | mmap.mmap) -> list[str]:
             else:
                 leads_to = _LEADS_TO[message]
                 unread += [
-                    (leads_to[number], value)
-                    for number, value in _fields(data)
-                    if number in leads_to and not isinstance(value, int)
+                    (leads_to[field.number], field.content)
+                    for field in fields(data)
+                    if field.number in leads_to and not isinstance(field.content, int)
                 ]
     except ValueError:
         pass  # no graph: ONNX Runtime says why
@@ -135,55 +136,19 @@ def external_locations(model: bytes | mmap.mmap) -> list[str]:
 
 def _tensor_locations(tensor: memoryview) -> set[str]:
     """The path of the file that holds the tensor's elements; nothing if the graph itself holds them."""
-    fields = list(_fields(tensor))
-    if (_DATA_LOCATION, _EXTERNAL) not in fields:
+    contents = [(field.number, field.content) for field in fields(tensor)]
+    if (_DATA_LOCATION, _EXTERNAL) not in contents:
         return set()
     entries = [
-        dict(_fields(entry)) for number, entry in fields if number == _EXTERNAL_DATA and not isinstance(entry, int)
+        {field.number: field.content for field in fields(entry)}
+        for number, entry in contents
+        if number == _EXTERNAL_DATA and not isinstance(entry, int)
     ]
     return {_text(entry.get(2)) for entry in entries if _text(entry.get(1)) == "location"}
 
 
 def _text(value: memoryview | int | None) -> str:
     return bytes(value).decode() if isinstance(value, memoryview) else ""
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """The number and the content of each field of a serialised protobuf message.
-
-    Raises:
-        ValueError: the bytes are not a message.
-    """
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
-        match tag & 7:
-            case 0:
-                value, position = _varint(message, position)
-                yield tag >> 3, value
-                continue
-            case 1:
-                size = 8
-            case 2:
-                size, position = _varint(message, position)
-            case 5:
-                size = 4
-            case _:
-                raise ValueError(f"wire type {tag & 7}")
-        if position + size > len(message):
-            raise ValueError("a field ends after its message")
-        yield tag >> 3, message[position : position + size]
-        position += size
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, lowest first, and the position after it."""
-    number = 0
-    for shift, byte in enumerate(message[position : position + 10]):
-        number |= (byte & 0x7F) << 7 * shift
-        if byte < 0x80:
-            return number, position + shift + 1
-    raise ValueError("a number has no end")
 
 
 def _link_targets(path: Path) -> Iterator[Path]:

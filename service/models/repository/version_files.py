@@ -6,35 +6,31 @@
 
 Owns the files of a version, and the errors that name an invalid file or one that cannot be read. Only regular files are
 read: a pipe would block the reader. A version is a folder whose name is a positive number without leading zeros; other
-names are ignored. Not here: which folders are models (scan.py), config.pbtxt (config.py), label files (labels.py),
-loading (loader.py).
+names are ignored. Not here: the content of manifest.json and golden.npz (manifest.py, golden_file.py), which folders
+are models (scan.py), config.pbtxt (config.py), label files (labels.py), loading (loader.py).
 """
 
 import errno
 import hashlib
 import io
-import json
 import os
 import re
 import stat
 import unicodedata
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from service.core.errors import FilesError, FilesUnreadable, LoadError
+from service.models.repository.golden_file import GoldenPictures, parse_golden
 from service.models.repository.graph_files import check_content, check_no_pointer, follow_link_text
+from service.models.repository.manifest import Manifest, parse_manifest
 
 PLATFORM, BACKEND, GRAPH, CONFIG = "onnxruntime_onnx", "onnxruntime", "model.onnx", "config.pbtxt"
-LABELS = "labels"  # the array of golden.npz that repeats the manifest's labels
 # Unicode categories that a name cannot hold: control characters, line and paragraph separators.
 UNNAMEABLE = ("Cc", "Zl", "Zp")
 VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}")
@@ -58,50 +54,6 @@ class ModelFolder:
         return self.path / str(version)
 
 
-class Golden(BaseModel):
-    """The manifest's tolerance: how far an answer may differ from its golden answer."""
-
-    tolerance: float
-
-
-class ReportedMetrics(BaseModel):
-    """Test-set metrics that the training job reported: ratios from 0 to 1; image counts by true and predicted class."""
-
-    test_accuracy: float | None = None
-    test_confidence: float | None = None
-    confusion: list[list[int]] = []
-
-    @property
-    def shares(self) -> list[float]:
-        """The share of each class among the predictions, from 0 to 1, by class id; empty if unknown."""
-        columns = [sum(column) for column in zip(*self.confusion, strict=False)]
-        return [column / sum(columns) for column in columns] if sum(columns) else []
-
-
-class Manifest(BaseModel):
-    """The fields of manifest.json that the service reads.
-
-    A manifest with `labels`, the class names by class id, also has the SHA-256 of golden.npz, which repeats them; older
-    manifests have neither.
-    """
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: str
-    sha256: str  # of the graph
-    golden_sha256: str = ""
-    labels: tuple[str, ...] | None = None
-    golden: Golden
-    metrics: ReportedMetrics = ReportedMetrics()
-
-    @field_validator("labels")
-    @classmethod
-    def _can_be_sent(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for label in labels or ():
-            label.encode()  # JSON may hold half of a surrogate pair, which no response and no metric can carry
-        return labels
-
-
 @dataclass(frozen=True)
 class VersionFiles:
     """A version's files, read and consistent with each other. `manifest` is None if another tool made the version."""
@@ -113,6 +65,7 @@ class VersionFiles:
     manifest: Manifest | None
     golden: dict[str, NDArray[Any]]
     golden_tolerance: float
+    pictures: GoldenPictures | None = None
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -200,8 +153,13 @@ def read_version(folder: ModelFolder, version: int, filename: str = GRAPH) -> Ve
         raise FilesError(
             f"{graph} does not match its manifest: expected SHA-256 {manifest.sha256}, got {sha256}; publish it again"
         )
-    golden = _read_golden(path / "golden.npz", manifest)
-    return VersionFiles(filename, graph.parent, model, sha256, manifest, golden, manifest.golden.tolerance)
+    content = read_optional(path / "golden.npz")
+    if content is None:
+        raise FilesError(
+            f"{path / 'golden.npz'} cannot be read: there is no such file; a version with a manifest needs it"
+        )
+    golden, pictures = parse_golden(path / "golden.npz", content, manifest)
+    return VersionFiles(filename, graph.parent, model, sha256, manifest, golden, manifest.golden.tolerance, pictures)
 
 
 def graph_path(folder: ModelFolder, version: int, filename: str) -> Path:
@@ -228,36 +186,4 @@ def _is_folder(path: Path) -> bool:
 
 def _read_manifest(path: Path) -> Manifest | None:
     content = read_optional(path)
-    try:
-        return None if content is None else Manifest.model_validate(json.loads(content))
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, part['loc'])) or 'all'}: {part['msg']}" for part in error.errors())
-        raise FilesError(f"{path} cannot be read: {wrong}") from error
-    except (ValueError, RecursionError) as error:
-        raise FilesError(f"{path} cannot be read: {error}") from error
-
-
-def _read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """The golden answers by tensor, after a check that the file and the labels in it are those of the manifest."""
-    content = read_optional(path)
-    if content is None:
-        raise FilesError(f"{path} cannot be read: there is no such file; a version with a manifest needs it")
-    _check_golden_sha256(path, hashlib.sha256(content).hexdigest(), manifest)
-    try:
-        with np.lib.npyio.NpzFile(io.BytesIO(content), own_fid=True) as arrays:
-            golden = dict(arrays)
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise FilesError(f"{path} cannot be read: {error}; a version with a manifest needs it") from error
-    has_labels = LABELS in golden and golden[LABELS].dtype.kind == "U"  # in an older version it may be a tensor's name
-    if (tuple(golden.pop(LABELS).tolist()) if has_labels else None) != manifest.labels:
-        raise FilesError(f"{path} has other labels than its manifest; publish it again")
-    return golden
-
-
-def _check_golden_sha256(path: Path, sha256: str, manifest: Manifest) -> None:
-    expected = manifest.golden_sha256
-    if sha256 != expected and (expected or manifest.labels is not None):
-        raise FilesError(
-            f"{path} does not match its manifest: expected SHA-256 {expected or '(none)'}, got {sha256}; "
-            "publish it again"
-        )
+    return None if content is None else parse_manifest(path, content)

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from service.batching.scheduler import BatchingPolicy
-from service.core.errors import ConfigurationError, GraphError
+from service.core.errors import ConfigurationError, FilesError, GraphError
 from service.core.spec import ModelSpec
 from service.models.repository.version_files import VersionFiles
+from service.models.verification.golden_pictures import takes_images, verify_pictures
 from service.models.verification.row_independence import EXACT, IN_HALF_PRECISION, ON_CPU, ON_GPU, Finding, compare_rows
 from service.models.verification.verifier import Verifier
+from service.pictures.fit import Fit
 from service.runtime.session import Engine
 
 NOT_BATCHED = "not batched, every request runs alone"
@@ -30,7 +32,9 @@ class OpenedVersion:
     # What to serve instead if rows must not share a batch. The spec is another one if config.pbtxt asks for no batches.
     unbatched_spec: ModelSpec
     unbatched_policy: BatchingPolicy
+    fit: Fit | None = None  # how pictures become images of the model; None if the version does not record it
     batch_max_abs_diff: float | None = None  # of the golden answers, as Verifier.verify() returns it
+    pictures_verified: int = 0  # golden pictures whose answers hold
 
     def verify(self) -> "OpenedVersion":
         """Verify every engine. Returns the version as it can be served: without batches if its rows need that.
@@ -40,7 +44,7 @@ class OpenedVersion:
                 largest batch does not fit into memory.
         """
         try:
-            return self._verify()
+            return self._verify()._verify_pictures()
         except MemoryError as error:
             rows = max(self.verifier.sizes)
             raise GraphError(
@@ -54,6 +58,20 @@ class OpenedVersion:
         diffs = [self.verifier.verify(engine.run) for engine in self.engines]
         verified = replace(self, batch_max_abs_diff=max((diff for diff in diffs if diff is not None), default=None))
         return verified._check_rows() if batches and not self.verifier.samples_differ else verified
+
+    def _verify_pictures(self) -> "OpenedVersion":
+        pictures = self.files.pictures
+        if pictures is None or not takes_images(self.spec):
+            return self
+        if self.fit is None:
+            raise FilesError("golden.npz has golden pictures, but the version does not record a fit; publish it again")
+        # Half precision differs as much more here as in the golden samples.
+        tolerance = pictures.tolerance + self.verifier.tolerance - self.files.golden_tolerance
+        for engine in self.engines:
+            verify_pictures(
+                replace(pictures, tolerance=tolerance), self.spec, self.fit, engine.run, rows=self.verifier.sizes[0]
+            )
+        return replace(self, pictures_verified=len(pictures.files))
 
     def _check_rows(self) -> "OpenedVersion":
         """Compare rows alone and in batches, in every batch size.

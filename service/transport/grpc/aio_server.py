@@ -163,8 +163,9 @@ class AioServer:
         try:
             self._authorize(context)
             self._handler.check_accepting(time.monotonic())
-            request = _parse(classifier_pb2.ClassifyRequest, payload)
-            response = await classifier.Classify(request, functools.partial(self._infer_row, deadline=deadline))
+            response = await classifier.Classify(
+                payload, functools.partial(self._infer_row, deadline=deadline), deadline
+            )
             return response.SerializeToString()
         except ServiceError as error:
             await _abort(context, error)

@@ -12,6 +12,7 @@ import torch
 import torchvision
 from PIL import Image
 
+from service.pictures.fit import DRAWING, NONE, RESIZE, Fit
 from tests.support.data import MNIST, full
 from tests.support.paths import ROOT
 from training import dataset, datasets
@@ -265,9 +266,76 @@ def test_a_folder_without_classes_or_images_is_refused_with_the_reason(tmp_path:
     is_refused_with("has 1 folders of images; at least 2 are needed")
     paint(tmp_path / "mine" / "b" / "0.png", (0, 0, 0))
     is_refused_with(r"b has 1 images \(.*\); at least 2 are needed")
-    bad = tmp_path / "mine" / "b" / "1.png"
-    bad.write_bytes((tmp_path / "mine" / "b" / "0.png").read_bytes()[:60])
-    is_refused_with(f"{bad} is not a readable image")
+
+
+def test_files_that_are_no_pictures_are_all_named_at_once_up_to_ten(tmp_path: Path) -> None:
+    """A saved web page, a download that was cut off, and an empty file."""
+    for label in ("a", "b"):
+        for number in range(12):
+            paint(tmp_path / label / f"{number:02}.png", (0, 0, 0))
+    whole = (tmp_path / "a" / "00.png").read_bytes()
+    for file, content in (("a/03.png", b"<html>404</html>"), ("a/07.png", whole[:-30]), ("b/01.png", b"")):
+        (tmp_path / file).write_bytes(content)
+
+    def message() -> str:
+        with pytest.raises(DataError) as caught:
+            datasets.load(f"folder:{tmp_path}", Path("unused"))
+        return str(caught.value)
+
+    assert message().startswith(f"3 of 24 files below {tmp_path} cannot be used with --fit resize: a/03.png: ")
+    assert "; a/07.png: " in message() and "; b/01.png: " in message() and "more" not in message()
+    for number in range(12):
+        (tmp_path / "a" / f"{number:02}.png").write_bytes(b"")
+    assert message().startswith("13 of 24 files") and message().endswith("; and 3 more")
+    assert "a/09.png" in message() and "a/10.png" not in message()
+
+
+@pytest.mark.parametrize(
+    ("fit", "darkest", "lightest"),
+    [(RESIZE, 100, 255), (DRAWING, 0, 155), (NONE, 100, 255)],
+    ids=[RESIZE, DRAWING, NONE],
+)
+def test_the_fit_decides_how_files_become_images(tmp_path: Path, fit: str, darkest: int, lightest: int) -> None:
+    """A grey stroke on a white page, of the network's size, is inverted as a drawing only."""
+    for label in ("a", "b"):
+        for number in range(2):
+            page = Image.new("L", (28, 28), 255)
+            page.paste(100, (10, 4, 14, 24))
+            (tmp_path / label).mkdir(exist_ok=True)
+            page.save(tmp_path / label / f"{number}.png")
+    images = datasets.load(f"folder:{tmp_path}", Path("unused"), fit=Fit(fit)).train.images
+    assert (int(images.min()), int(images.max())) == (darkest, lightest)
+
+
+def test_without_a_fit_a_file_must_have_the_networks_size(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        for number in range(2):
+            paint(tmp_path / label / f"{number}.png", (0, 0, 0), size=(32, 32) if number else (32, 33))
+    with pytest.raises(
+        DataError, match=r"2 of 4 files .* --fit none: a/0.png: expected 32 × 32 pixels, RGB, got 32 × 33"
+    ):
+        datasets.load(f"folder:{tmp_path}", Path("unused"), (32, 32, 3), Fit(NONE))
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_a_folder_knows_the_file_of_each_test_image(tmp_path: Path, splits: bool) -> None:
+    for split in ("train", "test") if splits else (".",):
+        for label, red in (("a", 0), ("b", 100)):
+            for number in range(14):
+                paint(tmp_path / split / label / f"{number}.png", (red + number, 0, 0))
+    found = datasets.load(f"folder:{tmp_path}", Path("unused"), (32, 32, 3))
+    assert len(found.test_files) == len(found.test) == (28 if splits else 4)
+    of_files = [int(np.asarray(Image.open(file))[0, 0, 0]) for file in found.test_files]
+    assert of_files == found.test.images[:, 0, 0, 0].tolist()
+    assert not set(of_files) & set(found.train.images[:, 0, 0, 0].tolist()) or splits
+
+
+def test_digits_are_recorded_as_drawings_and_other_data_as_resized() -> None:
+    recorded = {name: datasets.own_fit(name).method for name in (*datasets.LOADERS, "folder:mnist")}
+    assert recorded == {
+        "mnist": "drawing", "mnist-sample": "drawing", "fashion-mnist": "resize", "cifar10": "resize",
+        "folder:mnist": "resize",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from google.protobuf import text_format
 from onnx import TensorProto
 
 from service.pb.model_config_pb2 import ModelConfig
+from service.pictures.fit import DRAWING, Fit
 from tests.support.paths import ROOT
 from tests.support.training import NETWORK, artifact
-from training import export, networks, publish
+from training import export, golden, networks, publish
 from training.atomic_files import write_and_sync
 from training.errors import ParityError
 
@@ -50,6 +51,12 @@ def test_the_graph_takes_raw_pixels_and_only_its_batch_axis_is_dynamic(graph: by
     assert shape(pixels)[1:] == [28, 28, 1] and isinstance(shape(pixels)[0], str)
     assert shape(output)[1:] == [10] and shape(output)[0] == shape(pixels)[0]
     assert str(ROOT).encode() not in graph and b"site-packages" not in graph, "it contains paths of this machine"
+
+
+def test_the_graph_records_the_fit_in_its_metadata(model: networks.Classifier, images: torch.Tensor) -> None:
+    graph = export.to_onnx(model, images[:2], Fit(DRAWING))
+    metadata = {entry.key: entry.value for entry in onnx.load_from_string(graph).metadata_props}
+    assert Fit.from_record(json.loads(metadata["fit"])) == Fit(DRAWING)
 
 
 @pytest.mark.parametrize("change", ["opset", "fixed batch", "image shape", "other batch axis"])
@@ -106,7 +113,7 @@ def test_golden_samples_are_the_first_and_the_least_confident_correct_image_of_e
     probabilities = torch.full((6, 3), 0.0)
     probabilities[range(6), labels] = of_true_class
     probabilities[range(6), (labels + 1) % 3] = 1 - of_true_class
-    assert export.golden_samples(probabilities, labels).tolist() == [0, 1, 3, 5]
+    assert golden.golden_samples(probabilities, labels).tolist() == [0, 1, 3, 5]
 
 
 def test_a_version_gets_the_next_number_and_all_its_files(tmp_path: Path) -> None:

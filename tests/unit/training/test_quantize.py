@@ -1,6 +1,7 @@
 """A less accurate or slower 8-bit graph is rejected, and quantized weights have 7 bits."""
 
 import dataclasses
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from service.pictures.fit import DRAWING, Fit
 from training import datasets, export, quantize
 from training.networks import NETWORKS, Classifier
 from training.quantize import Comparison
@@ -29,10 +31,12 @@ def test_a_less_accurate_or_slower_8_bit_graph_is_rejected(change: dict[str, Any
     assert dataclasses.replace(COMPARISON, **change).reason_to_reject == reason
 
 
-def test_convolutions_and_matrix_products_have_7_bit_weights_and_the_input_is_unchanged() -> None:
+def test_convolutions_and_matrix_products_have_7_bit_weights_and_input_and_metadata_are_kept() -> None:
     sample = datasets.load("mnist-sample", Path("unused"))
-    model = export.to_onnx(Classifier(NETWORKS["mnist-simplecnn"]).eval(), sample.test.images[:2])
+    model = export.to_onnx(Classifier(NETWORKS["mnist-simplecnn"]).eval(), sample.test.images[:2], Fit(DRAWING))
     quantized = quantize.to_int8(model, sample.train.images.numpy())
+    metadata = {entry.key: entry.value for entry in onnx.load_from_string(quantized).metadata_props}
+    assert Fit.from_record(json.loads(metadata["fit"])) == Fit(DRAWING), "it records the fit of the float32 graph"
     graph = onnx.load_from_string(quantized).graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     counts = Counter(node.op_type for node in graph.node)

@@ -6,7 +6,7 @@ import pytest
 from service.batching.predictions import MAX_COUNTED_CLASSES, TALLY_ROWS, Predictions, predictions_for
 from service.core.datatypes import BY_ONNX
 from service.core.spec import ModelSpec, TensorSpec
-from service.models.repository.version_files import ReportedMetrics
+from service.models.repository.manifest import ReportedMetrics
 from service.pb.model_config_pb2 import ModelConfig
 
 

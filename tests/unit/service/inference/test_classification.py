@@ -12,10 +12,13 @@ from service.batching.statistics import Statistics
 from service.core.datatypes import BY_NAME
 from service.core.errors import Draining, ServiceError
 from service.core.spec import Arrays, ModelSpec, TensorSpec
-from service.inference.classification import Classification, Classifier, RawImage
+from service.inference.classification import Classification, Classifier
+from service.inference.picture_decoder import PictureDecoder
+from service.inference.picture_work import RawImage
 from service.pb.model_config_pb2 import ModelConfig
-from service.pictures.fit import RESIZE, Fit
+from service.pictures.fit import DRAWING, RESIZE, Fit
 
+RESIZED = Fit(RESIZE)
 WHITE = RawImage(b"\xff" * 16, 4, 4, 1)
 
 
@@ -30,6 +33,7 @@ class Version:
         image = TensorSpec("images", BY_NAME["UINT8"], (size, size, 1))
         self.spec = ModelSpec("m", number, (image,), tensors, 8, ModelConfig())
         self.statistics = Statistics()
+        self.fit: Fit | None = None
         self.closed = False
 
     def compute(self, inputs: Arrays, output: int) -> bytes:
@@ -86,16 +90,18 @@ def classify(
 
 
 def run(
-    versions: Versions, infer: Callable[[Any, Arrays, int], Awaitable[bytes]], images: list[Any]
+    versions: Versions,
+    infer: Callable[[Any, Arrays, int], Awaitable[bytes]],
+    images: list[Any],
+    fit: Fit | None = RESIZED,
 ) -> list[tuple[int, str, str] | ServiceError]:
     registry: Any = versions
-    classifier = Classifier(registry)
+    decoder = PictureDecoder(2**29)
+    classifier = Classifier(registry, decoder)
     try:
-        results = asyncio.run(
-            classifier.classify("m", "", images, lambda image: image, fit=Fit(RESIZE), top_k=1, infer=infer)
-        )
+        results = asyncio.run(classifier.classify("m", "", images, lambda image: image, fit=fit, top_k=1, infer=infer))
     finally:
-        classifier.close()
+        decoder.close()
     return [
         (len(result.classes), result.classes[0].label, result.model_version)
         if isinstance(result, Classification)
@@ -173,3 +179,30 @@ def test_an_invalid_image_is_counted_once_for_the_version_that_answered() -> Non
     )
     assert isinstance(results[0], ServiceError) and results[1] == (1, "dog", "2")
     assert (first.statistics.codes, second.statistics.codes) == ({}, {"INVALID_ARGUMENT": 1})
+
+
+@pytest.mark.parametrize(
+    ("asked", "recorded", "corner"),
+    [
+        (None, None, 0),
+        (None, Fit(RESIZE), 255),
+        (None, Fit(DRAWING), 0),
+        (Fit(DRAWING), Fit(RESIZE), 0),
+        (Fit(RESIZE), Fit(DRAWING), 255),
+    ],
+)
+def test_a_picture_is_fitted_as_the_call_says_else_as_the_version_records_else_by_its_channels(
+    asked: Fit | None, recorded: Fit | None, corner: int
+) -> None:
+    """A white page with a dark spot is inverted if it is taken for a drawing."""
+    page = RawImage(b"\xff" * 10 + b"\0" + b"\xff" * 5, 4, 4, 1)
+    version = cats()
+    version.fit = recorded
+    corners: list[int] = []
+
+    async def infer(model: Any, inputs: Arrays, output: int) -> bytes:
+        corners.append(int(inputs[0][0, 0, 0, 0]))
+        return bytes(model.compute(inputs, output))
+
+    run(Versions(version), infer, [page], fit=asked)
+    assert corners == [corner]

@@ -1,102 +1,18 @@
-"""Decoding images within limits, and fitting them to a model's input."""
-
-import contextlib
-import io
-import struct
-import zlib
+"""Fitting pictures to a model's input."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.pictures.files import MAX_PIXELS, BadPicture, decode, from_pixels
+from service.pictures.files import BadPicture, from_pixels
 from service.pictures.fit import DRAWING, NONE, RESIZE, Fit
-from service.pictures.fitting import fit_picture
+from service.pictures.fitting import fit_file, fit_picture
 from tests.support.images import big_scan
+from tests.support.pictures import encoded
 
 TestImages = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 GREY, COLOUR = (28, 28, 1), (32, 32, 3)
-
-
-def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
-
-
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP"])
-def test_each_format_is_decoded(form: str) -> None:
-    image = Image.new("RGB", (40, 30), (200, 100, 50))
-    decoded = decode(encoded(image, form))
-    assert decoded.size == (40, 30)
-    np.testing.assert_allclose(np.asarray(decoded.convert("RGB"))[15, 20], (200, 100, 50), atol=6)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "expected a PNG, JPEG, WEBP or BMP file, got nothing"),
-        (b"not an image", "got 12 bytes that begin with b'not an i'"),
-        (encoded(Image.new("L", (9, 9)), "GIF"), "got .* bytes that begin with b'GIF87a"),
-        (encoded(Image.effect_noise((90, 90), 9))[:400], "the file is damaged"),
-        (encoded(Image.effect_noise((90, 90), 9), "JPEG")[:700], "the file is damaged"),
-    ],
-)
-def test_a_file_that_is_not_a_whole_image_is_refused(data: bytes, message: str) -> None:
-    with pytest.raises(BadPicture, match=message):
-        decode(data)
-
-
-def png_with_size(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header claims that size."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-    )
-
-
-@pytest.mark.parametrize(("width", "height"), [(100_000, 100_000), (MAX_PIXELS + 1, 1)])
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(width: int, height: int) -> None:
-    with pytest.raises(BadPicture, match=f"may have at most {MAX_PIXELS} pixels, this one has {width} × {height}"):
-        decode(png_with_size(width, height))
-    with pytest.raises(BadPicture, match="pixels, this one has"):
-        from_pixels(b"", width, height, 1)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((bytes(12), 2, 2, 2), "channels expected 1, 3 or 4, got 2"),
-        ((b"", 0, 2, 1), "expected at least 1, got 0 × 2"),
-        ((bytes(11), 2, 2, 3), "pixels expected 2 × 2 × 3 bytes, got 11"),
-    ],
-)
-def test_raw_pixels_must_match_their_size(arguments: tuple[bytes, int, int, int], message: str) -> None:
-    with pytest.raises(BadPicture, match=message):
-        from_pixels(*arguments)
-
-
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP"])
-def test_a_damaged_file_is_decoded_or_refused_without_another_exception(form: str) -> None:
-    random = np.random.default_rng(0)
-    whole = np.frombuffer(encoded(Image.effect_noise((20, 20), 50), form), np.uint8)
-    for _ in range(500):
-        damaged = whole.copy()
-        damaged[random.integers(0, len(damaged), 3)] = random.integers(0, 256, 3)
-        with contextlib.suppress(BadPicture):
-            fit_picture(decode(damaged.tobytes()), GREY, Fit(DRAWING))
-
-
-def test_an_image_is_rotated_by_its_exif_orientation() -> None:
-    image = Image.new("L", (40, 20))
-    exif = image.getexif()
-    exif[0x0112] = 6  # orientation: rotated by 90 degrees
-    assert decode(encoded(image, "JPEG", exif=exif)).size == (20, 40)
 
 
 def test_a_drawing_of_the_models_size_is_only_inverted_to_light_on_dark(test_images: TestImages) -> None:
@@ -131,14 +47,17 @@ def test_an_image_is_cropped_to_its_middle_and_keeps_its_proportions() -> None:
     assert fitted.shape == COLOUR and (fitted == (0, 0, 255)).all()
 
 
+def test_raw_pixels_and_the_file_of_them_give_the_same_image() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (301, 507, 4), np.uint8)
+    raw = from_pixels(pixels.tobytes(), 507, 301, 4)
+    for method in (RESIZE, DRAWING):
+        for shape in (GREY, COLOUR):
+            from_file = fit_file(encoded(raw), shape, Fit(method))
+            np.testing.assert_array_equal(fit_picture(raw, shape, Fit(method)), from_file)
+
+
 def test_resize_never_inverts() -> None:
     assert fit_picture(Image.new("L", (50, 50), 255), GREY, Fit(RESIZE)).min() == 255
-
-
-def test_16_bit_grey_is_converted_to_8_bits() -> None:
-    values = (np.arange(28 * 28, dtype=np.uint16) * 83).reshape(28, 28)
-    decoded = decode(encoded(Image.fromarray(values)))
-    np.testing.assert_array_equal(fit_picture(decoded, GREY, Fit(RESIZE))[:, :, 0], values >> 8)
 
 
 def test_fit_none_takes_only_an_image_of_the_models_shape() -> None:
