@@ -87,7 +87,7 @@ bench-scaling: .venv/installed ## measure the cost of a request by part, and com
 bench-train: .venv/installed ## measure training against a tutorial's training loop, on the full MNIST
 	$(BIN)/python -m tests.benchmarks.train_speed $(BENCH_FLAGS)
 
-bench-photos: .venv/installed ## measure accuracy on photographs of held-out digits, 21 kinds through Classify; 3 minutes
+bench-photos: .venv/installed ## measure accuracy on photographs of held-out digits, 21 kinds through Classify; 75 s
 	$(BIN)/python -m tests.benchmarks.photos --repository $(REPOSITORY) $(BENCH_FLAGS)
 
 soak: soak-reload soak-restart soak-overload soak-deadlines ## run the next four; 10 minutes
