@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-unit coverage test-containers check-deploy lint train serve bench bench-classify bench-peers bench-gpu bench-workers bench-scaling bench-train train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines stubs lock clean
+.PHONY: help demo test test-unit coverage test-containers check-deploy lint train serve bench bench-classify bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ bench-scaling: .venv/installed ## measure the cost of a request by part, and com
 
 bench-train: .venv/installed ## measure training against a tutorial's training loop, on the full MNIST
 	$(BIN)/python -m tests.benchmarks.train_speed $(BENCH_FLAGS)
+
+bench-photos: .venv/installed ## measure accuracy on photographs of held-out digits, 21 kinds through Classify; 75 s
+	$(BIN)/python -m tests.benchmarks.photos --repository $(REPOSITORY) $(BENCH_FLAGS)
 
 soak: soak-reload soak-restart soak-overload soak-deadlines ## run the next four; 10 minutes
 

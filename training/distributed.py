@@ -11,6 +11,11 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+# DistributedDataParallel imports this module, whose functions take as default argument the default process group of
+# that moment. Imported before there is one, they hold none. Otherwise the group and its threads outlive
+# destroy_process_group(), and a thread that waits for the GIL while the interpreter exits aborts the process.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from training.errors import TrainingError
