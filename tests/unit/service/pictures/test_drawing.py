@@ -49,6 +49,13 @@ def test_faint_ink_becomes_as_light_as_strong_ink() -> None:
     assert np.abs(images[0] - images[1]).mean() < 12
 
 
+def test_strokes_of_a_thin_pen_are_widened() -> None:
+    image, pen = page()
+    pen.line([(80, 60), (180, 60), (110, 340)], fill=40, width=4)  # a seven, 70 strokes high: 0.3 pixels in the image
+    ink_of_rows = fit_drawing(image, SIZE)[8:20].sum(1) / 255
+    assert 1.8 <= ink_of_rows.mean() <= 3  # pixels
+
+
 def test_light_on_dark_is_the_same_as_dark_on_light() -> None:
     image, pen = page()
     seven(pen, 40, 200)
