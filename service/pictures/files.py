@@ -115,7 +115,8 @@ def memory_needed(data: bytes, min_side: int | None = None) -> int:
         decoded = max(decoder, pixels * MODE_BYTES.get(picture.mode, 4)) + beside
         # The reduced picture and the same turned; without reduction, the turned one.
         results = 8 * (pixels // reduction(picture.size, min_side) ** 2) if min_side else 4 * pixels
-        strips = 0 if picture.mode in ("L", "RGB") else 16 * min(pixels, STRIP_PIXELS)
+        whole = picture.mode in ("L", "RGB") and not picture.has_transparency_data
+        strips = 0 if whole else 16 * min(pixels, STRIP_PIXELS)
         return decoded + results + copies + strips + 2**20
 
 

@@ -318,6 +318,13 @@ def test_the_memory_of_decoding_is_estimated_from_the_header(
     assert bytes_a_pixel * pixels <= needed <= bytes_a_pixel * pixels + 2 * pixels + 3 * 2**20
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_transparent_colour_takes_the_memory_of_conversion(mode: str) -> None:
+    picture, white = Image.new(mode, (600, 600)), 255 if mode == "L" else (255, 255, 255)
+    transparent = encoded(picture, transparency=white)
+    assert memory_needed(transparent, 512) - memory_needed(encoded(picture), 512) >= 14 * 2**18
+
+
 def test_one_test_file_of_each_format_is_read() -> None:
     suffixes = {name.rsplit(".")[-1] for name in FILES}
     assert suffixes >= {"png", "jpg", "webp", "heic", "avif", "gif", "bmp", "tif"} and len(FORMATS) == 8
