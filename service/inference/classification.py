@@ -1,14 +1,15 @@
 """Classification: images to labels, for `Classify`.
 
-Owns the check that a model classifies images, the binding of a call to one loaded version, the limits on what all calls
-hold, and the result of each image. Not here: decoding (picture_work.py, picture_queue.py, picture_decoder.py), the
-messages of Classify (transport/grpc/classifier_servicer.py), inference (handler.py).
+Owns the binding of a call to one loaded version, the limits on what all calls hold, and the result of each image. Not
+here: which models classify images (image_models.py), decoding (picture_work.py, picture_queue.py, picture_decoder.py),
+the messages of Classify (transport/grpc/classifier_servicer.py), inference (handler.py).
 """
 
 import asyncio
 import contextlib
 import functools
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,6 +20,8 @@ import structlog
 from service.batching.scheduler import BatcherClosed
 from service.core.errors import DeadlineExceeded, Draining, EngineFailed, InvalidArgument, QueueFull, ServiceError
 from service.core.spec import Arrays, ModelSpec
+from service.inference.handler import CLOCK_TOLERANCE
+from service.inference.image_models import class_output, image_shape
 from service.inference.picture_decoder import PictureDecoder
 from service.inference.picture_queue import Call
 from service.inference.picture_work import ImageSource, PictureWork
@@ -101,24 +104,27 @@ class Classifier:
         if not 1 <= count <= MAX_IMAGES:
             raise InvalidArgument("images", f"images expected 1 to {MAX_IMAGES}, got {count}")
         key = secrets.token_hex(8)  # so that a call that starts again stays on its side of the canary
+        model = self._registry.get(model_name, version, key)
+        try:
+            self._check_places(count, size)
+        except QueueFull as error:
+            _count_failures(model, error.code.name, count)
+            raise
         with self._places(count, size):
-            replaced: LoadedModel | None = None
             while True:
-                model = self._registry.get(model_name, version, key)
-                if model is replaced:  # closed, and still routed: the server stops
-                    raise Draining
                 try:
                     answers = await self._infer_all(model, images, read, fit=fit, infer=infer, deadline=deadline)
                     return _results(model, answers, top_k)
                 except BatcherClosed:
-                    replaced = model
+                    replaced, model = model, self._registry.get(model_name, version, key)
+                    if model is replaced:  # closed, and still routed: the server stops
+                        raise Draining from None
 
-    @contextlib.contextmanager
-    def _places(self, count: int, size: int) -> Iterator[None]:
-        """Count the call's images and the bytes of its request while it is in progress.
+    def _check_places(self, count: int, size: int) -> None:
+        """Check that a call needs no more than half of the free places.
 
-        A call needs twice its own places to be free, so that calls of few images are served where large ones are
-        refused. A request of any size is taken if no other call is in progress.
+        So calls of few images are served where large ones are refused. A request of any size is taken if no other call
+        is in progress.
 
         Raises:
             QueueFull: there are not as many free places.
@@ -127,6 +133,10 @@ class Classifier:
             raise QueueFull(self.waiting, limit, retry_after=1.0, unit="images")
         if self.waiting and self._waiting_bytes > (limit := max(0, MAX_WAITING_BYTES - 2 * size)):
             raise QueueFull(self._waiting_bytes, limit, retry_after=1.0, unit="bytes")
+
+    @contextlib.contextmanager
+    def _places(self, count: int, size: int) -> Iterator[None]:
+        """Count the call's images and the bytes of its request while it is in progress."""
         self.waiting += count
         self._waiting_bytes += size
         self._idle.clear()
@@ -158,9 +168,13 @@ class Classifier:
         shape, output = image_shape(model.spec), class_output(model.spec)
         fit = fit or model.fit or default_fit(shape[2])
 
-        async def infer_one(call: Call, image: Image) -> bytes | ServiceError:
+        unqueued = set(range(len(images)))  # images that no request was made of, which would be counted where it ends
+
+        async def infer_one(call: Call, index: int) -> bytes | ServiceError:
             try:
-                row = await self._decoder.decode(call, PictureWork(functools.partial(read, image), shape, fit))
+                work = PictureWork(functools.partial(read, images[index]), shape, fit)
+                row = await self._decoder.decode(call, work)
+                unqueued.remove(index)
                 return await infer(model, row, output)
             except ServiceError as error:
                 return error
@@ -174,14 +188,27 @@ class Classifier:
         try:
             with self._decoder.call(len(images), deadline) as call:
                 async with asyncio.TaskGroup() as tasks:
-                    pending = [tasks.create_task(infer_one(call, image)) for image in images]
+                    pending = [tasks.create_task(infer_one(call, index)) for index in range(len(images))]
         except DeadlineExceeded as error:
-            for _ in images:  # each counts as a request, and none of them is queued
-                model.statistics.record_failure(error.code.name, 0.0)
+            _count_failures(model, error.code.name, len(images))
+            raise
+        except asyncio.CancelledError:
+            expired = deadline is not None and time.monotonic() >= deadline - CLOCK_TOLERANCE
+            _count_failures(model, "DEADLINE_EXCEEDED" if expired else "CANCELLED", len(unqueued))
             raise
         except ExceptionGroup as group:  # of BatcherClosed: every other exception is a result
             raise BatcherClosed from group
-        return [task.result() for task in pending]
+        answers = [task.result() for task in pending]
+        for answer in (answers[index] for index in unqueued):
+            assert isinstance(answer, ServiceError)
+            _count_failures(model, answer.code.name, 1)
+        return answers
+
+
+def _count_failures(model: LoadedModel, code: str, images: int) -> None:
+    """Count each image as a request that failed."""
+    for _ in range(images):
+        model.statistics.record_failure(code, 0.0)
 
 
 def _results(
@@ -194,52 +221,11 @@ def _results(
     """
     errors = [answer for answer in answers if isinstance(answer, ServiceError)]
     invalid = [error for error in errors if isinstance(error, InvalidArgument)]
-    for error in invalid:
-        model.statistics.record_failure(error.code.name, 0.0)  # here, because an invalid image is never queued
     if len(errors) == len(answers) and len(invalid) < len(errors):
         raise next(error for error in errors if error not in invalid)
     return [
         answer if isinstance(answer, ServiceError) else _classification(model.spec, answer, top_k) for answer in answers
     ]
-
-
-def image_shape(spec: ModelSpec) -> tuple[int, int, int]:
-    """(height, width, channels) of the model's input.
-
-    Raises:
-        InvalidArgument: the model does not take images.
-    """
-    if len(spec.inputs) == 1 and spec.batches:
-        (tensor,) = spec.inputs
-        if tensor.data_type.name == "UINT8" and len(tensor.shape) == 3 and tensor.shape[2] in (1, 3):
-            height, width, channels = tensor.shape
-            if height > 0 and width > 0:
-                return height, width, channels
-    found = ", ".join(f"{tensor.data_type.name} {list(tensor.shape)}" for tensor in spec.inputs)
-    raise InvalidArgument(
-        "model_name",
-        f"model {spec.name!r} takes no images: expected UINT8 [N, height, width, 1 or 3], but it takes {found}",
-    )
-
-
-def class_output(spec: ModelSpec) -> int:
-    """The index of the output with one probability a class: the output with labels, or the only output of that form.
-
-    Raises:
-        InvalidArgument: no output or several outputs qualify.
-    """
-    outputs = [
-        index
-        for index, tensor in enumerate(spec.outputs)
-        if tensor.data_type.dtype.kind == "f" and len(tensor.shape) == 1
-    ]
-    candidates = [index for index in outputs if spec.outputs[index].labels] or outputs
-    if len(candidates) != 1:
-        raise InvalidArgument(
-            "model_name",
-            f"model {spec.name!r} expected one output with a probability a class, but has {len(candidates)}",
-        )
-    return candidates[0]
 
 
 def _classification(spec: ModelSpec, answer: bytes, top_k: int) -> Classification:

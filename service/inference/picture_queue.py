@@ -148,10 +148,14 @@ class PictureQueue:
     def start(self, picture: Picture, need: int, now: float) -> bool:
         """The picture was measured. Returns whether to decode it now; else it waits again, as its call's next one.
 
+        One that was cancelled meanwhile is neither decoded nor waits: its call may be dropped already.
+
         Raises:
             InvalidArgument: decoding it would take more memory than all decoding may.
             DeadlineExceeded: the deadline passes before the turn of this large picture comes.
         """
+        if picture.future.cancelled():
+            return False
         if need > self._largest:
             raise InvalidArgument(
                 "images",

@@ -5,7 +5,10 @@ Owns the file formats, the limits on pixels, and the memory that decoding takes.
 fitting pictures to a model's input (fitting.py).
 """
 
+import contextlib
 import io
+import warnings
+from collections.abc import Iterator
 
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
@@ -21,6 +24,11 @@ SUFFIXES = (
 # Takes a phone's 50 megapixels. Checked before decoding, because a file of kilobytes can decode to gigabytes of pixels.
 MAX_PIXELS = 2**26
 Image.MAX_IMAGE_PIXELS = None  # turns off Pillow's own limit; MAX_PIXELS replaces it
+# Of damaged metadata, one for each tag: Python would print and keep each of them.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+# Pillow's parsers, which are Python code, may read a file this often: a PNG of 60 MB takes 30,000, one of empty chunks
+# 15 million, which is minutes.
+MAX_READS = 2**18
 # libjpeg's limit.
 MAX_JPEG_SIDE = 65_500
 # Each scan goes over all pixels again. Encoders write about 10.
@@ -50,6 +58,18 @@ class BadPicture(Exception):
     """The picture cannot be used; the message says what was expected and what came."""
 
 
+class _File(io.BytesIO):
+    """A file in memory that can be read MAX_READS times."""
+
+    _reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads += 1
+        if self._reads > MAX_READS:
+            raise OSError(f"more than {MAX_READS} reads")
+        return super().read(size)
+
+
 def decode(data: bytes, min_side: int | None = None) -> Image.Image:
     """The picture in a file's bytes, turned as its EXIF orientation says.
 
@@ -60,7 +80,9 @@ def decode(data: bytes, min_side: int | None = None) -> Image.Image:
         BadPicture: the file has none of the formats, is damaged, or has too many pixels.
     """
     if format_of(data) == "HEIF":
-        return _heic(data, min_side)
+        _heic_size(data)
+        with _heic_errors():
+            return heic.decode(data, min_side, MAX_PIXELS)
     with _open(data) as picture:
         try:
             _draft(picture, min_side)
@@ -81,8 +103,7 @@ def memory_needed(data: bytes, min_side: int | None = None) -> int:
         BadPicture: the file has none of the formats, or has too many pixels.
     """
     if format_of(data) == "HEIF":
-        width, height = heic.size(data)
-        _check_size(width, height)
+        width, height = _heic_size(data)
         return width * height * heic.BYTES_PER_PIXEL + 2 * len(data) + heic.PROCESS_BYTES
     with _open(data) as picture:
         kind = picture.format or ""
@@ -94,7 +115,8 @@ def memory_needed(data: bytes, min_side: int | None = None) -> int:
         decoded = max(decoder, pixels * MODE_BYTES.get(picture.mode, 4)) + beside
         # The reduced picture and the same turned; without reduction, the turned one.
         results = 8 * (pixels // reduction(picture.size, min_side) ** 2) if min_side else 4 * pixels
-        strips = 0 if picture.mode in ("L", "RGB") else 16 * min(pixels, STRIP_PIXELS)
+        whole = picture.mode in ("L", "RGB") and not picture.has_transparency_data
+        strips = 0 if whole else 16 * min(pixels, STRIP_PIXELS)
         return decoded + results + copies + strips + 2**20
 
 
@@ -139,7 +161,7 @@ def _pillow(data: bytes, name: str) -> ImageFile.ImageFile:
     """The file as Pillow opens it, with the limits of its format checked."""
     if name == "JPEG" and jpeg.has_several_scans(data) and jpeg.scans(data) > MAX_JPEG_SCANS:
         raise BadPicture(f"expected at most {MAX_JPEG_SCANS} scans in a JPEG file, got more: save the picture again")
-    picture = Image.open(io.BytesIO(jpeg.ended(data) if name == "JPEG" else data), formats=(name,))
+    picture = Image.open(_File(jpeg.ended(data) if name == "JPEG" else data), formats=(name,))
     if name == "JPEG" and max(picture.size) > MAX_JPEG_SIDE:
         raise BadPicture(
             f"expected at most {MAX_JPEG_SIDE:,} pixels a side in a JPEG file, got {picture.width} × {picture.height}"
@@ -154,10 +176,18 @@ def _pillow(data: bytes, name: str) -> ImageFile.ImageFile:
     return picture
 
 
-def _heic(data: bytes, min_side: int | None) -> Image.Image:
-    _check_size(*heic.size(data))
+def _heic_size(data: bytes) -> tuple[int, int]:
+    """The width and height of a HEIC picture, which are checked."""
+    with _heic_errors():
+        size = heic.size(data)
+    _check_size(*size)
+    return size
+
+
+@contextlib.contextmanager
+def _heic_errors() -> Iterator[None]:
     try:
-        return heic.decode(data, min_side, MAX_PIXELS)
+        yield
     except heic.DecoderMissing as error:
         raise BadPicture("HEIC: save as JPEG, or install pi-heif") from error
     except heic.DamagedFile as error:

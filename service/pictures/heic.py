@@ -26,6 +26,9 @@ ENVIRONMENT = ("LD_LIBRARY_PATH", "PATH", "SYSTEMROOT")
 SECONDS = 60.0
 # A box that holds an image's width and height, 4 bytes each: of the picture, its tiles and its thumbnail.
 SIZE_BOX = re.compile(rb"ispe\0\0\0\0(.{4})(.{4})", re.DOTALL)
+# The box that holds these, its largest size in bytes, and the number of boxes on the way to it: that of a photograph
+# has 4 KB and is among the first three. A search through a whole file would stop all other threads meanwhile.
+HEADER, MAX_HEADER_BYTES, MAX_BOXES = b"meta", 2**18, 64
 # Resident memory of a child beside pixels, and bytes a pixel at the peak of decoding: measured.
 PROCESS_BYTES, BYTES_PER_PIXEL = 48 * 2**20, 9
 
@@ -39,9 +42,30 @@ class DamagedFile(Exception):
 
 
 def size(data: bytes) -> tuple[int, int]:
-    """The largest width and height in a file's header, in pixels: those of the picture. (0, 0) if there are none."""
-    boxes = [(int.from_bytes(width), int.from_bytes(height)) for width, height in SIZE_BOX.findall(data)]
-    return max(boxes, key=lambda box: box[0] * box[1], default=(0, 0))
+    """The largest width and height in a file's header, in pixels: those of the picture.
+
+    Raises:
+        DamagedFile: there are none.
+    """
+    boxes = [(int.from_bytes(width), int.from_bytes(height)) for width, height in SIZE_BOX.findall(_header(data))]
+    if not boxes:
+        raise DamagedFile
+    return max(boxes, key=lambda box: box[0] * box[1])
+
+
+def _header(data: bytes) -> bytes:
+    """The box HEADER; empty if it is too large, or not where it is expected."""
+    at = 0
+    for _ in range(MAX_BOXES):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        if length == 1:
+            length = int.from_bytes(data[at + 8 : at + 16])
+        if kind == HEADER:
+            return data[at : at + length] if length <= MAX_HEADER_BYTES else b""
+        if length == 0:  # the last box
+            break
+        at += length
+    return b""
 
 
 def decode(data: bytes, min_side: int | None, max_pixels: int) -> Image.Image:

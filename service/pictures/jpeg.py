@@ -13,6 +13,14 @@ FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 PROGRESSIVE = (0xC2, 0xCA)
 # A marker with a segment, or the end: in coded data, 0xFF stands before 0 or before a restart marker alone.
 MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
+# More than any encoder writes. A file of 60 MB could have 15 million, and take minutes to read.
+MAX_SEGMENTS = 4096
+# Bytes that are searched at once: a search stops all other threads, here for at most 1 ms.
+SEARCHED = 2**17
+
+
+class TooManySegments(ValueError):
+    """The file has more than MAX_SEGMENTS."""
 
 
 def has_several_scans(data: bytes) -> bool:
@@ -50,11 +58,26 @@ def ended(data: bytes) -> bytes:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Each segment's marker, and the positions where it begins and ends, up to END."""
+    """Each segment's marker, and the positions where it begins and ends, up to END.
+
+    Raises:
+        TooManySegments
+    """
     end = 2
-    while found := MARKER.search(data, end):
-        marker, at = data[found.start() + 1], found.start()
-        end = found.end() + (0 if marker == END else max(2, int.from_bytes(data[found.end() : found.end() + 2])))
+    for _ in range(MAX_SEGMENTS):
+        if (at := _next_marker(data, end)) is None:
+            return
+        marker = data[at + 1]
+        end = at + 2 + (0 if marker == END else max(2, int.from_bytes(data[at + 2 : at + 4])))
         yield marker, at, end
         if marker == END:
             return
+    raise TooManySegments
+
+
+def _next_marker(data: bytes, start: int) -> int | None:
+    """The position of the first marker from `start`."""
+    for at in range(start, len(data), SEARCHED):
+        if found := MARKER.search(data, at, at + SEARCHED + 1):  # one more, for a marker across the border
+            return found.start()
+    return None

@@ -105,6 +105,8 @@ def test_a_call_that_is_cancelled_or_expires_leaves_its_pictures_undecoded(
     slow.let_through(3)
     assert begin(service, [good]).result(WAIT).results[0].classes
     assert slow.began == 3
+    codes = service.server.registry.get(MODEL).statistics.codes
+    assert (codes["DEADLINE_EXCEEDED"], codes["CANCELLED"]) == (50, 100)
 
 
 def test_a_deadline_that_other_calls_exceed_is_refused_on_arrival(
@@ -134,6 +136,7 @@ def test_calls_of_many_images_are_refused_before_calls_of_few(
     refused = Refusal(begin(service, [good] * 256).exception(WAIT))
     assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED and refused.retry_seconds() > 0
     assert "768 images wait, the limit is 512" in refused.text
+    assert service.server.registry.get(MODEL).statistics.codes["RESOURCE_EXHAUSTED"] == 256
     few = begin(service, [good] * 128)
     slow.let_through(1000)
     for call in (*many, few):

@@ -67,9 +67,9 @@ def _pop_pictures(path: Path, golden: dict[str, NDArray[Any]], manifest: Manifes
     files = {name.removeprefix(PICTURE): golden.pop(name).tobytes() for name in names}
     answers = golden.pop(PICTURE_ANSWERS, np.empty((0, 0), np.float32))
     expected = manifest.golden.pictures
-    if len(files) != expected or answers.ndim != 2 or len(answers) != expected:
+    if len(files) != expected or answers.ndim != 2 or len(answers) != expected or answers.dtype.kind != "f":
         raise FilesError(
-            f"{path} has {len(files)} golden pictures and answers of shape {list(answers.shape)}, its manifest says "
-            f"{expected} pictures; publish it again"
+            f"{path} has {len(files)} golden pictures and answers of type {answers.dtype} and shape "
+            f"{list(answers.shape)}, its manifest says {expected} pictures; publish it again"
         )
     return GoldenPictures(files, answers, manifest.golden.picture_tolerance)

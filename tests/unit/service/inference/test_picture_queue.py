@@ -78,6 +78,18 @@ def test_the_pictures_of_a_call_that_is_dropped_have_no_more_turns_and_free_thei
     assert list(queue.drop(call)) == many[1:]
     assert queue.waiting == 1
     assert [take(queue), take(queue)] == [other[0], None]
+
+
+def test_a_large_picture_that_is_cancelled_while_it_is_measured_has_no_more_turns() -> None:
+    queue = new_queue()
+    running = hold_large(queue)
+    call, (picture,) = push(queue, 1)
+    assert take(queue) is picture
+    picture.future.cancel()
+    queue.drop(call)
+    assert not queue.start(picture, LARGE, 0.0)
+    queue.finish(running, 1.0)
+    assert take(queue) is None and queue.waiting == 0
     assert list(queue.drop(call)) == []
 
 

@@ -3,13 +3,16 @@
 import contextlib
 import io
 import re
+import subprocess
 import sys
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
+from service.pictures import heic
 from service.pictures.files import FORMATS, MAX_PIXELS, BadPicture, decode, from_pixels, memory_needed
 from service.pictures.fit import RESIZE, Fit
 from service.pictures.fitting import fit_file
@@ -116,6 +119,49 @@ def test_a_jpeg_of_very_many_scans_is_refused() -> None:
     data = encoded(four_colours(), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     assert "at most 100 scans" in refusal(data[:last] + data[last:-2] * 100 + data[-2:])
+
+
+PIECES = 300_000  # of a few bytes; a file of 60 MB has room for 15 million, which take minutes to read
+JPEG, PROGRESSIVE = FILES["baseline.jpg"].data, FILES["progressive.jpg"].data
+PNG, GIF = encoded(four_colours(), "PNG"), encoded(four_colours().convert("L"), "GIF")
+CHUNK = b"\0\0\0\0prVt" + zlib.crc32(b"prVt").to_bytes(4)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        JPEG[:2] + b"\xff\xe5\0\2" * PIECES + JPEG[2:],
+        JPEG[:2] + b"\xff" * PIECES + JPEG[2:],
+        PROGRESSIVE[:-2] + b"\xff\xfe\0\2" * PIECES + PROGRESSIVE[-2:],
+        PNG[:33] + CHUNK * PIECES + PNG[33:],
+        PNG[:-12] + CHUNK * PIECES + PNG[-12:],
+        GIF.replace(b",\0\0\0\0", b"\x21\xfe\1a\0" * PIECES + b",\0\0\0\0"),
+    ],
+    ids=["segments", "fill bytes", "segments after the scans", "chunks", "chunks after the pixels", "comments"],
+)
+def test_a_file_of_countless_pieces_is_refused(data: bytes) -> None:
+    assert " file is damaged or " in refusal(data)
+
+
+def test_a_header_of_countless_sizes_is_not_read() -> None:
+    head, size = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", b"ispe\0\0\0\0\0\0\0\1\0\0\0\1"
+    assert memory_refusal(head + size * PIECES).startswith("the HEIC file is damaged")
+    assert memory_refusal(head + (len(size) * PIECES + 8).to_bytes(4) + b"meta" + size * PIECES).startswith("the HEIC")
+
+
+def test_the_size_of_a_heic_picture_is_that_in_its_header() -> None:
+    data, size = FILES["turned.heic"].data, b"ispe\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff"
+    assert heic.size(data + size) == heic.size(data)
+    assert max(heic.size(data)) == 64
+
+
+def test_damaged_metadata_prints_no_warnings() -> None:
+    program = "import sys; from service.pictures.files import decode; decode(sys.stdin.buffer.read())"
+    tag = (4).to_bytes(2) + (1000).to_bytes(4) + bytes(4)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\2" + b"\0\1" + tag + b"\0\2" + tag + bytes(4)
+    file = encoded(four_colours(), "JPEG", exif=exif)
+    done = subprocess.run([sys.executable, "-c", program], input=file, capture_output=True, check=True)
+    assert done.stderr == b""
 
 
 def test_a_jpeg_side_over_libjpegs_limit_is_refused() -> None:
@@ -270,6 +316,13 @@ def test_the_memory_of_decoding_is_estimated_from_the_header(
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
     needed = memory_needed(data, 512)
     assert bytes_a_pixel * pixels <= needed <= bytes_a_pixel * pixels + 2 * pixels + 3 * 2**20
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_transparent_colour_takes_the_memory_of_conversion(mode: str) -> None:
+    picture, white = Image.new(mode, (600, 600)), 255 if mode == "L" else (255, 255, 255)
+    transparent = encoded(picture, transparency=white)
+    assert memory_needed(transparent, 512) - memory_needed(encoded(picture), 512) >= 14 * 2**18
 
 
 def test_one_test_file_of_each_format_is_read() -> None:
