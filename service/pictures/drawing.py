@@ -32,6 +32,8 @@ PAPER_WINDOWS, BROAD = (0.25, 0.5, math.inf), 0.6
 BLANK = 1.0
 # The least difference between strokes and paper, from 0 to 1, which is black on white.
 MIN_INK = 0.07
+# The same, in standard deviations of the paper's ink. The halves of a paper's grain or noise differ by 2.7.
+MIN_CONTRAST = 3.5
 # A rule is at least this fraction of the page long, and at most this fraction of the shorter side thick.
 RULE_LENGTH, RULE_THICKNESS = 0.9, 0.02
 # Smaller parts than these fractions of the largest one's area are dirt: near it, and elsewhere.
@@ -83,17 +85,21 @@ def fit_drawing(picture: Image.Image, size: tuple[int, int], share: float = DIGI
 
 def _read_page(picture: Image.Image, paper_window: float) -> Page:
     ink = ink_of(picture, paper_window)
-    threshold = _threshold(ink)
+    threshold = _threshold(ink, paper_window)
     runs, parts = connected_parts(ink > threshold)
     if _is_long(parts, ink.shape).any():
         ink = without_rules(ink)
-        threshold = _threshold(ink)
+        threshold = _threshold(ink, paper_window)
         runs, parts = connected_parts(ink > threshold)
     area = _usable_area(parts, ink.shape)
     chosen = _largest_with_near(parts, area)
     strokes = runs.mask(ink.shape, chosen)
-    is_crowded = bool((chosen & parts.touching_border(ink.shape)).any()) or _has_square(strokes, BROAD * paper_window)
-    return Page(ink, threshold, strokes, is_crowded, _problem(area, chosen, threshold))
+    touches = bool((chosen & parts.touching_border(ink.shape)).any())
+    is_crowded = touches or _has_square(strokes, BROAD * paper_window)
+    problem = _problem(area, chosen, threshold)
+    if touches and not strokes[_inside(ink.shape, paper_window)].any():
+        problem, is_crowded = "no drawing found: only the border of the page is dark", False
+    return Page(ink, threshold, strokes, is_crowded, problem)
 
 
 def _has_square(mask: Mask, side: float) -> bool:
@@ -110,8 +116,24 @@ def _light_on_dark(grey: Bytes) -> Bytes:
     return 255 - grey if np.median(border_of(grey)) > MIDDLE else grey
 
 
-def _threshold(ink: Floats) -> float:
-    """The ink that divides strokes from paper, in the middle of Otsu's classes; BLANK if nothing stands out."""
+def _threshold(ink: Floats, paper_window: float) -> float:
+    """The ink that divides strokes from paper; BLANK if nothing stands out.
+
+    Near the border, paper is known on one side only, so that a gradient of the light leaves ink there. That ink must
+    not outweigh a thin pen's, and counts only if nothing inside stands out.
+    """
+    inside = _otsu(ink[_inside(ink.shape, paper_window)])
+    return inside if inside != BLANK else _otsu(ink)
+
+
+def _inside(shape: tuple[int, ...], paper_window: float) -> tuple[slice, slice]:
+    """The pixels of a picture whose window does not reach beyond its border."""
+    margin = round(paper_window / 2 * min(shape)) if paper_window != math.inf else 0
+    return slice(margin, shape[0] - margin), slice(margin, shape[1] - margin)
+
+
+def _otsu(ink: Floats) -> float:
+    """The middle between Otsu's two classes of ink; BLANK if they differ by less than MIN_INK."""
     counts = np.histogram(ink, 256, (0, 1))[0].astype(np.float64)
     levels = (np.arange(256) + 0.5) / 256
     below = counts.cumsum()
@@ -121,7 +143,8 @@ def _threshold(ink: Floats) -> float:
         dark, light = (sums[-1] - sums) / above, sums / below
         variance = np.nan_to_num(below * above * (dark - light) ** 2)
     best = int(variance.argmax())
-    stands_out = variance[best] > 0 and dark[best] - light[best] >= MIN_INK
+    spread = math.sqrt(max(0.0, (counts * levels**2)[: best + 1].sum() / below[best] - light[best] ** 2))
+    stands_out = variance[best] > 0 and dark[best] - light[best] >= max(MIN_INK, MIN_CONTRAST * spread)
     return float(dark[best] + light[best]) / 2 if stands_out else BLANK
 
 

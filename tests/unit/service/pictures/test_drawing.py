@@ -89,6 +89,24 @@ def test_two_digits_beside_each_other_are_several() -> None:
             fit_drawing(image, SIZE)
 
 
+def test_a_thin_pen_outweighs_a_gradient_of_the_light() -> None:
+    image, pen = page()
+    pen.line([(120, 150), (170, 150), (140, 250)], fill=120, width=3)
+    light = np.linspace(0.5, 1, 300)[None, :] * np.asarray(image)
+    shaded = fit_drawing(Image.fromarray(light.astype(np.uint8)), SIZE)
+    assert np.abs(shaded.astype(int) - fit_drawing(image, SIZE)).mean() < 0.5
+
+
+@pytest.mark.parametrize("thickness", [3, 4])
+def test_strong_rules_are_removed(thickness: int) -> None:
+    image, pen = page()
+    for y in range(13, 400, 40):
+        pen.line((0, y, 300, y), fill=120, width=thickness)
+    pen.ellipse((80, 150, 200, 290), outline=30, width=14)
+    rows, columns = np.nonzero(fit_drawing(image, SIZE) > 100)
+    assert np.ptp(rows) + 1 == 20 and np.ptp(columns) + 1 in (17, 18)  # as the ellipse: 141 × 121
+
+
 def empty_pages() -> Iterator[tuple[str, Image.Image]]:
     """Pages without a drawing."""
     yield "empty", page()[0]
@@ -105,6 +123,12 @@ def empty_pages() -> Iterator[tuple[str, Image.Image]]:
     image, pen = page()
     pen.ellipse((50, 50, 58, 58), fill=30)
     yield "a speck", image
+    light = np.linspace(0.55, 1, 300)[None, :] * np.asarray(page()[0])
+    yield "a gradient of light", Image.fromarray(light.astype(np.uint8))
+    y, x = np.mgrid[-1:1:400j, -1:1:300j]
+    yield "dark corners", Image.fromarray((np.asarray(page()[0]) * (1 - 0.35 * (x**2 + y**2))).astype(np.uint8))
+    grain = np.random.default_rng(0).normal(0, 1, (100, 75)).repeat(4, 0).repeat(4, 1)
+    yield "recycled paper", Image.fromarray((190 + 15 * grain).clip(0, 255).astype(np.uint8))
 
 
 @pytest.mark.parametrize("image", [pytest.param(image, id=name) for name, image in empty_pages()])
