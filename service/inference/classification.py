@@ -37,6 +37,7 @@ MAX_IMAGES, MAX_WAITING_IMAGES, MAX_WAITING_BYTES = 256, 1024, 256 * 2**20
 
 # An image as the transport has it.
 Image = TypeVar("Image")
+Failure = TypeVar("Failure", bound=Exception)
 
 # Computes one row on a version, and returns the values of the output of this index as bytes. Raises a ServiceError, or
 # BatcherClosed if the version is being unloaded.
@@ -177,12 +178,13 @@ class Classifier:
                 unqueued.remove(index)
                 return await infer(model, row, output)
             except ServiceError as error:
-                return error
+                return _bare(error)
             except BatcherClosed:
                 raise
-            except Exception:  # one image must not fail the others
+            except Exception as error:  # one image must not fail the others
                 failed = EngineFailed()
                 log.exception("image failed", error_id=failed.error_id)
+                _bare(error)
                 return failed
 
         try:
@@ -203,6 +205,12 @@ class Classifier:
             assert isinstance(answer, ServiceError)
             _count_failures(model, answer.code.name, 1)
         return answers
+
+
+def _bare(error: Failure) -> Failure:
+    """The error without traceback and causes: their frames hold the image and the error, until garbage collection."""
+    error.__cause__ = error.__context__ = error.__traceback__ = None
+    return error
 
 
 def _count_failures(model: LoadedModel, code: str, images: int) -> None:

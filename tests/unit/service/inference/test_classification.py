@@ -1,6 +1,8 @@
 """A Classify call is bound to one loaded version: its image size, its outputs, its labels and its number."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,6 +19,7 @@ from service.inference.picture_decoder import PictureDecoder
 from service.inference.picture_work import RawImage
 from service.pb.model_config_pb2 import ModelConfig
 from service.pictures.fit import DRAWING, RESIZE, Fit
+from tests.support.waiting import wait_until
 
 RESIZED = Fit(RESIZE)
 WHITE = RawImage(b"\xff" * 16, 4, 4, 1)
@@ -94,12 +97,13 @@ def run(
     infer: Callable[[Any, Arrays, int], Awaitable[bytes]],
     images: list[Any],
     fit: Fit | None = RESIZED,
+    read: Callable[[Any], Any] = lambda image: image,
 ) -> list[tuple[int, str, str] | ServiceError]:
     registry: Any = versions
     decoder = PictureDecoder(2**29)
     classifier = Classifier(registry, decoder)
     try:
-        results = asyncio.run(classifier.classify("m", "", images, lambda image: image, fit=fit, top_k=1, infer=infer))
+        results = asyncio.run(classifier.classify("m", "", images, read, fit=fit, top_k=1, infer=infer))
     finally:
         decoder.close()
     return [
@@ -179,6 +183,27 @@ def test_an_invalid_image_is_counted_once_for_the_version_that_answered() -> Non
     )
     assert isinstance(results[0], ServiceError) and results[1] == (1, "dog", "2")
     assert (first.statistics.codes, second.statistics.codes) == ({}, {"INVALID_ARGUMENT": 1})
+
+
+@pytest.mark.parametrize("content", [RawImage(b"", 0, 0, 1), None, 7], ids=["invalid", "none", "unexpected"])
+def test_what_an_image_refers_to_is_freed_with_its_call_and_not_by_the_garbage_collector(content: Any) -> None:
+    class Reader:
+        """Stands in for the image's content, which the work for the image holds as well."""
+
+        def __call__(self, _: Any) -> Any:
+            return content
+
+    reader = Reader()
+    alive = weakref.ref(reader)
+    gc.collect()
+    gc.disable()
+    try:
+        (result,) = run(Versions(cats()), lambda *_: pytest.fail("computed"), [WHITE], read=reader)
+        del reader
+        assert isinstance(result, ServiceError)
+        wait_until(lambda: alive() is None, "the decoder thread ended its turn")
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
