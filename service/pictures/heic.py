@@ -23,7 +23,7 @@ from service.pictures.opaque import reduced
 ROOT = Path(__file__).parents[2]
 # A child gets no other variables: what a service keeps in its environment is none of a decoder's business.
 ENVIRONMENT = ("LD_LIBRARY_PATH", "PATH", "SYSTEMROOT")
-SECONDS = 60.0
+SECONDS = 20.0
 # A box that holds an image's width and height, 4 bytes each: of the picture, its tiles and its thumbnail.
 SIZE_BOX = re.compile(rb"ispe\0\0\0\0(.{4})(.{4})", re.DOTALL)
 # The box that holds these, its largest size in bytes, and the number of boxes on the way to it: that of a photograph
