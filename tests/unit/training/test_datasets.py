@@ -274,7 +274,7 @@ def test_hidden_files_are_no_pictures_of_a_class(tmp_path: Path) -> None:
             paint(tmp_path / label / f"{number}.png", (0, 0, 200))
         (tmp_path / label / "._0.png").write_bytes(b"\0\5\x16\7")  # macOS puts these beside copies on other disks
         paint(tmp_path / label / ".thumbnails" / "0.png", (0, 0, 200))
-    loaded = load(f"folder:{tmp_path}", tmp_path, (8, 8, 3))
+    loaded = datasets.load(f"folder:{tmp_path}", tmp_path, (8, 8, 3))
     assert len(loaded.train) + len(loaded.test) == 4
 
 
