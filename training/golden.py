@@ -131,7 +131,7 @@ def _picture(image: NDArray[np.uint8], fit: Fit) -> Image.Image:
         page = Image.new("L", (width + height // 2, height + height // 2), 255)
         page.paste(ImageOps.invert(picture.convert("L")), (height // 8, height // 4))
         return page
-    page = Image.new(picture.mode, (width + height // 2, height), "grey")  # the fit crops the grey sides
+    page = Image.new(picture.mode, (width + height // 2, height), "white")  # the fit crops the white sides
     page.paste(picture, (height // 4, 0))
     return page
 

@@ -86,7 +86,7 @@ def _files(path: Path, labels: Sequence[str], *, min_images: int) -> tuple[list[
     files: list[Path] = []
     class_ids: list[int] = []
     for class_id, label in enumerate(labels):
-        of_class = sorted(file for file in (path / label).rglob("*") if file.suffix.lower() in SUFFIXES)
+        of_class = sorted(file for file in (path / label).rglob("*") if _is_picture(file.relative_to(path / label)))
         if len(of_class) < min_images:
             raise DataError(
                 f"{path / label} has {len(of_class)} images ({', '.join(SUFFIXES)}); at least {min_images} are needed"
@@ -94,6 +94,11 @@ def _files(path: Path, labels: Sequence[str], *, min_images: int) -> tuple[list[
         files += of_class
         class_ids += [class_id] * len(of_class)
     return files, class_ids
+
+
+def _is_picture(file: Path) -> bool:
+    """Whether the name is that of a picture; hidden ones are copies: macOS's ._NAME, thumbnails, the trash."""
+    return file.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in file.parts)
 
 
 def _read(path: Path, files: Sequence[Path], image_shape: tuple[int, int, int], fit: Fit) -> list[NDArray[np.uint8]]:

@@ -8,6 +8,7 @@
     files.py       picture files and raw pixels: formats, limits, decoding
     fitting.py     fits a picture to a model's input
     drawing.py     finds the drawing on a page, and brings it into the form of MNIST's digits
+    sheet.py       finds the sheet of paper on a desk
     ink.py         how much darker each pixel is than the paper around it
     parts.py       the connected parts of a mask
 

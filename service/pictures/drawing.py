@@ -5,7 +5,8 @@
     3  strokes  the largest part, with the parts that belong to it; dirt is dropped
     4  image    the ink of the strokes, cropped, scaled and centred
 
-Not here: ink (ink.py), connected parts (parts.py), decoding (files.py), transparency (opaque.py).
+Not here: the desk around the page (sheet.py), ink (ink.py), connected parts (parts.py), decoding (files.py),
+transparency (opaque.py).
 Source of the form: https://yann.lecun.org/exdb/mnist (a digit fits a box of 20 × 20 pixels, and its centre of mass is
 in the middle of 28 × 28).
 """
@@ -21,6 +22,7 @@ from service.pictures.files import BadPicture
 from service.pictures.fit import DIGIT_SHARE
 from service.pictures.ink import MIDDLE, Bytes, Floats, border_of, ink_of, slide, without_rules
 from service.pictures.parts import Mask, Parts, connected_parts
+from service.pictures.sheet import without_desk
 
 # The shorter side to which a larger picture is to be reduced, in pixels: it has at least this and less than twice it.
 WORKING_SIDE = 360
@@ -72,6 +74,7 @@ def fit_drawing(picture: Image.Image, size: tuple[int, int], share: float = DIGI
     """
     if picture.size == (size[1], size[0]):
         return _light_on_dark(np.asarray(picture.convert("L")))
+    picture = without_desk(picture)
     pages = []
     for paper_window in PAPER_WINDOWS:
         pages.append(_read_page(picture, paper_window))
@@ -133,7 +136,7 @@ def _inside(shape: tuple[int, ...], paper_window: float) -> tuple[slice, slice]:
 
 
 def _otsu(ink: Floats) -> float:
-    """The middle between Otsu's two classes of ink; BLANK if they differ by less than MIN_INK."""
+    """The middle between Otsu's two classes of ink; BLANK if they are too close: MIN_INK, MIN_CONTRAST."""
     counts = np.histogram(ink, 256, (0, 1))[0].astype(np.float64)
     levels = (np.arange(256) + 0.5) / 256
     below = counts.cumsum()
@@ -143,8 +146,10 @@ def _otsu(ink: Floats) -> float:
         dark, light = (sums[-1] - sums) / above, sums / below
         variance = np.nan_to_num(below * above * (dark - light) ** 2)
     best = int(variance.argmax())
+    if variance[best] == 0:
+        return BLANK
     spread = math.sqrt(max(0.0, (counts * levels**2)[: best + 1].sum() / below[best] - light[best] ** 2))
-    stands_out = variance[best] > 0 and dark[best] - light[best] >= max(MIN_INK, MIN_CONTRAST * spread)
+    stands_out = dark[best] - light[best] >= max(MIN_INK, MIN_CONTRAST * spread)
     return float(dark[best] + light[best]) / 2 if stands_out else BLANK
 
 

@@ -18,6 +18,8 @@ Floats = NDArray[np.float32]
 
 # Of two shades, the one above this is light.
 MIDDLE = 127
+# Paper at the border above this is light enough that strokes are dark; below, both may be.
+LIGHT_PAPER = 140
 # Longer side of the copy on which dark on light and light on dark are told apart, in pixels.
 POLARITY_SIDE = 48
 # Paper in deeper shadow than this, from 0 to 255, is taken for this: dividing by less would only amplify noise.
@@ -62,7 +64,7 @@ def _is_light_on_dark(grey: Bytes) -> bool:
     median shows the paper, and most of what differs from it is strokes. What differs at the picture's border counts
     only if nothing else does: in corners of shadows, the median shows the other side.
     """
-    if np.median(border_of(grey)) > MIDDLE:
+    if np.median(border_of(grey)) > LIGHT_PAPER:
         return False
     small = Image.fromarray(grey)
     small.thumbnail((POLARITY_SIDE, POLARITY_SIDE), Image.Resampling.BOX)

@@ -268,6 +268,16 @@ def test_a_folder_without_classes_or_images_is_refused_with_the_reason(tmp_path:
     is_refused_with(r"b has 1 images \(.*\); at least 2 are needed")
 
 
+def test_hidden_files_are_no_pictures_of_a_class(tmp_path: Path) -> None:
+    for label in ("blue", "red"):
+        for number in range(2):
+            paint(tmp_path / label / f"{number}.png", (0, 0, 200))
+        (tmp_path / label / "._0.png").write_bytes(b"\0\5\x16\7")  # macOS puts these beside copies on other disks
+        paint(tmp_path / label / ".thumbnails" / "0.png", (0, 0, 200))
+    loaded = datasets.load(f"folder:{tmp_path}", tmp_path, (8, 8, 3))
+    assert len(loaded.train) + len(loaded.test) == 4
+
+
 def test_files_that_are_no_pictures_are_all_named_at_once_up_to_ten(tmp_path: Path) -> None:
     """A saved web page, a download that was cut off, and an empty file."""
     for label in ("a", "b"):

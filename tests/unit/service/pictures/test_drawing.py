@@ -107,6 +107,27 @@ def test_strong_rules_are_removed(thickness: int) -> None:
     assert np.ptp(rows) + 1 == 20 and np.ptp(columns) + 1 in (17, 18)  # as the ellipse: 141 × 121
 
 
+@pytest.mark.parametrize(("paper", "desk"), [(PAPER, 60), (60, 170)])
+def test_a_desk_around_the_page_is_left_out(paper: int, desk: int) -> None:
+    image, pen = page(paper=paper)
+    seven(pen, 100, 150, ink=255 - paper)
+    scene = Image.new("L", (400, 500), desk)
+    scene.paste(image, (50, 50))
+    turned = scene.rotate(3, Image.Resampling.BICUBIC, fillcolor=desk)
+    for picture in (scene, turned):
+        rows, columns = np.nonzero(fit_drawing(picture, SIZE) > 100)
+        assert np.ptp(rows) + 1 == 20 and np.ptp(columns) + 1 in (10, 11, 12)  # as the seven: 105 × 55
+
+
+@pytest.mark.parametrize("paper", [100, 135])
+def test_strokes_may_be_lighter_or_darker_than_grey_paper(paper: int) -> None:
+    for ink in (20, 250):
+        image, pen = page(paper=paper)
+        seven(pen, 100, 150, ink=ink)
+        rows, columns = np.nonzero(fit_drawing(image, SIZE) > 100)
+        assert np.ptp(rows) + 1 == 20 and np.ptp(columns) + 1 in (10, 11, 12)
+
+
 def empty_pages() -> Iterator[tuple[str, Image.Image]]:
     """Pages without a drawing."""
     yield "empty", page()[0]
@@ -126,8 +147,11 @@ def empty_pages() -> Iterator[tuple[str, Image.Image]]:
     light = np.linspace(0.55, 1, 300)[None, :] * np.asarray(page()[0])
     yield "a gradient of light", Image.fromarray(light.astype(np.uint8))
     y, x = np.mgrid[-1:1:400j, -1:1:300j]
-    yield "dark corners", Image.fromarray((np.asarray(page()[0]) * (1 - 0.35 * (x**2 + y**2))).astype(np.uint8))
+    yield "dark corners", Image.fromarray((np.asarray(page()[0]) * (1 - 0.3 * (x**2 + y**2))).astype(np.uint8))
     grain = np.random.default_rng(0).normal(0, 1, (100, 75)).repeat(4, 0).repeat(4, 1)
+    desk = Image.new("L", (400, 500), 60)
+    desk.paste(page()[0], (50, 50))
+    yield "a page on a desk", desk
     yield "recycled paper", Image.fromarray((190 + 15 * grain).clip(0, 255).astype(np.uint8))
 
 
@@ -151,10 +175,12 @@ def test_a_digit_cropped_close_is_read_as_one_with_a_margin(test_images: TestIma
         assert np.abs(difference).mean() < 16
 
 
-@pytest.mark.parametrize("shape", [(1, 3), (3, 1), (2, 2), (5, 400), (400, 5), (27, 28), (9, 5000)])
+@pytest.mark.parametrize("shape", [(1, 3), (3, 1), (2, 2), (5, 400), (400, 5), (27, 28), (9, 5000), (6, 6)])
 def test_pictures_of_any_size_and_content_are_fitted_or_refused(shape: tuple[int, int]) -> None:
     random = np.random.default_rng(0)
-    for pixels in (random.integers(0, 256, shape), random.integers(0, 2, shape) * 255, np.indices(shape).sum(0) % 256):
+    framed = np.pad(np.full([max(0, side - 2) for side in shape], 255), 1)[: shape[0], : shape[1]]
+    noise, grains = random.integers(0, 256, shape), random.integers(0, 2, shape) * 255
+    for pixels in (noise, grains, np.indices(shape).sum(0) % 256, framed):
         try:
             fitted = fit_drawing(Image.fromarray(pixels.astype(np.uint8)), SIZE)
         except BadPicture:
