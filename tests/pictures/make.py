@@ -20,7 +20,7 @@ CLEAN = "clean-7.png"
 PAGES = {
     "page-2.jpg": (47, KINDS["blue pen"]),
     "shadow-5.jpg": (52, replace(KINDS["grey paper 180"], light=soft_shadow)),
-    "squared-8.jpg": (435, KINDS["squared paper"]),  # almost a 9
+    "squared-9.jpg": (151, KINDS["squared paper"]),  # of an odd form
     "phone-3.jpg": (32, KINDS["indoors"]),
 }
 EMPTY, EMPTY_PAGE = "empty.jpg", replace(KINDS["grey paper 200"], light=soft_shadow)
