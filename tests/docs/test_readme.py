@@ -155,7 +155,7 @@ def test_every_make_target_that_is_named_exists_and_make_lists_all_of_them() -> 
 def test_the_demo_runs_and_uses_a_version_that_is_there(published: Path) -> None:
     if not (ROOT / ".venv" / "installed").exists():
         pytest.skip("the environment was not made by make")
-    command = ["/usr/bin/env", "make", "demo", f"REPOSITORY={published}"]
+    command = ["/usr/bin/env", "make", "--no-print-directory", "demo", f"REPOSITORY={published}"]  # under make test
     result = subprocess.run(
         command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=120, check=False
     )

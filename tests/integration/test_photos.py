@@ -12,7 +12,8 @@ from tests.support.local_service import local_service
 from tests.support.photos import CLEAN, KINDS, TURNED, Kind, photo, ruled, soft_shadow, specks
 
 MODEL = "mnist-simplecnn"
-PHOTOS = 20
+# Of each kind, and of each joined kind.
+PHOTOS, JOINED_PHOTOS = 20, 8
 # Conditions that meet: each is harder than the ones that it joins.
 JOINED = {
     "pencil on ruled paper": replace(KINDS["pencil"], marks=ruled),
@@ -43,13 +44,14 @@ def accuracies(published: Path, digits: Digits) -> dict[str, float]:
     shares = {}
     with local_service(published, "native") as service, Client(service.address, timeout=60) as client:
         for name, kind in (KINDS | JOINED).items():
-            photos = [photo(image, kind, seed) for seed, image in enumerate(images[:PHOTOS])]
+            count = JOINED_PHOTOS if name in JOINED else PHOTOS
+            photos = [photo(image, kind, seed) for seed, image in enumerate(images[:count])]
             results = client.classify(MODEL, photos)
             right = [
                 not result.HasField("error") and result.classes[0].class_id == label
                 for result, label in zip(results, labels, strict=False)
             ]
-            shares[name] = sum(right) / PHOTOS
+            shares[name] = sum(right) / count
     return shares
 
 
