@@ -21,7 +21,7 @@ demo: .venv/installed ## train on bundled digits, serve, and classify held-out i
 	@echo "next: make serve, then in another terminal:"
 	@echo "  $(BIN)/python -m service.client classify tests/pictures/*.jpg"
 
-test: .venv/installed ## run everything that CI runs, short of containers; 8 minutes
+test: .venv/installed ## run everything that CI runs, short of containers; 12 minutes
 	$(BIN)/pytest
 
 test-unit: .venv/installed ## run the unit tests; 20 s
