@@ -24,7 +24,7 @@ from training.errors import ParityError
 from training.networks import Classifier
 
 INPUT, OUTPUT = "images", "probabilities"
-FIT = "fit"  # the key of the fit's record in the graph's metadata, as JSON
+FIT = "simplecnn.fit"  # the key of the fit's record in the graph's metadata, as JSON
 OPSET = 20
 # Largest allowed difference of a probability, between PyTorch and ONNX Runtime and between an image alone and in a
 # batch. Both come from float32 sums in another order.

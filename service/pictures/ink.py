@@ -37,8 +37,8 @@ def ink_of(picture: Image.Image, paper_window: float) -> Floats:
     """The ink of each pixel (height, width), from 0 for paper to 1.
 
     `paper_window` is the side of a window that contains some paper wherever it lies, as a fraction of the shorter side;
-    infinity is the whole picture.
-    It is the largest of the channels', so that pens of every colour are dark. Light on dark is inverted first.
+    infinity is the whole picture. The ink of a pixel is the largest of its channels', so that pens of every colour are
+    dark. A picture that is light on dark is inverted first.
     """
     smooth = np.asarray(picture.filter(ImageFilter.GaussianBlur(1)))
     channels = [smooth] if smooth.ndim == 2 else [smooth[:, :, index] for index in range(3)]
@@ -81,7 +81,7 @@ def _is_light_on_dark(grey: Bytes) -> bool:
 def _paper(channel: Bytes, paper_window: float) -> Bytes:
     """The paper behind the strokes: the lightest near each pixel, unless a whole window is darker (a closing).
 
-    Windows lie within the picture, so that strokes at its border are no paper.
+    Windows are cut off at the border of the picture, where they show the paper on one side only.
     """
     if paper_window == math.inf:
         return np.full_like(channel, channel.max())

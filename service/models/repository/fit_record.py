@@ -12,7 +12,7 @@ from service.core.errors import FilesError
 from service.models.repository.manifest import Manifest
 from service.pictures.fit import Fit, UnknownFit
 
-KEY = "fit"  # in the graph's metadata
+KEY = "simplecnn.fit"  # in the graph's metadata, where graphs of others may use any other key
 
 
 def recorded_fit(folder: Path, manifest: Manifest | None, graph_metadata: Mapping[str, str]) -> Fit | None:

@@ -56,7 +56,7 @@ def test_the_graph_takes_raw_pixels_and_only_its_batch_axis_is_dynamic(graph: by
 def test_the_graph_records_the_fit_in_its_metadata(model: networks.Classifier, images: torch.Tensor) -> None:
     graph = export.to_onnx(model, images[:2], Fit(DRAWING))
     metadata = {entry.key: entry.value for entry in onnx.load_from_string(graph).metadata_props}
-    assert Fit.from_record(json.loads(metadata["fit"])) == Fit(DRAWING)
+    assert Fit.from_record(json.loads(metadata["simplecnn.fit"])) == Fit(DRAWING)
 
 
 @pytest.mark.parametrize("change", ["opset", "fixed batch", "image shape", "other batch axis"])

@@ -36,7 +36,7 @@ def test_convolutions_and_matrix_products_have_7_bit_weights_and_input_and_metad
     model = export.to_onnx(Classifier(NETWORKS["mnist-simplecnn"]).eval(), sample.test.images[:2], Fit(DRAWING))
     quantized = quantize.to_int8(model, sample.train.images.numpy())
     metadata = {entry.key: entry.value for entry in onnx.load_from_string(quantized).metadata_props}
-    assert Fit.from_record(json.loads(metadata["fit"])) == Fit(DRAWING), "it records the fit of the float32 graph"
+    assert Fit.from_record(json.loads(metadata["simplecnn.fit"])) == Fit(DRAWING), "the fit of the float32 graph"
     graph = onnx.load_from_string(quantized).graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     counts = Counter(node.op_type for node in graph.node)

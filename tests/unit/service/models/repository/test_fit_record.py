@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from service.core.errors import FilesError
-from service.models.repository.fit_record import recorded_fit
+from service.models.repository.fit_record import KEY, recorded_fit
 from service.models.repository.manifest import Manifest
 from service.pictures.fit import DRAWING, RESIZE, Fit
 from tests.support.loading import load_only, refusal
@@ -25,7 +25,7 @@ def manifest(fit: Fit | None) -> Manifest:
 
 
 def metadata(fit: Fit) -> dict[str, str]:
-    return {"fit": json.dumps(fit.record())}
+    return {KEY: json.dumps(fit.record())}
 
 
 def test_the_manifests_record_comes_first_then_the_graphs_then_none() -> None:
@@ -51,17 +51,17 @@ def test_a_fit_that_this_service_does_not_know_is_refused_with_the_advice_to_upd
     with pytest.raises(FilesError, match=r"models/m/1/manifest.json records .*update the service"):
         recorded_fit(FOLDER, newer, {})
     with pytest.raises(FilesError, match=r"the graph in models/m/1 records .*update the service"):
-        recorded_fit(FOLDER, None, {"fit": json.dumps(record)})
+        recorded_fit(FOLDER, None, {KEY: json.dumps(record)})
 
 
 @pytest.mark.parametrize("text", ["", "yes", "[1]", "{}", '{"kernel": 3}', "[" * 100_000])
 def test_metadata_of_a_strangers_graph_under_the_same_key_is_no_record(text: str) -> None:
-    assert recorded_fit(FOLDER, None, {"fit": text}) is None
+    assert recorded_fit(FOLDER, None, {KEY: text}) is None
 
 
 def doubling_with(text: str) -> bytes:
     graph = onnx.load_from_string(doubling_model())
-    graph.metadata_props.add(key="fit", value=text)
+    graph.metadata_props.add(key=KEY, value=text)
     return graph.SerializeToString()
 
 
@@ -84,3 +84,7 @@ def test_a_version_whose_manifest_records_an_unknown_fit_is_refused(tmp_path: Pa
     assert "the fit resize expected version 1, got 2; update the service" in refusal(tmp_path)
     (folder / "manifest.json").write_text(json.dumps(record))
     assert load_only(tmp_path).fit is None, "an older manifest"
+
+
+def test_a_key_of_another_tool_is_no_record() -> None:
+    assert recorded_fit(FOLDER, None, {"fit": '{"method": "lbfgs"}'}) is None
