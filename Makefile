@@ -104,7 +104,7 @@ soak-overload: .venv/installed ## ten times the capacity for a minute
 soak-deadlines: .venv/installed ## 1,024 callers with deadlines of 100 ms
 	$(BIN)/python -m tests.soaks.deadlines --repository $(REPOSITORY) $(SOAK_FLAGS)
 
-stubs: .venv/installed ## generate service/pb from proto/
+stubs: .venv/installed ## generate service/pb and the edge's descriptors from proto/
 	$(BIN)/python proto/generate.py
 
 LOCK := $(BIN)/uv pip compile --universal --generate-hashes --no-annotate --quiet --custom-compile-command "make lock" \

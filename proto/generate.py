@@ -10,17 +10,24 @@ after protoc this script replaces, in what protoc wrote:
 
 It fails if protoc writes these lines in another form.
 
-Usage: python proto/generate.py [FOLDER], with service/pb as the default.
+It also writes the descriptors with which the edge (deploy/edge/) turns JSON into messages, and error details into JSON.
+
+Usage: python proto/generate.py [FOLDER [DESCRIPTORS]], with service/pb and deploy/edge/descriptors.pb as the defaults.
 """
 
 import re
 import sys
+from importlib.resources import files
 from pathlib import Path
 
+import google
 from grpc_tools import protoc
 
 PROTO = Path(__file__).resolve().parent
 PB = PROTO.parent / "service" / "pb"
+DESCRIPTORS = PROTO.parent / "deploy" / "edge" / "descriptors.pb"
+# The messages in grpc-status-details-bin, from googleapis-common-protos.
+DETAILS = "google/rpc/error_details.proto"
 ENDINGS = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
 # A line that protoc writes, and its replacement.
 DEFAULT_POOL_IMPORT = (
@@ -46,6 +53,19 @@ def generate(folder: Path) -> None:
         path.write_text(packaged(path.name, path.read_text()))
 
 
+def describe(path: Path) -> None:
+    """Write the descriptors of every .proto file, and of all that they import, into one file.
+
+    Raises:
+        ValueError: protoc failed.
+    """
+    roots = [str(PROTO), *(str(Path(root).parent) for root in google.__path__), str(files("grpc_tools") / "_proto")]
+    names = [proto.name for proto in sorted(PROTO.glob("*.proto"))]
+    flags = [*(f"-I{root}" for root in roots), "--include_imports", f"--descriptor_set_out={path}"]
+    if protoc.main(["protoc", *flags, *names, DETAILS]):
+        raise ValueError("protoc failed")
+
+
 def packaged(name: str, text: str) -> str:
     """The text of the stub file `name` with the package's pool, imports and module name."""
     text = re.sub(*STUB_IMPORT, text, flags=re.MULTILINE)
@@ -61,3 +81,4 @@ def packaged(name: str, text: str) -> str:
 
 if __name__ == "__main__":
     generate(Path(sys.argv[1]) if sys.argv[1:] else PB)
+    describe(Path(sys.argv[2]) if sys.argv[2:] else DESCRIPTORS)

@@ -25,9 +25,12 @@ def test_every_field_value_and_method_is_tritonclients_and_none_is_missing() -> 
     assert not theirs.keys() - ours.keys(), "Triton's protocol has grown: add these"
 
 
-def test_the_stubs_are_what_make_stubs_generates(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, str(PROTO / "generate.py"), str(tmp_path)], check=True)
-    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+def test_the_stubs_and_the_edges_descriptors_are_what_make_stubs_generates(tmp_path: Path) -> None:
+    descriptors = tmp_path / "made" / "descriptors.pb"
+    descriptors.parent.mkdir()
+    subprocess.run([sys.executable, str(PROTO / "generate.py"), str(tmp_path), str(descriptors)], check=True)
+    assert descriptors.read_bytes() == (ROOT / "deploy/edge/descriptors.pb").read_bytes(), "run `make stubs`"
+    made = {path.name: path.read_text() for path in tmp_path.glob("*_pb2*")}
     kept = {path.name: path.read_text() for path in PB.glob("*_pb2*.py*")}
     assert made == kept, "run `make stubs`"
 

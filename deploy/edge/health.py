@@ -1,0 +1,46 @@
+"""The container's health check: whether the edge itself serves clients. Not here: whether a replica does (/readyz)."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import urllib.request
+
+from .settings import Settings
+
+
+def health(settings: Settings) -> str:
+    """Why clients are not served, as far as the edge itself is the reason; "" if they are.
+
+    The port is asked as clients ask it, with TLS if it has TLS; replicas are not (/readyz says whether one is healthy).
+    """
+    try:
+        request("GET", f"http://127.0.0.1:{settings.operators_port}/livez")
+        with _connect(settings) as connection:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nhost: edge\r\nconnection: close\r\n\r\n")
+            answer = connection.recv(1024)
+    except ssl.SSLError as error:
+        # With mutual TLS the handshake ends here, for want of a certificate: so far the server's own is in order.
+        wants_certificate = settings.client_certificates and "CERTIFICATE_REQUIRED" in str(error)
+        return "" if wants_certificate else f"TLS on port {settings.port}: {error}"
+    except OSError as error:
+        return str(error)
+    return "" if answer.startswith(b"HTTP/1.1 200") else f"port {settings.port} answers {answer[:80]!r}"
+
+
+def _connect(settings: Settings) -> socket.socket:
+    plain = socket.create_connection(("127.0.0.1", settings.port), timeout=2)
+    if not settings.tls_folder:
+        return plain
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # the certificate is for the name that clients use
+    context.verify_mode = ssl.CERT_NONE
+    with plain:
+        return context.wrap_socket(plain)
+
+
+def request(method: str, url: str) -> str:
+    """The body of an answer. Raises OSError, urllib's errors included; a proxy in the environment is not used."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(urllib.request.Request(url, method=method), timeout=5) as answer:  # noqa: S310 # http alone
+        return str(answer.read().decode())
