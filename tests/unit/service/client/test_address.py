@@ -29,7 +29,7 @@ def test_an_address_has_these_hosts_and_ports(url: str, found: list[tuple[str, s
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost", "LOCALHOST", "localhost.", "my.localhost", "127.0.0.1", "127.9.8.7", "[::1]", "0.0.0.0", "[::]",
+    ["localhost", "LOCALHOST", "localhost.", "my.localhost", "127.0.0.1", "127.9.8.7", "[::1]", "0.0.0.0", "[::]",  # noqa: S104 - not bound to
      "[::ffff:127.0.0.1]"],
 )  # fmt: skip
 def test_loopback_is_this_machine(host: str) -> None:
