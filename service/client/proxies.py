@@ -11,7 +11,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from service.client.address import endpoints, ip_of, on_this_machine, split_port
 
@@ -34,7 +33,7 @@ def proxy_of(url: str, environment: Mapping[str, str]) -> str:
     variable = _variable(environment)
     if not variable or ("grpc.enable_http_proxy", 0) in proxy_options(url, environment):
         return ""
-    return f"{variable}, {urlsplit(environment[variable]).netloc.rpartition('@')[2]}"
+    return f"{variable}, {environment[variable].rpartition('@')[2].rpartition('//')[2].rstrip('/')}"
 
 
 def _variable(environment: Mapping[str, str]) -> str:
