@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.support.certificates import Authority, make_authority, tls_folder
+from tests.support.certificates import LOCAL, Authority, tls_folder
 from tests.support.edge import EdgeProcess, copy_of_edge, edge_process
 from tests.support.local_service import LocalService, local_service
 from tests.support.processes import free_port
@@ -38,7 +38,7 @@ def service(toys: Path) -> Iterator[LocalService]:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("authority"))
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 def open_channel(edge: EdgeProcess, authority: Authority | None = None, *client: bytes) -> grpc.Channel:
@@ -46,7 +46,7 @@ def open_channel(edge: EdgeProcess, authority: Authority | None = None, *client:
     options = [("grpc.use_local_subchannel_pool", 1)]
     if authority is None:
         return grpc.insecure_channel(edge.address, options)
-    credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes(), *client)
+    credentials = grpc.ssl_channel_credentials(authority.ca.read_bytes(), *client)
     return grpc.secure_channel(edge.address, credentials, options)
 
 
@@ -122,9 +122,9 @@ def handshake(edge: EdgeProcess, version: str) -> str:
 def test_mutual_tls_refuses_a_client_without_a_certificate_of_its_authority(
     service: LocalService, authority: Authority, tmp_path: Path
 ) -> None:
-    clients = make_authority(tmp_path / "clients")
-    certificate, key = clients.issue("caller")
-    stranger, stranger_key = authority.issue("stranger")
+    clients = Authority(tmp_path / "clients")
+    certificate, key = clients.issue("caller", *LOCAL)
+    stranger, stranger_key = authority.issue("stranger", *LOCAL)
     settings = {"tls_folder": str(tls_folder(tmp_path / "tls", authority, clients=clients))}
     with edge_process(service.address, tmp_path, client_certificates="required", **settings) as edge:  # type: ignore[arg-type]
         assert edge.health() == "serving"
@@ -146,7 +146,7 @@ def test_a_changed_certificate_is_served_without_a_lost_call_and_a_wrong_one_is_
 
     with edge_process(service.address, tmp_path, tls_folder=str(folder)) as edge, load(edge, authority) as outcomes:
         first = served()
-        certificate, key = authority.issue("renewed")
+        certificate, key = authority.issue("renewed", *LOCAL)
         (folder / "tls.crt").write_bytes(certificate.read_bytes())  # in place, and for a moment with the old key
         wait_until(lambda: has_event(edge, "change refused, keeping what was"), "the half change is refused")
         assert served() == first
@@ -185,7 +185,7 @@ def test_a_certificate_that_cannot_be_used_is_one_line_and_no_edge(
 
 def test_a_key_of_another_certificate_is_refused(authority: Authority, tmp_path: Path) -> None:
     folder = tls_folder(tmp_path / "tls", authority)
-    _, key = authority.issue("other")
+    _, key = authority.issue("other", *LOCAL)
     (folder / "tls.key").write_bytes(key.read_bytes())
     with edge_process("127.0.0.1:9", tmp_path, ready=False, tls_folder=str(folder)) as edge:
         assert edge.process.wait(20) == 2
