@@ -106,7 +106,7 @@ def test_with_a_certificate_the_port_speaks_tls_only(
             assert outputs_of(infer(channel))["y"].tolist() == [[2.0] * 4]
         with open_channel(edge) as channel, pytest.raises(grpc.RpcError) as refused:
             infer(channel)
-        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         assert "Protocol  : TLSv1.2" in handshake(edge, "-tls1_2")
         assert "alert protocol version" in handshake(edge, "-tls1_1")
 
@@ -133,7 +133,7 @@ def test_mutual_tls_refuses_a_client_without_a_certificate_of_its_authority(
         for shown in ((), (stranger_key.read_bytes(), stranger.read_bytes())):
             with open_channel(edge, authority, *shown) as channel, pytest.raises(grpc.RpcError) as refused:
                 infer(channel, timeout=3)
-            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_changed_certificate_is_served_without_a_lost_call_and_a_wrong_one_is_not(
@@ -321,7 +321,7 @@ def test_where_no_replica_is_healthy_one_that_still_answers_is_asked(toys: Path,
         finish()
         with pytest.raises(grpc.RpcError) as failed:
             infer(channel)
-        assert failed.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+        assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
         assert edge.health() == "serving", "the edge itself is well"
 
 
