@@ -1,6 +1,7 @@
 """The edge as a process, on free ports of loopback."""
 
 import os
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -53,14 +54,26 @@ def edge_environment(upstream: str, **settings: str) -> dict[str, str]:
     return {**os.environ, "PATH": path} | {f"EDGE_{name.upper()}": value for name, value in values.items()}
 
 
+def copy_of_edge(root: Path) -> Path:
+    """Copy deploy/edge below `root`, for a test that changes its files; returns the copy."""
+    copy = root / "deploy" / "edge"
+    shutil.copytree(ROOT / "deploy" / "edge", copy)
+    return copy
+
+
 @contextmanager
-def edge_process(upstream: str, folder: Path, *, ready: bool = True, **settings: str) -> Iterator[EdgeProcess]:
-    """An edge before the service at `upstream`; with `ready` it has found that healthy. Killed at the end."""
+def edge_process(
+    upstream: str, folder: Path, *, ready: bool = True, root: Path = ROOT, **settings: str
+) -> Iterator[EdgeProcess]:
+    """An edge before the service at `upstream`; with `ready` it has found that healthy. Stopped at the end.
+
+    `root` holds deploy/edge; see copy_of_edge.
+    """
     environment = edge_environment(upstream, **settings)
     log = folder / "edge.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.edge"], cwd=ROOT, env=environment, stdout=output, stderr=output
+            [sys.executable, "-m", "deploy.edge"], cwd=root, env=environment, stdout=output, stderr=output
         )
     edge = EdgeProcess(
         process, int(environment["EDGE_PORT"]), int(environment["EDGE_OPERATORS_PORT"]), log, environment
@@ -71,7 +84,6 @@ def edge_process(upstream: str, folder: Path, *, ready: bool = True, **settings:
             assert process.poll() is None, log.read_text()
         yield edge
     finally:
-        process.terminate()
         process.terminate()
         try:
             process.wait(WAIT)
