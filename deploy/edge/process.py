@@ -49,6 +49,7 @@ class Edge:
         command = [self._envoy, "-c", str(self._folder / "envoy.yaml"), "-l", "warn", "--disable-hot-restart"]
         # While draining, every answer tells its client to leave, not a growing share of them.
         command += ["--drain-strategy", "immediate", "--drain-time-s", str(math.ceil(self._settings.drain_seconds))]
+        command += ["--file-flush-interval-msec", "1000"]  # of the access log; Envoy's own is 10 s
         self._process = subprocess.Popen([*command, "--concurrency", str(concurrency())], start_new_session=True)
         _log("info", "started", port=self._settings.port, tls=self._tls, upstream=self._settings.upstream)
         while not self._stop and self._process.poll() is None:

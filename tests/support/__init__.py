@@ -8,7 +8,9 @@
     training.py        short training runs, a checkpoint store in memory, random images, a toy artifact
     gpu.py             stand-ins for GPUs
     requests.py        requests and responses as arrays
-    http.py            GET requests
+    http.py            requests over HTTP/1.1
+    grpc_web.py        gRPC-Web, framed by hand
+    behind_edge.py     a service in this process behind an edge
     tokens.py          tokens and the lines of a tokens file
     certificates.py    an authority and its certificates
     terminator.py      Envoy, which ends TLS in front of a service

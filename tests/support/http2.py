@@ -1,8 +1,8 @@
-"""A gRPC client at the level of HTTP/2, which sends what gRPC's own clients do not, and hangs up when told to."""
+"""Calls at the level of HTTP/2: a gRPC client that sends what gRPC's own do not and hangs up when told to; POST."""
 
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from urllib.parse import unquote
 
@@ -10,8 +10,9 @@ import grpc
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import Event, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
+from h2.events import DataReceived, Event, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
 
+from tests.support.http import Answer
 from tests.support.waiting import WAIT
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -87,3 +88,27 @@ class RawCall:
 
     def _flush(self) -> None:
         self._socket.sendall(self._http.data_to_send())
+
+
+def post(address: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    """POST a body of at most MAX_FRAME bytes on a connection of its own."""
+    host, port = address.rsplit(":", 1)
+    connection = H2Connection(H2Configuration(header_encoding="utf-8"))
+    connection.initiate_connection()
+    usual = {":method": "POST", ":scheme": "http", ":path": path, ":authority": address}
+    connection.send_headers(STREAM, [*usual.items(), *headers.items()])
+    connection.send_data(STREAM, body, end_stream=True)
+    fields: dict[str, str] = {}
+    content = b""
+    with socket.create_connection((host, int(port)), WAIT) as plain:
+        plain.sendall(connection.data_to_send())
+        while received := plain.recv(65536):
+            for event in connection.receive_data(received):
+                if isinstance(event, ResponseReceived | TrailersReceived):
+                    fields |= {str(name): str(value) for name, value in event.headers or ()}
+                elif isinstance(event, DataReceived):
+                    content += event.data or b""
+                elif isinstance(event, StreamEnded):
+                    return Answer(int(fields[":status"]), fields, content)
+            plain.sendall(connection.data_to_send())
+    raise AssertionError(f"the connection ended without an answer: {fields}")
