@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,13 +174,16 @@ def test_watch_reports_changes_as_they_come(channel: grpc.Channel, stub: GRPCInf
 def test_a_stream_answers_while_it_is_open(stub: GRPCInferenceServiceStub) -> None:
     answers: list[NDArray[Any]] = []
 
+    def arrived(count: int) -> bool:
+        return len(answers) == count
+
     def requests() -> Iterator[pb.ModelInferRequest]:
         for index in range(3):
             yield infer_request("double", x=X + index)
-            wait_until(lambda: len(answers) > index, "the answer came before the next request")
+            wait_until(partial(arrived, index + 1), "the answer came before the next request")
 
     for answer in stub.ModelStreamInfer(requests(), timeout=20):
-        answers.append(outputs_of(answer.infer_response)["y"])  # noqa: PERF401 # requests() reads it meanwhile
+        answers.append(outputs_of(answer.infer_response)["y"])  # noqa: PERF401 # requests() waits for each
     np.testing.assert_array_equal(np.concatenate(answers), np.concatenate([2 * (X + index) for index in range(3)]))
 
 

@@ -142,8 +142,7 @@ def test_json_has_a_bound_that_the_refusal_names(behind: BehindEdge) -> None:
 
 
 def test_a_deadline_is_a_header(behind: BehindEdge) -> None:
-    error = answered(post(behind, INFER, REQUEST, **{"grpc-timeout": "1u"}), 504)
-    assert error["code"] == 4 and "deadline" in error["message"]
+    assert answered(post(behind, INFER, REQUEST, **{"grpc-timeout": "1u"}), 504)["code"] == 4
 
 
 def test_a_call_without_its_token_is_401_and_with_it_answered(tmp_path: Path, tokens_file: Path) -> None:
