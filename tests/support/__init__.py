@@ -13,6 +13,7 @@
     behind_edge.py     a service in this process behind an edge
     tokens.py          tokens and the lines of a tokens file
     certificates.py    an authority and its certificates
+    web_tokens.py      JSON Web Tokens of an issuer
     terminator.py      Envoy, which ends TLS in front of a service
     proxy.py           an HTTP proxy that records what it is asked
     refusal.py         the error of a call

@@ -29,9 +29,17 @@ class Answer:
     body: bytes
 
 
-def ask(address: str, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
-    """Send a request over HTTP/1.1 on a connection of its own. The path is sent as it is."""
-    connection = http.client.HTTPConnection(address, timeout=WAIT)
+def ask(
+    address: str,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    *,
+    source: str = "127.0.0.1",
+) -> Answer:
+    """Send a request over HTTP/1.1 on a connection of its own, from the address `source`. The path is sent as it is."""
+    connection = http.client.HTTPConnection(address, timeout=WAIT, source_address=(source, 0))
     try:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # answered before the whole body was sent
             connection.request(method, path, body or None, dict(headers or {}))
