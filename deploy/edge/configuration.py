@@ -20,6 +20,7 @@ from .files import replace
 from .settings import MIB, Settings
 
 HERE = Path(__file__).resolve().parent
+CGROUP = Path("/sys/fs/cgroup")
 DEFAULT_HEAP_BYTES = 512 * MIB  # where the container has no memory limit
 
 
@@ -79,7 +80,7 @@ def concurrency() -> int:
 
 def _cgroup(name: str) -> str:
     try:
-        return Path("/sys/fs/cgroup", name).read_text().strip()
+        return (CGROUP / name).read_text().strip()
     except OSError:
         return ""
 

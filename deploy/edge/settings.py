@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,19 @@ from .errors import WrongSetting
 
 LOOPBACK = re.compile(r"|localhost|127\..*|::1|\[::1\]")
 MIB = 2**20
+UPSTREAM = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d+)")  # a name or an address, and the port
+PORTS = (1, 65535)
+# Of the numbers: the smallest and the largest that is allowed.
+RANGES: dict[str, tuple[float, float]] = {
+    "port": PORTS,
+    "operators_port": PORTS,
+    "admin_port": PORTS,
+    "max_message_bytes": (1, 2**32 - 6),  # with its frame of 5 bytes, what Envoy can count
+    "max_connections": (1, 10**6),
+    "access_log_percent": (0, 100),
+    "heap_bytes": (0, 2**50),
+    "drain_seconds": (0, 3600),
+}
 
 
 @dataclass(frozen=True)
@@ -47,15 +61,22 @@ class Settings:
         return cls(**values)._checked()  # type: ignore[arg-type] # of the types of the defaults
 
     def _checked(self) -> Settings:
+        for name, (low, high) in RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise WrongSetting(f"EDGE_{name.upper()}: expected {low} to {high}, got {getattr(self, name)}")
         if self.client_certificates not in ("", "required"):
             raise WrongSetting(
                 f"EDGE_CLIENT_CERTIFICATES: expected required or nothing, got {self.client_certificates!r}"
             )
         if self.client_certificates and not self.tls_folder:
             raise WrongSetting("EDGE_CLIENT_CERTIFICATES needs TLS: set EDGE_TLS_FOLDER too")
-        host, _, port = self.upstream.rpartition(":")
-        if not (host and port.isdecimal()):
+        upstream = UPSTREAM.fullmatch(self.upstream)
+        if not upstream or not PORTS[0] <= int(upstream[1]) <= PORTS[1]:
             raise WrongSetting(f"EDGE_UPSTREAM: expected HOST:PORT, got {self.upstream!r}")
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError as error:
+            raise WrongSetting(f"EDGE_HOST: expected an IP address to listen on, got {self.host!r}") from error
         try:
             re.compile(self.allowed_origins)
         except re.error as error:
