@@ -67,7 +67,7 @@ class GrpcServers:
             if self._native_chosen:
                 fallback = self._socket_path()
                 self._aio = make_aio(f"unix:{fallback}", 0.0)
-                self._native = _native_server(address, self._handler, fallback=fallback, reuse_port=settings.reuse_port)
+                self._native = self._native_server(address, fallback)
             else:
                 self._aio = make_aio(address, settings.max_connection_age_seconds)
         self._port = (self._native or self._aio).port
@@ -120,8 +120,13 @@ class GrpcServers:
             self._socket_folder = Path(self._temporary_folder.name)
         return str(self._socket_folder / f"grpc-{os.getpid()}.sock")
 
+    def _native_server(self, address: str, fallback: str) -> "NativeServer":
+        from service.transport.grpc.native_server import NativeServer  # here, because pygrpc-native is optional
 
-def _native_server(address: str, handler: InferenceHandler, *, fallback: str, reuse_port: bool) -> "NativeServer":
-    from service.transport.grpc.native_server import NativeServer  # here, because pygrpc-native is optional
-
-    return NativeServer(address, handler, fallback=fallback, reuse_port=reuse_port)
+        return NativeServer(
+            address,
+            self._handler,
+            fallback=fallback,
+            max_message_bytes=self._settings.max_message_bytes,
+            reuse_port=self._settings.reuse_port,
+        )

@@ -24,16 +24,11 @@ from pathlib import Path
 import structlog
 from prometheus_client import CollectorRegistry
 
+from service.app.exposure import check_exposure, choose_grpc_server, log_exposure
 from service.app.grpc_servers import GrpcServers
 from service.app.served_models import ServedModels
 from service.app.settings import Settings
-from service.app.startup import (
-    check_repository,
-    choose_grpc_server,
-    engine_options,
-    open_metrics,
-    read_tokens,
-)
+from service.app.startup import check_repository, engine_options, open_metrics, read_tokens
 from service.core.errors import Draining
 from service.core.lifecycle import Lifecycle, Phase
 from service.inference.classification import Classifier
@@ -72,7 +67,9 @@ class Server:
         self._settings = settings
         self._attach = attach
         self._state_changed: Callable[[], None] = lambda: None
-        self.grpc_server = choose_grpc_server(settings.grpc_server)
+        self._choice = choose_grpc_server(settings)
+        self.grpc_server = self._choice.kind
+        check_exposure(settings)
         self._engine_options = engine_options(settings)
         self.lifecycle = Lifecycle()
         self.registry = Registry(
@@ -132,6 +129,7 @@ class Server:
         if self._attach:
             self._state_changed = self._attach(self, metrics)
         else:
+            log_exposure(self._settings, self._choice)
             self._metrics = open_metrics(self._settings, metrics, self.unready_reason)
             self.metrics_url = self._metrics.url
         if not self._settings.reuse_port:

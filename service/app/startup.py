@@ -1,13 +1,12 @@
 """What the settings ask for, checked against this machine before the service starts.
 
-Owns the errors of starting: each names the flag and the reason. Not here: the settings' own checks (settings.py), the
-order of starting (server.py).
+Owns the errors of starting: each names the flag and the reason. Not here: the settings' own checks (settings.py), who
+can reach the ports (exposure.py), the order of starting (server.py).
 """
 
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -37,8 +36,9 @@ def open_metrics(
     Raises:
         CannotStart: the address cannot be bound.
     """
-    with bind_errors("--metrics-port", settings.host, settings.metrics_port):
-        return MonitoringServer(settings.host, settings.metrics_port, registry, unready_reason)
+    host = settings.metrics_host or settings.host
+    with bind_errors("--metrics-port", host, settings.metrics_port):
+        return MonitoringServer(host, settings.metrics_port, registry, unready_reason)
 
 
 def reserve_port(settings: Settings) -> tuple[socket.socket, int]:
@@ -50,18 +50,6 @@ def reserve_port(settings: Settings) -> tuple[socket.socket, int]:
     with bind_errors("--grpc-port", settings.host, settings.grpc_port, shared=settings.reuse_port):
         reserved = reserve(settings.host, settings.grpc_port)
     return reserved, reserved.getsockname()[1]
-
-
-def choose_grpc_server(setting: str) -> str:
-    """The gRPC server to run, `native` or `aio`, from the setting `auto`, `native` or `aio`.
-
-    Raises:
-        CannotStart: the setting is `native`, and pygrpc-native is not installed.
-    """
-    installed = find_spec("pygrpc_native") is not None
-    if setting == "native" and not installed:
-        raise CannotStart("--grpc-server native: pygrpc-native is not installed; install it or use --grpc-server aio")
-    return "native" if installed and setting != "aio" else "aio"
 
 
 def check_repository(settings: Settings) -> Path:

@@ -24,6 +24,7 @@ from pathlib import Path
 import structlog
 from prometheus_client.registry import CollectorRegistry
 
+from service.app.exposure import check_exposure, choose_grpc_server, log_exposure
 from service.app.process import ECHO_SECONDS
 from service.app.settings import Settings
 from service.app.startup import CANNOT_START, CannotStart, open_metrics, reserve_port
@@ -51,6 +52,8 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._choice = choose_grpc_server(settings)
+        check_exposure(settings)
         self._reserved, port = reserve_port(settings)
         self._worker_settings = settings.model_copy(update={"workers": 1, "reuse_port": True, "grpc_port": port})
         os.environ[COMMIT_VARIABLE] = commit()  # for the workers
@@ -68,6 +71,7 @@ class Supervisor:
         registry = CollectorRegistry()
         registry.register(self._collector)
         with self._signals() as wakeup, self._socket_folder():
+            log_exposure(self._settings, self._choice)
             metrics = open_metrics(self._settings, registry, self.unready_reason)
             try:
                 log.info("metrics listening", url=metrics.url)
