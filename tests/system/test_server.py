@@ -23,7 +23,7 @@ from tests.support.requests import infer_request, outputs_of
 from tests.support.waiting import wait_until
 
 X = np.ones((1, 4), np.float32)
-OPEN = "127.1"  # is 127.0.0.1 to the system; to the service a name that it does not know, and so an open address
+OPEN = "127.000.000.001"  # 127.0.0.1 to the system; to the service a name that it does not know, so an open address
 
 
 @pytest.fixture
