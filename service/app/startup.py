@@ -19,6 +19,7 @@ from service.runtime.cuda import GpuOptions
 from service.runtime.devices import choose_devices
 from service.transport.grpc.listeners import check_bindable, join_address, reserve
 from service.transport.http.monitoring import MonitoringServer
+from service.transport.tls import ServerTls
 
 # The exit status.
 CANNOT_START = 2
@@ -29,7 +30,7 @@ class CannotStart(Exception):
 
 
 def open_metrics(
-    settings: Settings, registry: CollectorRegistry, unready_reason: Callable[[], str]
+    settings: Settings, registry: CollectorRegistry, unready_reason: Callable[[], str], tls: ServerTls | None
 ) -> MonitoringServer:
     """Serve /metrics and the probes.
 
@@ -38,7 +39,7 @@ def open_metrics(
     """
     host = settings.metrics_host or settings.host
     with bind_errors("--metrics-port", host, settings.metrics_port):
-        return MonitoringServer(host, settings.metrics_port, registry, unready_reason)
+        return MonitoringServer(host, settings.metrics_port, registry, unready_reason, tls)
 
 
 def reserve_port(settings: Settings) -> tuple[socket.socket, int]:

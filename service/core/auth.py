@@ -42,6 +42,13 @@ class Tokens:
     def __init__(self, by_digest: Mapping[bytes, _Token]) -> None:
         self._by_digest = by_digest
 
+    def __len__(self) -> int:
+        return len(self._by_digest)
+
+    def replace(self, tokens: "Tokens") -> None:
+        """Accept these tokens from now on, and no others."""
+        self._by_digest = tokens._by_digest
+
     def check(self, authorization: str | bytes | None, right: str) -> None:
         """Check the token in a call's `authorization` metadata for a right.
 

@@ -10,6 +10,7 @@
     requests.py        requests and responses as arrays
     http.py            GET requests
     tokens.py          tokens and the lines of a tokens file
+    certificates.py    an authority and its certificates
     refusal.py         the error of a call
     spec.py            model specifications
     images.py          images as users take them

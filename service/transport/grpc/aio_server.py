@@ -62,7 +62,7 @@ log = structlog.get_logger(__name__)
 
 
 class AioServer:
-    """A grpc.aio server of all methods on one address, on the running event loop.
+    """A grpc.aio server of all methods on one address, on the running event loop; with `credentials`, over TLS.
 
     Raises:
         OSError: the address is taken or cannot be bound.
@@ -79,6 +79,7 @@ class AioServer:
         max_message_bytes: int,
         reuse_port: bool = False,
         max_connection_age_seconds: float = 0.0,
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         self._handler = handler
         self._sink = LoopResponseSink(asyncio.get_running_loop())
@@ -114,7 +115,11 @@ class AioServer:
             pool=POOL,
         )
         try:
-            self.port = self._server.add_insecure_port(address)
+            self.port = (
+                self._server.add_secure_port(address, credentials)
+                if credentials
+                else self._server.add_insecure_port(address)
+            )
         except RuntimeError as error:
             raise OSError(f"{address} cannot be bound") from error
 
