@@ -155,9 +155,8 @@ class NativeServer:
             if isinstance(timeout, bytes) and (seconds_left is None or timeout.startswith(b"+")):
                 seconds_left = parse_timeout(timeout)
             deadline = deadline_at(arrived, seconds_left)
-            if self._handler.auth_required:
-                self._handler.authorize(details[0] if details else ())
-            return self._handler.decode(payload, self, call_id, arrived=arrived, deadline=deadline)
+            access = self._handler.authorize(details[0] if details else ())
+            return self._handler.decode(payload, self, call_id, arrived=arrived, deadline=deadline, access=access)
         except ServiceError as error:
             self.fail(call_id, error)
         except Exception:  # one call must not end the thread

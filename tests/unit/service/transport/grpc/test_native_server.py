@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pygrpc_native import EVENT_CALL, EVENT_CANCEL, NativeGrpcFront
 
+from service.core.auth import FULL_ACCESS, Access
 from service.transport.grpc import native_server
 from service.transport.grpc.native_server import Event, NativeServer
 
@@ -41,11 +42,13 @@ class FakeFront:
 class FakeHandler:
     """Records the call ids of each burst that is submitted, and whether the thread is lent. A lent thread receives."""
 
-    auth_required = False
     inline_seconds = 1.0
 
     def __init__(self) -> None:
         self.bursts: list[tuple[list[int], bool]] = []
+
+    def authorize(self, _: object) -> Access:
+        return FULL_ACCESS
 
     def decode(self, _payload: bytes, _sink: object, call_id: int, **_: Any) -> "FakeRequest":
         return FakeRequest(call_id)
