@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 # Seconds between looks at the files; a change is in force within about twice as long.
 LOOK_SECONDS = 0.5
+# Seconds that a stop waits for a look that is in progress: a file system of the network may never answer.
+CLOSE_SECONDS = 1.0
 
 # What identifies the content of a file, also behind links, as Kubernetes swaps secrets; None if it is missing.
 Signature = tuple[int, ...] | None
@@ -86,7 +88,7 @@ class Credentials:
         """Stop to watch."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):

@@ -34,6 +34,7 @@ def test_an_open_address_is_served_only_behind_an_edge_with_tls_or_if_asked_for(
         check_exposure(make_settings(host=host))
     assert logged(host=host, behind_edge=True) == []
     assert logged(host=host, **TLS, tls_client_ca="ca.crt") == ["aio server chosen"]
+    assert logged(host=host, **TLS) == ["aio server chosen", "open address without tokens"]
     assert logged(host=host, insecure=True, tokens_file="tokens") == ["aio server chosen", "open address without TLS"]
     assert logged(host=host, insecure=True, grpc_server="aio") == [
         "open address without TLS",
