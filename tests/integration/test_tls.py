@@ -17,14 +17,13 @@ import pytest
 
 from service.pb import health_pb2, health_pb2_grpc, inference_pb2_grpc
 from service.transport.http.monitoring import MAX_CONNECTIONS
-from tests.support.certificates import Authority
+from tests.support.certificates import LOCAL, Authority
 from tests.support.local_service import LocalService, local_service
 from tests.support.requests import infer_request, outputs_of
 from tests.support.waiting import WAIT, wait_until
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
 REQUEST = infer_request("double", x=X)
-NAMES = ("DNS:localhost", "IP:127.0.0.1")
 
 Pair = tuple[Path, Path]  # a certificate and its key
 
@@ -72,7 +71,7 @@ class Served:
             response = connection.getresponse()
             return response.status, response.read().decode()
 
-    def renew(self, name: str, names: tuple[str, ...] = NAMES) -> None:
+    def renew(self, name: str, names: tuple[str, ...] = LOCAL) -> None:
         """Replace the files that the service reads by a new certificate and its key."""
         for new, old in zip(self.authority.issue(name, *names), (self.certificate, self.key), strict=True):
             shutil.copy(new, f"{old}.new")
@@ -87,7 +86,7 @@ def infer_on(channel: grpc.Channel) -> None:
 @contextlib.contextmanager
 def serving(toys: Path, folder: Path, *, mutual: bool) -> Iterator[Served]:
     authority = Authority(folder / "authority")
-    certificate, key = (shutil.copy(path, folder) for path in authority.issue("first", *NAMES))
+    certificate, key = (shutil.copy(path, folder) for path in authority.issue("first", *LOCAL))
     files = {"tls_certificate": certificate, "tls_key": key} | ({"tls_client_ca": authority.ca} if mutual else {})
     with local_service(toys, "auto", **files) as service:
         yield Served(service, authority, Path(certificate), Path(key))

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+LOCAL = ("DNS:localhost", "IP:127.0.0.1")  # the names of a server of a test
 
 
 class Authority:
@@ -25,6 +26,17 @@ class Authority:
         issuer = ["-CA", str(self.ca), "-CAkey", str(self._key), "-subj", f"/CN={name}"]
         _openssl(*NEW_KEY, *issuer, *flags, "-keyout", str(key), "-out", str(certificate))
         return certificate, key
+
+
+def tls_folder(folder: Path, authority: Authority, *, clients: Authority | None = None) -> Path:
+    """A folder as the edge wants it: tls.crt, tls.key and, with `clients`, the authority of their certificates."""
+    folder.mkdir(parents=True, exist_ok=True)
+    certificate, key = authority.issue("server", *LOCAL)
+    (folder / "tls.crt").write_bytes(certificate.read_bytes())
+    (folder / "tls.key").write_bytes(key.read_bytes())
+    if clients:
+        (folder / "client-ca.crt").write_bytes(clients.ca.read_bytes())
+    return folder
 
 
 def _openssl(*arguments: str) -> None:

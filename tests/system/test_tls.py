@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.support.certificates import Authority
+from tests.support.certificates import LOCAL, Authority
 from tests.support.processes import ServiceProcess, run_command, service_process
 from tests.support.requests import infer_request
 from tests.support.waiting import WAIT, wait_until
 
 REQUEST = infer_request("double", x=np.ones((1, 4), np.float32))
-NAMES = ("DNS:localhost", "IP:127.0.0.1")
 
 
 @pytest.fixture
@@ -39,9 +38,9 @@ def answers(service: ServiceProcess, ca: bytes) -> bool:
 def test_every_worker_and_the_supervisor_take_a_new_certificate(
     toys: Path, tmp_path: Path, authority: Authority
 ) -> None:
-    certificate, key = authority.issue("server", *NAMES)
+    certificate, key = authority.issue("server", *LOCAL)
     other = Authority(tmp_path / "other")
-    new = other.issue("server", *NAMES)
+    new = other.issue("server", *LOCAL)
     flags = ["--tls-certificate", str(certificate), "--tls-key", str(key), "--workers", "2"]
     with service_process(toys, *flags) as service:
         wait_until(lambda: service.count("listening") == 2, "both workers listen")
