@@ -19,7 +19,7 @@ import psutil
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.benchmarks.load import INSTALLED
-from tests.support.certificates import make_authority, tls_folder
+from tests.support.certificates import Authority, tls_folder
 from tests.support.edge import edge_process
 from tests.support.paths import ROOT, SHARED
 from tests.support.processes import service_process
@@ -95,14 +95,14 @@ def ours(repository: Path, model: str, grpc_server: str, facts: dict[str, float]
 @contextmanager
 def behind_edge(repository: Path, model: str, folder: Path, *, tls: bool = False) -> Iterator[Server]:
     """Our service with the native server, behind the edge."""
-    authority = make_authority(folder / "ca") if tls else None
+    authority = Authority(folder / "ca") if tls else None
     certificates = str(tls_folder(folder / "tls", authority)) if authority else ""
     with (
         ours(repository, model, "native") as service,
         edge_process(service.address, folder, tls_folder=certificates) as edge,
     ):
         processes = (*service.processes, psutil.Process(edge.process.pid))
-        ca = authority.certificate if authority else None
+        ca = authority.ca if authority else None
         yield Server(edge.address, model, processes, ca=ca, statistics=service.address)
 
 

@@ -1,56 +1,44 @@
-"""Certificates of an authority of our own, made with openssl."""
+"""Certificates of an authority of the test's own, made with openssl."""
 
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
+NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+LOCAL = ("DNS:localhost", "IP:127.0.0.1")  # the names of a server of a test
 
-@dataclass(frozen=True)
+
 class Authority:
-    """A certificate authority: `certificate` is what those who trust it need."""
+    """A certificate authority in a folder; `ca` is the file of its certificate."""
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self.ca, self._key = folder / "ca.crt", folder / "ca.key"
+        _openssl(*NEW_KEY, "-subj", "/CN=test authority", "-keyout", str(self._key), "-out", str(self.ca))
 
-    @property
-    def certificate(self) -> Path:
-        """The authority's own certificate."""
-        return self.folder / "ca.crt"
-
-    def issue(self, name: str, *, host: str = "localhost", days: int = 2) -> tuple[Path, Path]:
-        """Make a certificate for a host and 127.0.0.1, and its key: the files NAME.crt and NAME.key."""
-        certificate, key, request = (self.folder / f"{name}.{ending}" for ending in ("crt", "key", "csr"))
-        _openssl("req", *_new_key(key), "-subj", f"/CN={name}", "-out", str(request))
-        extensions = self.folder / f"{name}.ext"
-        extensions.write_text(f"subjectAltName=DNS:{host},IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
-        authority = ["-CA", str(self.certificate), "-CAkey", str(self.folder / "ca.key"), "-CAcreateserial"]
-        flags = ["-req", "-in", str(request), "-days", str(days), "-extfile", str(extensions), "-out", str(certificate)]
-        _openssl("x509", *flags, *authority)
+    def issue(self, name: str, *names: str, usage: str = "") -> tuple[Path, Path]:
+        """The files of a new certificate and its key, for names as in DNS:localhost and a usage as in clientAuth."""
+        certificate, key = self._folder / f"{name}.crt", self._folder / f"{name}.key"
+        extensions = ["basicConstraints=critical,CA:FALSE"]
+        extensions += [f"subjectAltName={','.join(names)}"] if names else []
+        extensions += [f"extendedKeyUsage={usage}"] if usage else []
+        flags = [word for extension in extensions for word in ("-addext", extension)]
+        issuer = ["-CA", str(self.ca), "-CAkey", str(self._key), "-subj", f"/CN={name}"]
+        _openssl(*NEW_KEY, *issuer, *flags, "-keyout", str(key), "-out", str(certificate))
         return certificate, key
 
 
-def make_authority(folder: Path) -> Authority:
-    """Make an authority, in a folder that it creates."""
-    folder.mkdir(parents=True, exist_ok=True)
-    authority = Authority(folder)
-    flags = ["-x509", *_new_key(folder / "ca.key"), "-subj", "/CN=test authority", "-days", "2"]
-    _openssl("req", *flags, "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-out", str(authority.certificate))
-    return authority
-
-
 def tls_folder(folder: Path, authority: Authority, *, clients: Authority | None = None) -> Path:
-    """A folder for the edge: tls.crt, tls.key and, with `clients`, the authority of the clients' certificates."""
+    """A folder as the edge wants it: tls.crt, tls.key and, with `clients`, the authority of their certificates."""
     folder.mkdir(parents=True, exist_ok=True)
-    certificate, key = authority.issue("server")
+    certificate, key = authority.issue("server", *LOCAL)
     (folder / "tls.crt").write_bytes(certificate.read_bytes())
     (folder / "tls.key").write_bytes(key.read_bytes())
     if clients:
-        (folder / "client-ca.crt").write_bytes(clients.certificate.read_bytes())
+        (folder / "client-ca.crt").write_bytes(clients.ca.read_bytes())
     return folder
 
 
-def _new_key(path: Path) -> list[str]:
-    return ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(path)]
-
-
 def _openssl(*arguments: str) -> None:
-    subprocess.run(["/usr/bin/openssl", *arguments], check=True, capture_output=True)
+    command = ["/usr/bin/env", "openssl", "req", "-x509", "-days", "2", *arguments]
+    subprocess.run(command, check=True, capture_output=True)
