@@ -92,7 +92,8 @@ class Edge:
 
     def _drain(self) -> None:
         """Let clients leave, then stop Envoy."""
-        self._stop = False  # a second signal ends the wait
+        self._stop = self._reload = False  # a second signal ends the wait
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _log("info", "draining", seconds=self._settings.drain_seconds)
         limit = time.monotonic() + self._settings.drain_seconds
         try:
