@@ -46,6 +46,7 @@ lint: .venv/installed ## check style, types, the direction of imports and spelli
 	$(BIN)/lint-imports
 	$(BIN)/typos
 	$(BIN)/hadolint deploy/docker/*.Dockerfile
+	test ! -e $(BIN)/envoy || PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m deploy.edge check
 
 train: .venv/installed ## train on the full MNIST, which it downloads into data/ if it is missing, and publish
 	$(BIN)/python -m training --repository $(REPOSITORY) $(TRAINING_FLAGS)

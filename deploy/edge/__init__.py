@@ -2,6 +2,7 @@
 
     python -m edge                 fill in the configuration, run Envoy, watch the certificate, drain on SIGTERM
     python -m edge health          exit with status 0 if clients are served, else 1 with the reason
+    python -m edge check           fill in the configuration only, and say whether Envoy accepts it
     python -m edge render FOLDER   fill in the configuration only, for `envoy -c FOLDER/envoy.yaml`
 
 Envoy reads no environment, exits at once on SIGTERM, and starts with a certificate that it cannot read.

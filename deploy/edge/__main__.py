@@ -23,12 +23,16 @@ def main(arguments: list[str]) -> int:
     try:
         settings = Settings.from_environment(os.environ)
         match arguments:
-            case []:
+            case [] | ["check"]:
                 envoy = shutil.which("envoy")
                 if envoy is None:
                     raise WrongSetting("no program `envoy` on the PATH")
                 with tempfile.TemporaryDirectory(prefix="edge-") as folder:
-                    return Edge(settings, envoy, Path(folder)).run()
+                    edge = Edge(settings, envoy, Path(folder))
+                    if not arguments:
+                        return edge.run()
+                    edge.configure()
+                    return 0
             case ["health"]:
                 reason = health(settings)
                 print(reason or "serving")

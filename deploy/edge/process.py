@@ -41,7 +41,7 @@ class Edge:
 
     def run(self) -> int:
         """Run Envoy until it exits or a signal stops it. Returns the exit status. Raises WrongSetting."""
-        self._configure()
+        self.configure()
         for warning in self._settings.warnings():
             _log("warning", warning)
         signal.signal(signal.SIGTERM, self._on_stop)
@@ -66,7 +66,7 @@ class Edge:
     def _tls(self) -> str:
         return "no" if not self._certificate else "mutual" if self._settings.client_certificates else "yes"
 
-    def _configure(self) -> None:
+    def configure(self) -> None:
         """Fill in the configuration, and hand it over if Envoy accepts it; else change nothing. Raises WrongSetting."""
         with tempfile.TemporaryDirectory() as folder:
             self._write(Path(folder))
@@ -84,7 +84,7 @@ class Edge:
         try:
             if self._reload:
                 self._reload = False
-                self._configure()
+                self.configure()
                 _log("info", "configuration reloaded")
             elif self._certificate and self._certificate.changed():
                 self._certificate.write(self._folder)

@@ -89,7 +89,8 @@ def test_every_setting_of_the_listener_and_the_cluster_reaches_them(tmp_path: Pa
     http = manager(tmp_path)
     buffers = [f["typed_config"] for f in http["http_filters"] if f["name"] == "envoy.filters.http.buffer"]
     assert [buffer["max_request_bytes"] for buffer in buffers] == [1005], "the message and its frame"
-    share = http["access_log"][0]["filter"]["or_filter"]["filters"][-1]["runtime_filter"]["percent_sampled"]
+    logged = http["access_log"][0]["filter"]["and_filter"]["filters"][-1]["or_filter"]["filters"]
+    share = logged[-1]["runtime_filter"]["percent_sampled"]
     assert share == {"numerator": 25_000, "denominator": "MILLION"}
     (host,) = http["route_config"]["virtual_hosts"]
     (policy,) = host["typed_per_filter_config"].values()
