@@ -1,7 +1,12 @@
-"""The Python client: `Client` and gRPC's SERVICE_CONFIG.
+"""The Python client: `Client`, its `Tls` and gRPC's SERVICE_CONFIG.
 
-    retries.py   calls that a full queue refused
-    command.py   the command `python -m service.client`
+    address.py      hosts and ports of an address
+    tls.py          certificates and keys
+    proxies.py      which calls go through an HTTP proxy
+    hints.py        what to try when no connection comes about
+    retries.py      calls that a full queue refused
+    command.py      the command `python -m service.client`
+    connection.py   its flags for the server, TLS and tokens
 
 Imports the stubs (service.pb) and gRPC; NumPy only when a method needs it. Not here: the server.
 """
@@ -9,13 +14,19 @@ Imports the stubs (service.pb) and gRPC; NumPy only when a method needs it. Not 
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import Message
 
+from service.client.address import check, on_this_machine
+from service.client.hints import hint_of
+from service.client.proxies import proxy_options
 from service.client.retries import Retries
+from service.client.tls import Tls as Tls
 from service.pb import (
     classifier_pb2,
     classifier_pb2_grpc,
@@ -49,20 +60,32 @@ SERVICE_CONFIG = {
 
 
 class Client:
-    """Calls one server, or the replicas behind one name. Use it as a context manager.
+    """Calls one server, or the replicas behind one name. Use it as a context manager, or close it.
 
-    `timeout` limits each call with its retries, in seconds. `token` is the bearer token, if the server requires one.
-    `retries` are those of `classify` and `predict` when the queue is full.
+    `url` is HOST:PORT, or another address that gRPC knows. `timeout` limits each call with its retries, in seconds.
+    `token` is the bearer token, if the server requires one; a warning is given if it leaves this machine unencrypted.
+    `tls` encrypts. `retries` are those of `classify` and `predict` when the queue is full.
+
+    Raises:
+        OSError: a file of `tls` cannot be read.
+        ValueError: `url`, `token` or a file of `tls` cannot be used.
     """
 
-    def __init__(self, url: str, *, timeout: float = 10.0, token: str = "", retries: Retries | None = None) -> None:
-        self._metadata = [("authorization", f"Bearer {token}")] if token else None
-        options = [
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
-        ]
-        self._channel = grpc.insecure_channel(url, options)
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 10.0,
+        token: str = "",
+        tls: Tls | None = None,
+        retries: Retries | None = None,
+    ) -> None:
+        check(url)
+        self._url, self._tls = url, tls
+        self._metadata = _metadata(token)
+        if token and tls is None and not on_this_machine(url):
+            warnings.warn(f"the token goes to {url} unencrypted, because TLS is off", stacklevel=2)
+        self._channel = _channel(url, tls)
         self._inference = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._classifier = classifier_pb2_grpc.ImageClassifierStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -73,6 +96,10 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connections; calls in progress are cancelled."""
         self._channel.close()
 
     def classify(
@@ -93,7 +120,7 @@ class Client:
             top_k=top_k,
             fit=f"FIT_{fit.upper()}",
         )
-        return list(self._call(self._classifier.Classify, request).results)
+        return list(self._call_again(self._classifier.Classify, request).results)
 
     def predict(self, model: str, images: NDArray[np.uint8], version: str = "") -> NDArray[np.float32]:
         """Probabilities (N, classes) of raw images (N, H, W, C), with N at most the model's max_batch_size.
@@ -106,22 +133,47 @@ class Client:
         request = inference_pb2.ModelInferRequest(model_name=model, model_version=version)
         request.inputs.add(name="images", datatype="UINT8", shape=images.shape)
         request.raw_input_contents.append(np.ascontiguousarray(images).tobytes())
-        response = self._call(self._inference.ModelInfer, request)
+        response = self._call_again(self._inference.ModelInfer, request)
         return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(response.outputs[0].shape)
 
     def models(self) -> list[inference_pb2.RepositoryIndexResponse.ModelIndex]:
         """List every model version with its state and, if it is not ready, the reason. Raises grpc.RpcError."""
         request = inference_pb2.RepositoryIndexRequest()
-        return list(self._inference.RepositoryIndex(request, timeout=self._timeout, metadata=self._metadata).models)
+        return list(self._call(self._inference.RepositoryIndex, request, self._timeout).models)
 
     def serving(self, service: str = "") -> bool:
         """Whether the server, or the model named `service`, reports SERVING. Raises grpc.RpcError."""
         request = health_pb2.HealthCheckRequest(service=service)
-        status = self._health.Check(request, timeout=self._timeout, metadata=self._metadata).status
+        status = self._call(self._health.Check, request, self._timeout).status
         return bool(status == health_pb2.HealthCheckResponse.SERVING)
 
-    def _call(self, method: Any, request: Message) -> Any:
+    def _call_again(self, method: Any, request: Message) -> Any:
         """Call the method, again while the queue is full."""
-        return self._retries.call(
-            lambda seconds_left: method(request, timeout=seconds_left, metadata=self._metadata), self._timeout
-        )
+        return self._retries.call(lambda seconds_left: self._call(method, request, seconds_left), self._timeout)
+
+    def _call(self, method: Any, request: Message, timeout: float) -> Any:
+        try:
+            return method(request, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            if hint := hint_of(error, self._url, self._tls):
+                error.add_note(hint)
+            raise
+
+
+def _metadata(token: str) -> list[tuple[str, str]] | None:
+    """The header with the token. gRPC's own error about characters that it cannot send would print the token."""
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError("the token has characters that a header cannot have: expected printable ASCII")
+    return [("authorization", f"Bearer {token}")] if token else None
+
+
+def _channel(url: str, tls: Tls | None) -> grpc.Channel:
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        *proxy_options(url, os.environ),
+    ]
+    if tls is None:
+        return grpc.insecure_channel(url, options)
+    return grpc.secure_channel(url, tls.credentials(), options + tls.options())

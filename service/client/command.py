@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import NoReturn
 import grpc
 
 from service.client import Client
+from service.client.connection import add_connection_flags, connect
 from service.client.retries import retry_delay
 from service.pb.classifier_pb2 import Class, Result
 
@@ -32,12 +32,21 @@ UNSURE_BELOW = 0.8
 
 def main() -> NoReturn:
     """Run the command and exit."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
     try:
-        with Client(arguments.url, timeout=arguments.timeout, token=arguments.token) as client:
+        client = connect(parser, arguments)
+    except OSError as error:
+        sys.exit(f"error: {error.filename}: {error.strerror}")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    try:
+        with client:
             status = arguments.run(client, arguments)
     except grpc.RpcError as error:
-        print(f"error: {arguments.url}: {error.code().name}: {error.details()}", file=sys.stderr)
+        # The client's hint comes first: gRPC's text is long, and names neither TLS nor a proxy.
+        said = [*getattr(error, "__notes__", []), str(error.details())]
+        print(f"error: {arguments.url}: {error.code().name}: {'; '.join(said)}", file=sys.stderr)
         status = 1
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -148,11 +157,7 @@ def _read(path: Path) -> bytes:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m service.client", description="Call a running service.")
-    parser.add_argument("--url", default="127.0.0.1:8001", help="host and port of the gRPC services (%(default)s)")
-    parser.add_argument("--timeout", type=float, default=10.0, help="seconds that a call may take (%(default)s)")
-    parser.add_argument(
-        "--token", default=os.environ.get("CNN_TOKEN", ""), help="bearer token, if the server requires one (CNN_TOKEN)"
-    )
+    add_connection_flags(parser)
     parser.add_argument(
         "--version", action=_Version, nargs=0, dest=argparse.SUPPRESS, help="print the version and exit"
     )

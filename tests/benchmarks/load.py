@@ -48,17 +48,19 @@ class Result:
     p99: float
 
 
-def generate(address: str, model: str, load: Load, seconds: float) -> Result:
-    """Load the server at `address` and measure it."""
-    return (_perf_analyzer if HAS_PERF_ANALYZER else own_client)(address, model, load, seconds)
+def generate(address: str, model: str, load: Load, seconds: float, ca: Path | None = None) -> Result:
+    """Load the server at `address` and measure it, over TLS if `ca` names its authority's certificate."""
+    return (_perf_analyzer if HAS_PERF_ANALYZER else own_client)(address, model, load, seconds, ca)
 
 
-def _perf_analyzer(address: str, model: str, load: Load, seconds: float) -> Result:
+def _perf_analyzer(address: str, model: str, load: Load, seconds: float, ca: Path | None = None) -> Result:
     """Load from perf_analyzer. Its stability threshold (-s, percent) is loose: our rounds average out the noise."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.csv"
         flags = ["-m", model, "-i", "grpc", "-u", address, "--async", "-b", str(load.images), "-f", str(report)]
         flags += ["-p", str(int(seconds * 1000)), "-s", "40", "--max-trials", "6"]
+        if ca:
+            flags += ["--ssl-grpc-use-ssl", "--ssl-grpc-root-certifications-file", str(ca)]
         if load.rate:
             flags += ["--request-rate-range", f"{load.rate:.0f}", "--request-distribution", "poisson"]
         else:
@@ -78,7 +80,7 @@ def _perf_analyzer(address: str, model: str, load: Load, seconds: float) -> Resu
     return Result(float(row["Inferences/Second"]), float(row["p50 latency"]) / 1000, float(row["p99 latency"]) / 1000)
 
 
-def own_client(address: str, model: str, load: Load, seconds: float) -> Result:
+def own_client(address: str, model: str, load: Load, seconds: float, ca: Path | None = None) -> Result:
     """Closed-loop load from grpc.aio in this process; its maximum is lower than that of perf_analyzer."""
     if load.rate:
         return Result(float("nan"), float("nan"), float("nan"))
@@ -92,7 +94,9 @@ def own_client(address: str, model: str, load: Load, seconds: float) -> Result:
             latencies.append(time.perf_counter() - started)
 
     async def main() -> None:
-        async with grpc.aio.insecure_channel(address) as channel:
+        credentials = grpc.ssl_channel_credentials(ca.read_bytes()) if ca else None
+        secure = grpc.aio.secure_channel(address, credentials) if credentials else grpc.aio.insecure_channel(address)
+        async with secure as channel:
             await asyncio.gather(*(caller(channel, time.perf_counter() + seconds) for _ in range(load.in_flight)))
 
     asyncio.run(main())

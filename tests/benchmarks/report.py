@@ -44,11 +44,11 @@ def show(model: str, record: Record) -> None:
     """Print the table: medians, and ratios to Triton, to ONNX Runtime alone and to the echo if they ran."""
     print(f"\n{model}")
     heads = (("img/s", 9), ("p50 ms", 9), ("p99 ms", 9), ("CPU µs", 8), ("/Triton", 9), ("/alone", 8), ("/echo", 7))
-    print(f"{'load':9}{'server':8}" + "".join(f"{head:>{width}}" for head, width in heads))
+    print(f"{'load':9}{'server':9}" + "".join(f"{head:>{width}}" for head, width in heads))
     for load, by_server in record.runs.items():
         for name, runs in by_server.items():
             line = (
-                f"{load!s:9}{name:8}{_median(runs, throughput):9,.0f}{_median(runs, p50):9.2f}{_median(runs, p99):9.2f}"
+                f"{load!s:9}{name:9}{_median(runs, throughput):9,.0f}{_median(runs, p50):9.2f}{_median(runs, p99):9.2f}"
             )
             line += f"{_median(runs, lambda run: run.cpu):8.0f}"
             line += _column(ratio(by_server, name, "triton", throughput), 9)
@@ -93,8 +93,16 @@ def targets(records: dict[str, Record]) -> list[Target]:
         results.append(Target("p50 1 × 1, native / Triton", alone, 0.6, at_least=False))
         tail = ratio(runs[IN_FLIGHT_32], "native", "triton", p99)
         results.append(Target("p99 32 × 1, native / Triton", tail, 0.6, at_least=False))
-        cpu = _median(native, lambda run: run.cpu / (1e6 * run.alone / run.rows))
-        results.append(Target("CPU per request 32 × 1 / ONNX Runtime alone", cpu, 1.6, at_least=False))
+        work = _median(native, lambda run: run.cpu / (1e6 * run.alone / run.rows))
+        results.append(Target("CPU per request 32 × 1 / ONNX Runtime alone", work, 1.6, at_least=False))
+        for load in (IN_FLIGHT_8, IN_FLIGHT_32):
+            measured = ratio(runs[load], "native", "triton", cpu)
+            results.append(Target(f"CPU per request {load}, native / Triton", measured, 0.6, at_least=False))
+        for name in ("edge", "edge TLS"):
+            measured = ratio(runs[IN_FLIGHT_32], name, "triton", cpu)
+            results.append(Target(f"CPU per request 32 × 1, {name} / Triton", measured, 1.1, at_least=False))
+            measured = ratio(runs[Load(4, 8)], name, "triton", throughput)
+            results.append(Target(f"throughput 4 × 8, {name} / Triton", measured, 1.0, at_least=True))
         for load in (IN_FLIGHT_8, IN_FLIGHT_32, Load(4, 8), Load(4, 32)):
             measured = ratio(runs[load], "aio", "triton", throughput)
             results.append(Target(f"throughput {load}, aio / Triton", measured, 0.8, at_least=True))
@@ -119,6 +127,11 @@ def ratio(by_server: dict[str, list[Run]], name: str, base: str, metric: Callabl
 def throughput(run: Run) -> float:
     """Images per second."""
     return run.result.throughput
+
+
+def cpu(run: Run) -> float:
+    """CPU time of the server's processes for a request, in microseconds."""
+    return run.cpu
 
 
 def p50(run: Run) -> float:

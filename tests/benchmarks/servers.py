@@ -19,6 +19,8 @@ import psutil
 from service.pb import inference_pb2 as pb
 from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.benchmarks.load import INSTALLED
+from tests.support.certificates import Authority, tls_folder
+from tests.support.edge import edge_process
 from tests.support.paths import ROOT, SHARED
 from tests.support.processes import service_process
 from tests.support.waiting import wait_until
@@ -48,19 +50,26 @@ class Usage:
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its address, its model, and its process."""
+    """A running server: its address, its model, and its processes, of which the CPU time counts, children included.
+
+    `ca` is the certificate of the authority of a server with TLS; `statistics` is an address without TLS, where the
+    server itself is asked what it did.
+    """
 
     address: str
     model: str
-    process: psutil.Process
+    processes: tuple[psutil.Process, ...]
+    ca: Path | None = None
+    statistics: str = ""
 
     def usage(self) -> Usage:
         """Totals so far, from ModelStatistics and from the CPU time of all its processes."""
-        with grpc.insecure_channel(self.address) as channel:
+        with grpc.insecure_channel(self.statistics or self.address) as channel:
             stub = GRPCInferenceServiceStub(channel)
             (statistics,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name=self.model)).model_stats
         cpu = 0.0
-        for process in (self.process, *self.process.children(recursive=True)):
+        children = [child for process in self.processes for child in process.children(recursive=True)]
+        for process in (*self.processes, *children):
             times = process.cpu_times()
             cpu += times.user + times.system
         batches = {size.batch_size: size.compute_infer.count for size in statistics.batch_stats}
@@ -77,10 +86,24 @@ def ours(repository: Path, model: str, grpc_server: str, facts: dict[str, float]
         if facts is not None:
             facts[f"{grpc_server}: start to ready, s"] = time.perf_counter() - started
         process = psutil.Process(service.process.pid)
-        yield Server(service.address, model, process)
+        yield Server(service.address, model, (process,))
         if facts is not None:
             facts[f"{grpc_server}: resident memory after the load, MiB"] = process.memory_info().rss / 2**20
             facts["client health, s"] = _health_seconds(service.address)
+
+
+@contextmanager
+def behind_edge(repository: Path, model: str, folder: Path, *, tls: bool = False) -> Iterator[Server]:
+    """Our service with the native server, behind the edge."""
+    authority = Authority(folder / "ca") if tls else None
+    certificates = str(tls_folder(folder / "tls", authority)) if authority else ""
+    with (
+        ours(repository, model, "native") as service,
+        edge_process(service.address, folder, tls_folder=certificates) as edge,
+    ):
+        processes = (*service.processes, psutil.Process(edge.process.pid))
+        ca = authority.ca if authority else None
+        yield Server(edge.address, model, processes, ca=ca, statistics=service.address)
 
 
 def _health_seconds(address: str) -> float:
@@ -109,7 +132,7 @@ def triton(repository: Path, model: str) -> Iterator[Server]:
 
     try:
         wait_until(ready, "Triton is ready")
-        yield Server(f"127.0.0.1:{TRITON_PORT}", model, psutil.Process(process.pid))
+        yield Server(f"127.0.0.1:{TRITON_PORT}", model, (psutil.Process(process.pid),))
     finally:
         process.terminate()
         process.wait(60)
@@ -122,7 +145,7 @@ def echo(model: str, original: Server) -> Iterator[Server]:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        yield Server(process.stdout.readline().strip(), model, psutil.Process(process.pid))
+        yield Server(process.stdout.readline().strip(), model, (psutil.Process(process.pid),))
     finally:
         process.kill()
         process.communicate()

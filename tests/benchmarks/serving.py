@@ -18,11 +18,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 from tests.benchmarks.load import HAS_PERF_ANALYZER, IN_FLIGHT_8, IN_FLIGHT_32, Load, generate
 from tests.benchmarks.models import CIFAR, MNIST, RESNET, SHAPES, graph_of, repository_with
 from tests.benchmarks.report import Record, Run, Runs, show, targets
-from tests.benchmarks.servers import HAS_TRITON, InProcess, Server, echo, ours, triton
+from tests.benchmarks.servers import HAS_TRITON, InProcess, Server, behind_edge, echo, ours, triton
 from tests.support.paths import ROOT, SHARED
 
 ALL_LOADS = (Load(1, 1), Load(8, 1), Load(32, 1), Load(128, 1), Load(4, 8), Load(4, 32))
@@ -40,11 +41,15 @@ def measure(model: str, repository: Path, rounds: int, seconds: float) -> Record
         servers = {"native": stack.enter_context(ours(repository, model, "native", facts))}
         if model == MNIST:
             servers["aio"] = stack.enter_context(ours(repository, model, "aio", facts))
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            for name, tls in (("edge", False), ("edge TLS", True)):
+                (folder / name).mkdir()
+                servers[name] = stack.enter_context(behind_edge(repository, model, folder / name, tls=tls))
             servers["echo"] = stack.enter_context(echo(model, servers["native"]))
         if HAS_TRITON and HAS_PERF_ANALYZER:
             servers["triton"] = stack.enter_context(triton(repository, model))
         for server in servers.values():
-            generate(server.address, model, IN_FLIGHT_8, 1.0)  # warm-up
+            generate(server.address, model, IN_FLIGHT_8, 1.0, server.ca)  # warm-up
         for number in range(1, rounds + 1):
             for load in LOADS[model]:
                 for name, server in servers.items():
@@ -65,7 +70,7 @@ def measure(model: str, repository: Path, rounds: int, seconds: float) -> Record
 
 def _run(name: str, server: Server, load: Load, seconds: float, alone: InProcess) -> Run:
     before = server.usage()
-    result = generate(server.address, server.model, load, seconds)
+    result = generate(server.address, server.model, load, seconds, server.ca)
     usage = server.usage().since(before)
     return Run(result, usage, alone.seconds_for(usage.batches) if name == "native" else 0.0)
 

@@ -10,6 +10,9 @@
     requests.py        requests and responses as arrays
     http.py            GET requests
     tokens.py          tokens and the lines of a tokens file
+    certificates.py    an authority and its certificates
+    terminator.py      Envoy, which ends TLS in front of a service
+    proxy.py           an HTTP proxy that records what it is asked
     refusal.py         the error of a call
     spec.py            model specifications
     images.py          images as users take them

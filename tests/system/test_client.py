@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.pictures.make import FOLDER as PICTURES
+from tests.support.certificates import Authority
 from tests.support.images import big_scan
 from tests.support.models import add_version, doubling_model
 from tests.support.paths import GRPC_SERVERS, ROOT
 from tests.support.processes import ServiceProcess, run_command, service_process
+from tests.support.terminator import terminator
+from tests.support.tokens import CALLER
 
 TestImages = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -124,6 +127,80 @@ def test_no_server_is_one_line_and_status_1() -> None:
     result = run_command("service.client", "--url", "127.0.0.1:1", "--timeout", "3", "health")
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1 and "UNAVAILABLE" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def mtls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a service that requires certificates, for classify.example.com, and the folder with the files."""
+    folder = tmp_path_factory.mktemp("mtls")
+    authority = Authority(folder)
+    named = authority.issue("named", "DNS:classify.example.com")
+    authority.issue("caller", usage="clientAuth")
+    add_version(folder / "models", "double", doubling_model())
+    with (
+        service_process(folder / "models", "--grpc-server", "aio") as service,
+        terminator(folder, service.address, named, authority.ca) as address,
+    ):
+        yield address, folder
+
+
+def test_health_over_tls_is_told_the_files_by_flags_or_by_the_environment(
+    mtls: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, folder = mtls
+    values = {
+        "ca": str(folder / "named.crt"),  # the server's own certificate
+        "certificate": str(folder / "caller.crt"),
+        "key": str(folder / "caller.key"),
+        "server-name": "classify.example.com",
+    }
+    flags = [word for name, value in values.items() for word in (f"--tls-{name}", value)]
+    assert run_command("service.client", "--url", address, *flags, "health").stdout == "SERVING\n"
+    monkeypatch.setenv("CNN_URL", address)
+    for name, value in values.items():
+        monkeypatch.setenv(f"CNN_TLS_{name.upper().replace('-', '_')}", value)
+    assert run_command("service.client", "health").stdout == "SERVING\n"
+
+
+def test_what_is_wrong_with_tls_is_said_with_status_1(mtls: tuple[str, Path]) -> None:
+    address, folder = mtls
+    trusted = ["--tls-ca", str(folder / "ca.crt"), "--tls-server-name", "classify.example.com"]
+    for flags, reason in (
+        ([], f"error: {address}: UNAVAILABLE: the server closed the connection: if it uses TLS, connect with --tls"),
+        (["--tls"], f"error: {address}: UNAVAILABLE: the server's certificate is of an unknown authority"),
+        (trusted[:2], f"error: {address}: UNAVAILABLE: the server's certificate is for another name"),
+        (
+            trusted,
+            f"error: {address}: UNAVAILABLE: the server closed the connection: it may ask for",
+        ),
+        (["--tls-ca", "/none"], "error: /none: No such file or directory"),
+        (["--tls-ca", str(folder / "ca.key")], f"error: {folder / 'ca.key'}: no certificates in PEM"),
+    ):
+        result = run_command("service.client", "--url", address, *flags, "health")
+        *_, line = result.stderr.splitlines()  # gRPC may log lines of its own before
+        assert result.returncode == 1 and line.startswith(reason), result.stderr
+
+
+def test_a_token_comes_from_a_file_and_is_warned_of_if_it_is_sent_in_the_clear(toys: Path, tokens_file: Path) -> None:
+    (tokens_file.parent / "token").write_text(f"{CALLER}\n")
+    token = ["--token-file", str(tokens_file.parent / "token")]
+    with service_process(toys, "--tokens-file", str(tokens_file)) as service:
+        assert "UNAUTHENTICATED" in client(service, "models")[2]
+        assert client(service, *token, "models") == (0, "double  1  READY\nlookup  1  READY\n", "")
+    result = run_command("service.client", "--url", "192.0.2.1:1", "--timeout", "0.1", *token, "models")  # RFC 5737
+    warning, error = result.stderr.splitlines()
+    assert warning == "warning: the token goes to 192.0.2.1:1 unencrypted, because TLS is off"
+    assert error.startswith("error: 192.0.2.1:1: ") and CALLER not in result.stderr and result.returncode == 1
+
+
+def test_health_is_not_misled_by_a_proxy(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container where Docker set both cases of the variables; so the image's HEALTHCHECK fails for ever."""
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with service_process(toys) as service:
+        assert client(service, "health") == (0, "SERVING\n", "")
 
 
 def test_version_is_the_packages() -> None:
