@@ -1,7 +1,6 @@
 """The published port in real containers: TLS, tokens, changes under load, and who reaches what."""
 
 import json
-import shutil
 import ssl
 import time
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ import grpc
 import pytest
 
 from tests.soaks.load import ConstantLoad, once_ready
-from tests.support.containers import Stack, call, docker, healthy, inspect, issue, refusal
+from tests.support.certificates import Authority, tls_folder
+from tests.support.containers import Stack, call, docker, healthy, inspect, refusal
 from tests.support.tokens import CALLER, token_line
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
@@ -32,13 +32,15 @@ def stack(images: dict[str, str], repository: Path) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def tls(tmp_path: Path) -> Path:
+def authority(tmp_path: Path) -> Authority:
+    """The authority of the edge's certificate and of the clients' certificates."""
+    return Authority(tmp_path / "authority")
+
+
+@pytest.fixture
+def tls(tmp_path: Path, authority: Authority) -> Path:
     """A folder with a certificate for localhost, its key, and the authority of the clients' certificates."""
-    folder = tmp_path / "tls"
-    folder.mkdir()
-    issue(folder, "tls")
-    shutil.copy(issue(tmp_path, "client-ca"), folder)
-    return folder
+    return tls_folder(tmp_path / "tls", authority, clients=authority)
 
 
 @pytest.fixture
@@ -48,10 +50,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-def trusting(certificate: Path, client: Path | None = None) -> grpc.ChannelCredentials:
-    """Credentials of a client that trusts this certificate and shows that of the client."""
-    key, chain = (client.with_suffix(".key").read_bytes(), client.read_bytes()) if client else (None, None)
-    return grpc.ssl_channel_credentials(certificate.read_bytes(), key, chain)
+def trusting(authority: Authority, client: tuple[Path, Path] | None = None) -> grpc.ChannelCredentials:
+    """Credentials of a client that trusts the authority and shows this certificate, of which it has the key."""
+    chain, key = (path.read_bytes() for path in client) if client else (None, None)
+    return grpc.ssl_channel_credentials(authority.ca.read_bytes(), key, chain)
 
 
 def served_certificate(stack: Stack) -> str:
@@ -104,30 +106,32 @@ def test_a_reload_of_the_edge_under_load_fails_no_call(stack: Stack) -> None:
     assert load.outcome.count() > 300
 
 
-def test_a_changed_certificate_is_served_under_load_without_a_failed_call(stack: Stack, tls: Path) -> None:
+def test_a_changed_certificate_is_served_under_load_without_a_failed_call(
+    stack: Stack, tls: Path, authority: Authority, tmp_path: Path
+) -> None:
     stack.up("edge", TLS_FOLDER=str(tls))
-    first, connected = served_certificate(stack), trusting(tls / "tls.crt")
-    call(stack.address, credentials=connected, wait=True)
+    first, credentials = served_certificate(stack), trusting(authority)
+    call(stack.address, credentials=credentials, wait=True)
     with pytest.raises(grpc.RpcError):
         call(stack.address)  # without TLS
-    with ConstantLoad(stack.address, 4, rate=50, credentials=connected) as load:
+    with ConstantLoad(stack.address, 4, rate=50, credentials=credentials) as load:
         time.sleep(1)
-        renewed = issue(tls.parent, "tls")  # another key and another certificate, moved into the folder
-        for path in (renewed.with_suffix(".key"), renewed):
+        for path in sorted(tls_folder(tmp_path / "renewed", authority).iterdir()):  # another key, another certificate
             path.rename(tls / path.name)
         once_ready(lambda: served_certificate(stack) != first, "new connections get the new certificate", limit=15)
         time.sleep(1)
     assert load.outcome.failed == 0, load.outcome.texts
     assert load.outcome.count() > 300
-    call(stack.address, credentials=trusting(tls / "tls.crt"))
+    call(stack.address, credentials=credentials)
 
 
-def test_with_client_certificates_required_a_client_without_one_is_refused(stack: Stack, tls: Path) -> None:
+def test_with_client_certificates_required_a_client_without_one_is_refused(
+    stack: Stack, tls: Path, authority: Authority, tmp_path: Path
+) -> None:
     stack.up("edge", TLS_FOLDER=str(tls), CLIENT_CERTIFICATES="required")
-    known = issue(tls.parent, "client", authority=tls.parent / "client-ca.crt")
-    unknown = issue(tls.parent, "stranger")
-    call(stack.address, credentials=trusting(tls / "tls.crt", known), wait=True)
-    for credentials in (trusting(tls / "tls.crt"), trusting(tls / "tls.crt", unknown)):
+    call(stack.address, credentials=trusting(authority, authority.issue("client")), wait=True)
+    strangers = Authority(tmp_path / "strangers").issue("stranger")
+    for credentials in (trusting(authority), trusting(authority, strangers)):
         assert refusal(stack.address, credentials=credentials) is grpc.StatusCode.UNAVAILABLE
 
 

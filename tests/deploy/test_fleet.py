@@ -1,6 +1,5 @@
 """Replicas behind the edge, under load, in real containers: balance, stop, kill, scale, upgrade."""
 
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.soaks.load import ConstantLoad, once_ready
-from tests.support.containers import BUILT, MODEL, Stack, call, docker, healthy, inspect
-from tests.support.paths import ROOT
+from tests.support.containers import MODEL, Stack, call, changed_image, docker, healthy, inspect, upgrade
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 
@@ -103,24 +101,10 @@ def test_scaling_in_and_out_under_load_fails_no_call_of_clients_without_retries(
     assert load.outcome.failed == 0, load.outcome.texts
 
 
-def upgrade(fleet: Stack, image: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run deploy/upgrade as an operator whose .env names this image."""
-    environment = fleet.variables | {"PATH": "/usr/bin:/bin", "HOME": str(Path.home()), "SERVICE_IMAGE": image}
-    command = [ROOT / "deploy/upgrade"]
-    return subprocess.run(
-        command, env=environment | variables, cwd="/", capture_output=True, text=True, check=False, timeout=300
-    )
-
-
-def changed_image(name: str, line: str, folder: Path) -> str:
-    """An image that differs from the service's in one line of its Dockerfile."""
-    (folder / "Dockerfile").write_text(f"FROM {BUILT['SERVICE_IMAGE']}\n{line}\n")
-    docker("build", "-q", "-t", f"simplecnn-service:{name}", str(folder))
-    return f"simplecnn-service:{name}"
-
-
-def test_an_upgrade_under_load_replaces_every_replica_and_fails_no_call(fleet: Stack, tmp_path: Path) -> None:
-    image, old = changed_image("test-next", "LABEL version=next", tmp_path), set(fleet.containers())
+def test_an_upgrade_under_load_replaces_every_replica_and_fails_no_call(
+    fleet: Stack, images: dict[str, str], tmp_path: Path
+) -> None:
+    image, old = changed_image(images["SERVICE_IMAGE"], tmp_path), set(fleet.containers())
     with ConstantLoad(fleet.address, 4, rate=50) as load:
         done = upgrade(fleet, image)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -131,8 +115,10 @@ def test_an_upgrade_under_load_replaces_every_replica_and_fails_no_call(fleet: S
     assert {inspect(container)["Config"]["Image"] for container in new} == {image}
 
 
-def test_an_upgrade_to_an_image_that_does_not_start_keeps_the_replicas_and_fails(fleet: Stack, tmp_path: Path) -> None:
-    image, old = changed_image("test-broken", 'CMD ["--device", "cuda"]', tmp_path), set(fleet.containers())
+def test_an_upgrade_to_an_image_that_does_not_start_keeps_the_replicas_and_fails(
+    fleet: Stack, images: dict[str, str], tmp_path: Path
+) -> None:
+    image, old = changed_image(images["SERVICE_IMAGE"], tmp_path, 'CMD ["--device", "cuda"]'), set(fleet.containers())
     with ConstantLoad(fleet.address, 4, rate=50) as load:
         done = upgrade(fleet, image)
     assert done.returncode == 1

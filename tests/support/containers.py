@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,22 @@ class Stack:
         self.compose("down", "-v", "--remove-orphans", "-t", "1")
 
 
+def upgrade(stack: Stack, image: str) -> subprocess.CompletedProcess[str]:
+    """Run deploy/upgrade as an operator whose .env names this image of the service."""
+    environment = stack.variables | {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "SERVICE_IMAGE": image}
+    return subprocess.run(
+        [ROOT / "deploy/upgrade"], env=environment, cwd="/", capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def changed_image(image: str, folder: Path, line: str = "") -> str:
+    """The name of an image that differs from this one in a line of its Dockerfile, by default a label."""
+    (folder / "Dockerfile").write_text(f"FROM {image}\n{line or f'LABEL changed={time.time()}'}\n")
+    changed = f"{image}-changed"
+    docker("build", "-q", "-t", changed, "-f", str(folder / "Dockerfile"), str(folder))
+    return changed
+
+
 def inspect(container: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(docker("inspect", container))[0]
     return found
@@ -168,18 +185,3 @@ def readable_copy(source: Path, target: Path) -> Path:
     for path in (target, *target.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return target
-
-
-def issue(folder: Path, name: str, *, authority: Path | None = None) -> Path:
-    """Write NAME.crt and NAME.key for "localhost", signed by the authority whose .crt is given or by itself.
-
-    Returns the path of the certificate.
-    """
-    certificate = folder / f"{name}.crt"
-    signed = ["-CA", str(authority), "-CAkey", str(authority.with_suffix(".key"))] if authority else []
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    names = ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    files = ["-days", "2", "-keyout", str(certificate.with_suffix(".key")), "-out", str(certificate)]
-    subprocess.run([*command, *signed, *names, *files], check=True, capture_output=True)
-    certificate.with_suffix(".key").chmod(0o644)  # the user of the containers is another one
-    return certificate
