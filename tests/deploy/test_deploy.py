@@ -1,5 +1,6 @@
 """Static checks of deploy/: Dockerfiles, Compose files and manifests agree with each other and with the settings."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -177,8 +178,8 @@ JOINED = {  # files as docker compose joins them: by COMPOSE_FILE, or by finding
 }
 
 
-def rendered(folder: Path, variables: dict[str, str], *flags: str) -> dict[str, Any]:
-    """What `docker compose up` starts in a copy of the project, with these lines in .env."""
+def compose_config(folder: Path, variables: dict[str, str], *flags: str) -> dict[str, Any]:
+    """What `docker compose` makes of a copy of the project, with these lines in .env and nothing in the environment."""
     if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:  # noqa: S607
         pytest.skip("Docker Compose is not installed")
     shutil.copytree(DEPLOY / "compose", folder / "deploy/compose")
@@ -188,7 +189,8 @@ def rendered(folder: Path, variables: dict[str, str], *flags: str) -> dict[str, 
     if "override" in variables:
         (folder / "compose.override.yaml").write_text(variables["override"])
     command = ["docker", "compose", *flags, "config"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    environment = {name: os.environ[name] for name in ("PATH", "HOME")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     content: dict[str, Any] = yaml.safe_load(done.stdout)
     return content
@@ -202,7 +204,7 @@ def folders(service: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.parametrize("joined", JOINED)
 def test_tokens_and_tls_hold_for_every_joined_set_of_files(joined: str, tmp_path: Path) -> None:
     variables = {"TOKENS_FOLDER": "./tokens", "TLS_FOLDER": "tls", "CLIENT_CERTIFICATES": "required"}
-    services = rendered(tmp_path, variables | {"GRPC_BIND": "0.0.0.0"} | JOINED[joined])["services"]  # noqa: S104
+    services = compose_config(tmp_path, variables | {"GRPC_BIND": "0.0.0.0"} | JOINED[joined])["services"]  # noqa: S104
     service, edge = services["service"], services["edge"]
     assert service["environment"]["SERVICE_TOKENS_FILE"] == "/run/tokens/tokens"
     assert edge["environment"]["EDGE_TLS_FOLDER"] == "/run/tls"
@@ -219,7 +221,7 @@ def test_tokens_and_tls_hold_for_every_joined_set_of_files(joined: str, tmp_path
 
 @pytest.mark.parametrize("joined", JOINED)
 def test_only_the_edge_publishes_the_services_port(joined: str, tmp_path: Path) -> None:
-    project = rendered(tmp_path, JOINED[joined], "--profile", "*")
+    project = compose_config(tmp_path, JOINED[joined], "--profile", "*")
     services = project["services"]
     assert project["networks"]["private"]["internal"] is True
     assert services["service"]["networks"].keys() == {"private"} and "ports" not in services["service"]
@@ -244,22 +246,22 @@ def test_a_folder_that_does_not_exist_is_an_error_of_up_and_an_unset_variable_mo
     for name in ("service", "edge"):
         (mount,) = [volume for volume in services[name]["volumes"] if isinstance(volume, dict)]
         assert mount["bind"] == {"create_host_path": False} and mount["read_only"]
-    services = rendered(tmp_path, {"TOKENS_FOLDER": "", "TLS_FOLDER": ""})["services"]
+    services = compose_config(tmp_path, {"TOKENS_FOLDER": "", "TLS_FOLDER": ""})["services"]
     assert set(folders(services["service"]).values()) == set(folders(services["edge"]).values()) == {"/dev/null"}
     assert not services["service"]["environment"]["SERVICE_TOKENS_FILE"]
     assert not services["edge"]["environment"]["EDGE_TLS_FOLDER"]
 
 
 def test_a_host_that_only_serves_pulls_neither_torch_nor_grafana(tmp_path: Path) -> None:
-    assert rendered(tmp_path / "1", {})["services"].keys() == {"service", "edge"}
+    assert compose_config(tmp_path / "1", {})["services"].keys() == {"service", "edge"}
     example = dict(re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     everything = {"service", "edge", "training", "prometheus", "grafana"}
-    assert rendered(tmp_path / "2", example)["services"].keys() == everything
+    assert compose_config(tmp_path / "2", example)["services"].keys() == everything
 
 
 def test_grafana_has_no_default_password(tmp_path: Path) -> None:
     def grafana(folder: str, **variables: str) -> dict[str, Any]:
-        service = rendered(tmp_path / folder, variables, "--profile", "*")["services"]["grafana"]
+        service = compose_config(tmp_path / folder, variables, "--profile", "*")["services"]["grafana"]
         assert service["command"] == ["cfg:default.security.disable_initial_admin_creation=true"]
         names = ("GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION", "GF_SECURITY_ADMIN_PASSWORD")
         return {name.removeprefix("GF_SECURITY_"): service["environment"][name] for name in names}

@@ -1,2 +1,1 @@
-"""Long runs under load, started by hand: `make soak-reload`, `soak-restart`, `soak-overload`, `soak-deadlines`,
-`soak-fleet`."""
+"""Long runs under load, started by hand: the targets of make whose name starts with `soak`."""
