@@ -19,7 +19,7 @@ from tests.support.local_service import Gate
 from tests.support.models import add_version, doubling_model, lookup_model
 from tests.support.paths import GRPC_SERVERS, ROOT
 from tests.support.processes import RUNS, clean_environment, run_command
-from tests.support.tokens import CALLER, EXPIRED, OPERATOR, token_line
+from tests.support.tokens import CALLER, EXPIRED, LIMITED, OPERATOR, token_line
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,12 +71,13 @@ def three_versions(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tokens_file(tmp_path: Path) -> Path:
-    """A tokens file with the token of a caller, that of an operator, and an expired one."""
+    """A tokens file with the tokens of a caller, of one for `double` alone, of an operator, and an expired one."""
     path = tmp_path / "tokens"
     path.write_text(
         "# who may call\n\n"
         + token_line(CALLER, "infer", "2999-12-31")
         + token_line(OPERATOR, "infer,control")
+        + token_line(LIMITED, "infer:double,control:double")
         + token_line(EXPIRED, "infer,control", "2020-01-01")
     )
     return path

@@ -33,6 +33,8 @@ RUN groupadd --gid 10001 simplecnn \
  && install -d -o 10001 -g 10001 /models
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/app /opt/venv
+# The container's own loopback address could not be published, so the service listens on all addresses. It starts only if told
+# how strangers are kept out: -e SERVICE_BEHIND_EDGE=true, SERVICE_TLS_CERTIFICATE and SERVICE_TLS_KEY, or SERVICE_INSECURE=true.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \

@@ -2,6 +2,8 @@
 
     settings.py         every flag and environment variable
     startup.py          what the settings ask for, checked against this machine
+    exposure.py         who can reach the ports, and which gRPC server may stand there
+    credentials.py      tokens and certificates, read again when their files change
     server.py           one service from start to stop
     grpc_servers.py     its gRPC servers: opened, left by clients, closed
     served_models.py    the versions it loaded, until their last request is answered

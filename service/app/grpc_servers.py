@@ -21,6 +21,7 @@ from service.core.lifecycle import Lifecycle
 from service.inference.handler import InferenceHandler
 from service.transport.grpc.aio_server import AioServer
 from service.transport.grpc.listeners import close_listeners, join_address, open_connections
+from service.transport.tls import ServerTls
 
 if TYPE_CHECKING:
     from service.transport.grpc.native_server import NativeServer
@@ -33,8 +34,8 @@ QUIET_SECONDS, MAX_REFUSAL_SECONDS = 0.1, 0.3
 # gRPC spreads the maximum ages of connections by a tenth, and a client takes a moment to leave.
 AGE_SPREAD, LEAVING_SECONDS = 1.1, 0.5
 
-# Makes the aio server for an address, with connections of that maximum age in seconds.
-MakeAio = Callable[[str, float], AioServer]
+# Makes the aio server for an address, with connections of that maximum age in seconds, with or without TLS.
+MakeAio = Callable[[str, float, ServerTls | None], AioServer]
 
 
 class GrpcServers:
@@ -55,8 +56,8 @@ class GrpcServers:
         """Whether `open` was called."""
         return self._aio is not None
 
-    async def open(self, make_aio: MakeAio) -> None:
-        """Accept calls.
+    async def open(self, make_aio: MakeAio, tls: ServerTls | None) -> None:
+        """Accept calls, with TLS if there is a certificate: then the aio server is chosen.
 
         Raises:
             CannotStart: the address cannot be bound.
@@ -66,10 +67,10 @@ class GrpcServers:
         with bind_errors("--grpc-port", settings.host, settings.grpc_port, shared=settings.reuse_port):
             if self._native_chosen:
                 fallback = self._socket_path()
-                self._aio = make_aio(f"unix:{fallback}", 0.0)
-                self._native = _native_server(address, self._handler, fallback=fallback, reuse_port=settings.reuse_port)
+                self._aio = make_aio(f"unix:{fallback}", 0.0, None)
+                self._native = self._native_server(address, fallback)
             else:
-                self._aio = make_aio(address, settings.max_connection_age_seconds)
+                self._aio = make_aio(address, settings.max_connection_age_seconds, tls)
         self._port = (self._native or self._aio).port
         await self._aio.start()
         if self._native:
@@ -120,8 +121,13 @@ class GrpcServers:
             self._socket_folder = Path(self._temporary_folder.name)
         return str(self._socket_folder / f"grpc-{os.getpid()}.sock")
 
+    def _native_server(self, address: str, fallback: str) -> "NativeServer":
+        from service.transport.grpc.native_server import NativeServer  # here, because pygrpc-native is optional
 
-def _native_server(address: str, handler: InferenceHandler, *, fallback: str, reuse_port: bool) -> "NativeServer":
-    from service.transport.grpc.native_server import NativeServer  # here, because pygrpc-native is optional
-
-    return NativeServer(address, handler, fallback=fallback, reuse_port=reuse_port)
+        return NativeServer(
+            address,
+            self._handler,
+            fallback=fallback,
+            max_message_bytes=self._settings.max_message_bytes,
+            reuse_port=self._settings.reuse_port,
+        )

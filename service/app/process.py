@@ -37,10 +37,20 @@ def serve(settings: Settings, *, attach: Attach | None = None, socket_folder: Pa
         return await server.run()
 
     try:
-        return asyncio.run(main())
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(main())
     except CannotStart as error:
         print(f"error: {error}", file=sys.stderr)
         return CANNOT_START
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Uvloop's event loop; asyncio's own where uvloop does not exist, which is on Windows."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def leave(status: int) -> NoReturn:

@@ -24,16 +24,12 @@ from pathlib import Path
 import structlog
 from prometheus_client import CollectorRegistry
 
+from service.app.credentials import Credentials
+from service.app.exposure import check_exposure, choose_grpc_server, log_exposure
 from service.app.grpc_servers import GrpcServers
 from service.app.served_models import ServedModels
 from service.app.settings import Settings
-from service.app.startup import (
-    check_repository,
-    choose_grpc_server,
-    engine_options,
-    open_metrics,
-    read_tokens,
-)
+from service.app.startup import check_repository, engine_options, open_metrics
 from service.core.errors import Draining
 from service.core.lifecycle import Lifecycle, Phase
 from service.inference.classification import Classifier
@@ -51,6 +47,7 @@ from service.transport.grpc.classifier_servicer import ClassifierServicer
 from service.transport.grpc.health_servicer import HealthServicer
 from service.transport.grpc.inference_servicer import InferenceServicer
 from service.transport.http.monitoring import MonitoringServer
+from service.transport.tls import ServerTls
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +69,10 @@ class Server:
         self._settings = settings
         self._attach = attach
         self._state_changed: Callable[[], None] = lambda: None
-        self.grpc_server = choose_grpc_server(settings.grpc_server)
+        self._choice = choose_grpc_server(settings)
+        self.grpc_server = self._choice.kind
+        check_exposure(settings)
+        self._credentials = Credentials(settings)
         self._engine_options = engine_options(settings)
         self.lifecycle = Lifecycle()
         self.registry = Registry(
@@ -91,7 +91,7 @@ class Server:
             self.registry,
             self.lifecycle,
             max_message_bytes=settings.max_message_bytes,
-            tokens=read_tokens(settings.tokens_file),
+            tokens=self._credentials.tokens,
         )
         self.decoder = PictureDecoder(settings.decode_memory_bytes)
         self._collector = ServiceCollector(self.registry, self.handler, self.decoder, self.grpc_server)
@@ -114,6 +114,7 @@ class Server:
         await self._stop.wait()
         if self._failure:
             self._changes.close()
+            self._credentials.close()
             self.remove_socket()
             raise self._failure
         await self.shut_down(lame_duck=0.0 if self._hurry.is_set() else self._settings.lame_duck_seconds)
@@ -132,21 +133,24 @@ class Server:
         if self._attach:
             self._state_changed = self._attach(self, metrics)
         else:
-            self._metrics = open_metrics(self._settings, metrics, self.unready_reason)
+            log_exposure(self._settings, self._choice)
+            self._credentials.log_doubt()
+            self._metrics = open_metrics(self._settings, metrics, self.unready_reason, self._credentials.tls)
             self.metrics_url = self._metrics.url
         if not self._settings.reuse_port:
             await self._open_grpc()
         if self._metrics:
             log.info("metrics listening", url=self._metrics.url)
+        self._credentials.watch()
         self._changes.start()
 
     async def _open_grpc(self) -> None:
         """Accept calls."""
-        await self._grpc.open(self._make_aio)
+        await self._grpc.open(self._make_aio, self._credentials.tls)
         self.grpc_address = self._grpc.address
         log.info("listening", grpc_server=self.grpc_server, address=self.grpc_address, pid=os.getpid())
 
-    def _make_aio(self, address: str, max_connection_age_seconds: float) -> AioServer:
+    def _make_aio(self, address: str, max_connection_age_seconds: float, tls: ServerTls | None) -> AioServer:
         settings = self._settings
         return AioServer(
             address,
@@ -163,6 +167,7 @@ class Server:
             max_message_bytes=settings.max_message_bytes,
             reuse_port=settings.reuse_port,
             max_connection_age_seconds=max_connection_age_seconds,
+            credentials=tls.grpc_credentials() if tls else None,
         )
 
     def _load(self, folder: ModelFolder, version: int) -> LoadedModel:
@@ -260,6 +265,7 @@ class Server:
         self.decoder.close()
         if self._metrics:
             self._metrics.close()
+        self._credentials.close()
         self.lifecycle.advance(Phase.STOPPED)
         log.info("stopped", answered=self._models.answered)
 

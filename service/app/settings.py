@@ -18,6 +18,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="SERVICE_",
+        env_ignore_empty=True,  # Compose passes a variable that the user did not set as an empty one
         cli_parse_args=True,
         cli_prog_name="python -m service",
         cli_kebab_case=True,
@@ -37,10 +38,22 @@ class Settings(BaseSettings):
     """Address to listen on; 0.0.0.0 for all addresses of this machine."""
     grpc_port: Port = 8001
     """Port of the gRPC services; 0 picks a free port."""
+    metrics_host: str | None = None
+    """Address of the metrics port; without it, the address of --host."""
     metrics_port: Port = 8002
     """Port of /metrics, /livez and /readyz; 0 picks a free port."""
+    behind_edge: bool = False
+    """Strangers reach this service only through an edge that bounds messages, such as Envoy of deploy/edge."""
+    insecure: bool = False
+    """Serve without TLS on an address that strangers may reach, without an edge."""
+    tls_certificate: Path | None = None
+    """PEM file of the certificate, with its chain, for TLS on the gRPC port and the metrics port."""
+    tls_key: Path | None = None
+    """PEM file of the certificate's private key."""
+    tls_client_ca: Path | None = None
+    """PEM file of the CA whose certificates callers must present (mTLS)."""
     grpc_server: Literal["auto", "native", "aio"] = "auto"
-    """gRPC server: native is fast, aio is always available, auto takes native if it is installed."""
+    """gRPC server: native is fast, aio is complete; auto takes native where strangers cannot exhaust its memory."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Processes that share the gRPC port, each with its own engines; one for each core that should serve."""
     device: Device = "auto"
@@ -82,6 +95,14 @@ class Settings(BaseSettings):
     def _check_ports(self) -> "Settings":
         if self.grpc_port == self.metrics_port != 0:
             raise ValueError(f"--grpc-port and --metrics-port are both {self.grpc_port}; they must differ")
+        return self
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> "Settings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("--tls-certificate and --tls-key: give both or neither")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("--tls-client-ca needs TLS; give --tls-certificate and --tls-key too")
         return self
 
     @model_validator(mode="after")

@@ -1,13 +1,12 @@
 """What the settings ask for, checked against this machine before the service starts.
 
-Owns the errors of starting: each names the flag and the reason. Not here: the settings' own checks (settings.py), the
-order of starting (server.py).
+Owns the errors of starting: each names the flag and the reason. Not here: the settings' own checks (settings.py), who
+can reach the ports (exposure.py), the order of starting (server.py).
 """
 
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -20,6 +19,7 @@ from service.runtime.cuda import GpuOptions
 from service.runtime.devices import choose_devices
 from service.transport.grpc.listeners import check_bindable, join_address, reserve
 from service.transport.http.monitoring import MonitoringServer
+from service.transport.tls import ServerTls
 
 # The exit status.
 CANNOT_START = 2
@@ -30,15 +30,16 @@ class CannotStart(Exception):
 
 
 def open_metrics(
-    settings: Settings, registry: CollectorRegistry, unready_reason: Callable[[], str]
+    settings: Settings, registry: CollectorRegistry, unready_reason: Callable[[], str], tls: ServerTls | None
 ) -> MonitoringServer:
     """Serve /metrics and the probes.
 
     Raises:
         CannotStart: the address cannot be bound.
     """
-    with bind_errors("--metrics-port", settings.host, settings.metrics_port):
-        return MonitoringServer(settings.host, settings.metrics_port, registry, unready_reason)
+    host = settings.metrics_host or settings.host
+    with bind_errors("--metrics-port", host, settings.metrics_port):
+        return MonitoringServer(host, settings.metrics_port, registry, unready_reason, tls)
 
 
 def reserve_port(settings: Settings) -> tuple[socket.socket, int]:
@@ -50,18 +51,6 @@ def reserve_port(settings: Settings) -> tuple[socket.socket, int]:
     with bind_errors("--grpc-port", settings.host, settings.grpc_port, shared=settings.reuse_port):
         reserved = reserve(settings.host, settings.grpc_port)
     return reserved, reserved.getsockname()[1]
-
-
-def choose_grpc_server(setting: str) -> str:
-    """The gRPC server to run, `native` or `aio`, from the setting `auto`, `native` or `aio`.
-
-    Raises:
-        CannotStart: the setting is `native`, and pygrpc-native is not installed.
-    """
-    installed = find_spec("pygrpc_native") is not None
-    if setting == "native" and not installed:
-        raise CannotStart("--grpc-server native: pygrpc-native is not installed; install it or use --grpc-server aio")
-    return "native" if installed and setting != "aio" else "aio"
 
 
 def check_repository(settings: Settings) -> Path:

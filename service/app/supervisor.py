@@ -24,9 +24,11 @@ from pathlib import Path
 import structlog
 from prometheus_client.registry import CollectorRegistry
 
+from service.app.credentials import Credentials
+from service.app.exposure import check_exposure, choose_grpc_server, log_exposure
 from service.app.process import ECHO_SECONDS
 from service.app.settings import Settings
-from service.app.startup import CANNOT_START, CannotStart, open_metrics, reserve_port
+from service.app.startup import CANNOT_START, CannotStart, open_metrics, read_tokens, reserve_port
 from service.app.worker import TICK_SECONDS, Exit, Worker, WorkerProcess
 from service.app.worker_process import Command, run_worker
 from service.core.version import COMMIT_VARIABLE, commit
@@ -51,6 +53,10 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._choice = choose_grpc_server(settings)
+        check_exposure(settings)
+        read_tokens(settings.tokens_file)  # so that an invalid one is one error, and not one of each worker
+        self._credentials = Credentials(settings.model_copy(update={"tokens_file": None}))
         self._reserved, port = reserve_port(settings)
         self._worker_settings = settings.model_copy(update={"workers": 1, "reuse_port": True, "grpc_port": port})
         os.environ[COMMIT_VARIABLE] = commit()  # for the workers
@@ -68,7 +74,10 @@ class Supervisor:
         registry = CollectorRegistry()
         registry.register(self._collector)
         with self._signals() as wakeup, self._socket_folder():
-            metrics = open_metrics(self._settings, registry, self.unready_reason)
+            log_exposure(self._settings, self._choice)
+            self._credentials.log_doubt()
+            metrics = open_metrics(self._settings, registry, self.unready_reason, self._credentials.tls)
+            self._credentials.watch()
             try:
                 log.info("metrics listening", url=metrics.url)
                 self._watch(wakeup)
@@ -76,6 +85,7 @@ class Supervisor:
                 for worker in self._workers:
                     worker.kill()
                 metrics.close()
+                self._credentials.close()
                 self._reserved.close()
         log.info("all workers stopped", status=self._status)
         return self._status

@@ -37,7 +37,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from service.core.texts import bounded
+from service.core.texts import bounded, quoted
 
 # The trailing metadata that carries rich error details (https://grpc.io/docs/guides/error/).
 DETAILS_KEY = "grpc-status-details-bin"
@@ -183,7 +183,7 @@ class PermissionDenied(ServiceError):
     code = grpc.StatusCode.PERMISSION_DENIED
 
     def __init__(self, right: str) -> None:
-        super().__init__(f"the token lacks the right {right!r}")
+        super().__init__(f"the token lacks the right {quoted(right)}")
 
 
 class Unimplemented(ServiceError):

@@ -1,9 +1,9 @@
 """ModelInfer, from request bytes to the queue and from outputs to response bytes.
 
-Owns the steps of one call: refuse it while draining, decode it, find its model, queue it; then respond, fail or cancel,
-and count the outcome. A call is bound to one loaded version, which checks it, computes it and encodes its response; one
-that is replaced before the call is queued has no part in it. Not here: decoding (decode.py, decode_cache.py), encoding
-(encode.py), the queue (batching/), the wire (transport/).
+Owns the steps of one call: refuse it while draining, decode it, check the caller's right, find its model, queue it;
+then respond, fail or cancel, and count the outcome. A call is bound to one loaded version, which checks it, computes it
+and encodes its response; one that is replaced before the call is queued has no part in it. Not here: decoding
+(decode.py, decode_cache.py), encoding (encode.py), the queue (batching/), the wire (transport/).
 """
 
 import math
@@ -16,8 +16,8 @@ import structlog
 from service.batching.queue import PendingRequest
 from service.batching.scheduler import BatcherClosed
 from service.batching.statistics import Statistics
-from service.core.auth import AUTHORIZATION, INFER, Tokens
-from service.core.errors import Draining, EngineFailed, MessageTooLarge, ServiceError
+from service.core.auth import AUTHORIZATION, FULL_ACCESS, INFER, Access, Tokens
+from service.core.errors import Draining, EngineFailed, MessageTooLarge, PermissionDenied, ServiceError
 from service.core.lifecycle import Lifecycle
 from service.core.spec import Arrays, ModelSpec, Outputs
 from service.inference.decode import (
@@ -131,18 +131,30 @@ class InferenceHandler:
         self._max_message_bytes = max_message_bytes
         self._tokens = tokens
 
-    def authorize(self, metadata: Iterable[tuple[str, str | bytes]], right: str = INFER) -> None:
-        """Check the token in a call's metadata, if tokens are required.
+    def authorize(self, metadata: Iterable[tuple[str, str | bytes]], right: str = INFER) -> Access:
+        """Check the token in a call's metadata, if tokens are required, and return what its caller may do.
 
         Raises:
             Unauthenticated: the token is missing, unknown or expired.
-            PermissionDenied: the token lacks the right.
+            PermissionDenied: the token lacks the right for every model.
         """
         if self._tokens is None:
-            return
+            return FULL_ACCESS
         try:
-            self._tokens.check(dict(metadata).get(AUTHORIZATION), right)
+            return self._tokens.check(dict(metadata).get(AUTHORIZATION), right)
         except ServiceError as error:
+            self.unrouted_statistics.record_failure(error.code.name, 0.0)
+            raise
+
+    def check_right(self, access: Access, right: str, model: str) -> None:
+        """Check that a caller's access covers a model, outside ModelInfer; "" stands for every model.
+
+        Raises:
+            PermissionDenied: the right is missing.
+        """
+        try:
+            access.check(right, model)
+        except PermissionDenied as error:
             self.unrouted_statistics.record_failure(error.code.name, 0.0)
             raise
 
@@ -159,27 +171,45 @@ class InferenceHandler:
             raise
 
     def submit(
-        self, payload: bytes, sink: ResponseSink[C], call: C, *, arrived: float, deadline: float | None
+        self,
+        payload: bytes,
+        sink: ResponseSink[C],
+        call: C,
+        *,
+        arrived: float,
+        deadline: float | None,
+        access: Access = FULL_ACCESS,
     ) -> PendingInfer | None:
         """Decode the request and queue it, or fail the call at once. Times are on time.monotonic()'s clock.
 
         Returns the request, which can be cancelled while it is queued; None if it is invalid.
         """
-        request = self.decode(payload, sink, call, arrived=arrived, deadline=deadline)
+        request = self.decode(payload, sink, call, arrived=arrived, deadline=deadline, access=access)
         if request is not None:
             self._queue(request)
         return request
 
     def decode(
-        self, payload: bytes, sink: ResponseSink[C], call: C, *, arrived: float, deadline: float | None
+        self,
+        payload: bytes,
+        sink: ResponseSink[C],
+        call: C,
+        *,
+        arrived: float,
+        deadline: float | None,
+        access: Access = FULL_ACCESS,
     ) -> PendingInfer | None:
-        """Decode the request and find its model, or fail the call. It must be queued by submit_burst()."""
+        """Decode the request and find its model, or fail the call. It must be queued by submit_burst().
+
+        `access` is the caller's, which must cover the model.
+        """
         statistics = self.unrouted_statistics
         try:
             self._check_accepting(arrived)
             if len(payload) > self._max_message_bytes:
                 raise MessageTooLarge(len(payload), self._max_message_bytes)
             request: CacheHit | ParsedRequest = self._cache.find(payload) or parse(payload)
+            access.check(INFER, request.name)
             parameters = request.parameters
             model = self._registry.get(request.name, request.version, parameters.sticky_key or request.id)
             statistics = model.statistics
@@ -276,7 +306,7 @@ class InferenceHandler:
         if isinstance(error, ServiceError):
             request.refuse(error)
             return
-        try:
+        try:  # with full access: the look-up before checked the caller's
             again = self.decode(
                 request.payload, request.sink, request.call, arrived=request.arrived, deadline=request.deadline
             )

@@ -2,6 +2,7 @@
 
     grpc/   two gRPC servers and the servicers behind them
     http/   /metrics and probes
+    tls.py  certificates of both
 
 Not here: what a tensor or an image means (inference/).
 """

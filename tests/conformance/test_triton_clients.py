@@ -11,9 +11,11 @@ import pytest
 from onnx import TensorProto
 
 from tests.conftest import outside
+from tests.support.certificates import LOCAL, Authority
 from tests.support.models import add_version, adding_model, doubling_model, identity_model
 from tests.support.paths import ROOT, SHARED
 from tests.support.processes import service_process
+from tests.support.tokens import LIMITED
 
 PERF_ANALYZER = SHARED / "bench" / "perf_analyzer"
 INSTALLED = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "serving-bench"
@@ -125,3 +127,17 @@ def test_perf_analyzer_measures_it_and_prints_where_time_goes(
     )
     assert abs(total - sum(parts)) <= len(parts), "the durations do not add up"
     assert parts[0] <= 0.2 * total, "time that nobody accounts for"
+
+
+def test_tritonclient_calls_over_tls_with_a_certificate_and_a_token(
+    toys: Path, tmp_path: Path, tokens_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path / "authority")
+    certificate, key = authority.issue("server", *LOCAL, usage="serverAuth")
+    caller = authority.issue("caller", usage="clientAuth")
+    flags = ["--tls-certificate", str(certificate), "--tls-key", str(key), "--tls-client-ca", str(authority.ca)]
+    monkeypatch.setenv("CNN_TOKEN", LIMITED)
+    with service_process(toys, *flags, "--tokens-file", str(tokens_file)) as service:
+        seen = outside("triton_tls.py", service.address, "double", str(authority.ca), *map(str, caller))
+    answered = {"ready": True, "shapes": [[1, 4]]}
+    assert seen == {"sync": answered, "aio": answered, "plain": "UNAVAILABLE"}

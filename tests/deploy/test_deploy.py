@@ -1,5 +1,6 @@
 """Static checks of deploy/: Dockerfiles, Compose files and manifests agree with each other and with the settings."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from deploy.edge.process import EXIT_SECONDS
+from deploy.edge.settings import Settings as EdgeSettings
 from service.app.settings import Settings
 from tests.support.paths import ROOT
 from training.settings import Settings as TrainingSettings
@@ -20,6 +23,7 @@ DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted(DEPLOY.glob("docker/*.Dockerfile"))
 COMPOSE = [ROOT / "docker-compose.yml", *sorted(DEPLOY.glob("compose/*.yml"))]
 OVERLAYS = ("overlays/cpu", "overlays/gpu", "torchrun")
+SECURED = "overlays/cpu with components"
 KUBERNETES = ("1.33", "1.37")
 VARIABLE = re.compile(r"\$\{(\w+)(?::[-+]([^}]*))?\}")
 # Variables whose line in .env.example shows an example, not the default.
@@ -124,11 +128,6 @@ def test_stop_grace_periods_exceed_the_longest_shutdown() -> None:
     assert int(grace.removesuffix("s")) > longest + 5
     edge = compose(ROOT / "docker-compose.yml")["services"]["edge"]
     assert int(edge["stop_grace_period"].removesuffix("s")) > int(edge["environment"]["EDGE_DRAIN_SECONDS"]) + 10
-    deployment = (DEPLOY / "kubernetes/base/service.yaml").read_text()
-    lame_duck = re.search(r'SERVICE_LAME_DUCK_SECONDS, value: "(\d+)"', deployment)
-    allowed = re.search(r"terminationGracePeriodSeconds: (\d+)", deployment)
-    assert lame_duck and allowed
-    assert int(allowed[1]) > longest - float(fields["lame_duck_seconds"].default) + int(lame_duck[1]) + 2
 
 
 def test_env_example_lists_every_variable_with_its_default() -> None:
@@ -276,14 +275,26 @@ def test_grafana_has_no_default_password(tmp_path: Path) -> None:
 # --- Kubernetes --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=OVERLAYS)
-def manifests(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    """The manifests that `kubectl apply -k` would apply."""
+@pytest.fixture(scope="module", params=[*OVERLAYS, SECURED])
+def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The manifests that `kubectl apply -k` would apply: of each overlay, and of one with every component."""
+    if request.param != SECURED:
+        return rendered(DEPLOY / "kubernetes" / request.param)
+    folder = tmp_path_factory.mktemp("overlay")
+    names = {"resources": ["overlays/cpu"], "components": ["components/tls", "components/tokens"]}
+    content = {
+        kind: [os.path.relpath(DEPLOY / "kubernetes" / name, folder.resolve()) for name in listed]
+        for kind, listed in names.items()
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    return rendered(folder)
+
+
+def rendered(folder: Path) -> list[dict[str, Any]]:
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("kubectl is not installed (Debian: kubectl)")
-    command = [kubectl, "kustomize", str(DEPLOY / "kubernetes" / request.param)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 
@@ -306,13 +317,22 @@ def pods(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [manifest["spec"]["template"]["spec"] for manifest in manifests if "template" in manifest.get("spec", {})]
 
 
+def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those of a pod, its sidecars included."""
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
+def environment(container: dict[str, Any]) -> dict[str, str]:
+    return {variable["name"]: variable.get("value", "") for variable in container.get("env", [])}
+
+
 def test_every_pod_is_hardened_and_bounded(manifests: list[dict[str, Any]]) -> None:
     assert pods(manifests)
     for pod in pods(manifests):
         assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["automountServiceAccountToken"] is False
-        for container in pod["containers"]:
+        for container in containers(pod):
             context = container["securityContext"]
             assert context["readOnlyRootFilesystem"] and context["capabilities"] == {"drop": ["ALL"]}
             assert context["allowPrivilegeEscalation"] is False
@@ -321,7 +341,7 @@ def test_every_pod_is_hardened_and_bounded(manifests: list[dict[str, Any]]) -> N
             assert not container["image"].endswith(":latest") and ":" in container["image"]
         for volume in pod["volumes"]:
             assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""}), volume["name"]
-        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        mounted = {mount["name"] for container in containers(pod) for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]}
 
 
@@ -352,14 +372,115 @@ def test_selectors_claims_and_metrics_refer_to_existing_objects(manifests: list[
         assert "replicas" not in kinds["Deployment"]["spec"], "the autoscaler sets the number"
 
 
-def test_probes_and_ports_match_the_service(manifests: list[dict[str, Any]]) -> None:
-    runtime = yaml.safe_load((DEPLOY / "kubernetes/kserve/runtime.yaml").read_text())
-    service = [pod["containers"][0] for pod in pods(manifests) if pod["containers"][0]["name"] == "service"]
-    for container in (*service, runtime["spec"]["containers"][0]):
-        assert container["ports"][0]["containerPort"] == Settings.model_fields["grpc_port"].default
-        for probe in ("startupProbe", "livenessProbe"):
-            assert container[probe]["grpc"] == {"port": 8001, "service": "liveness"}
-        assert container["readinessProbe"]["grpc"] == {"port": 8001}
+@pytest.fixture
+def serving(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    """The specification of the pod that serves."""
+    found = [manifest["spec"]["template"]["spec"] for manifest in manifests if manifest["kind"] == "Deployment"]
+    if not found:
+        pytest.skip("this overlay only trains")
+    return dict(found[0])
+
+
+def test_a_pod_serves_the_native_server_on_loopback_through_the_edge(
+    manifests: list[dict[str, Any]], serving: dict[str, Any]
+) -> None:
+    (service,), (edge,) = serving["initContainers"], serving["containers"]
+    assert (service["name"], edge["name"]) == ("service", "edge")
+    settings = environment(service)
+    assert settings["SERVICE_HOST"] == "127.0.0.1" and settings["SERVICE_BEHIND_EDGE"] == "true"
+    assert "SERVICE_GRPC_SERVER" not in settings, "auto takes the native one"
+    assert environment(edge)["EDGE_UPSTREAM"] == f"127.0.0.1:{settings['SERVICE_GRPC_PORT']}"
+    listening = [int(settings["SERVICE_GRPC_PORT"]), Settings.model_fields["metrics_port"].default]
+    listening += [EdgeSettings.port, EdgeSettings.operators_port, EdgeSettings.admin_port]
+    assert len(set(listening)) == len(listening), "the containers of a pod share one address"
+    assert {name.removeprefix("SERVICE_").lower() for name in settings} <= Settings.model_fields.keys()
+    assert {name.removeprefix("EDGE_").lower() for name in environment(edge)} <= {
+        field.name for field in dataclasses.fields(EdgeSettings)
+    }
+    ports = [port["containerPort"] for container in (service, edge) for port in container["ports"]]
+    assert sorted(ports) == [
+        EdgeSettings.port,
+        Settings.model_fields["metrics_port"].default,
+        EdgeSettings.operators_port,
+    ]
+    (published,) = [manifest["spec"] for manifest in manifests if manifest["kind"] == "Service"]
+    assert sorted(port["targetPort"] for port in published["ports"]) == sorted(ports)
+    (policy,) = [
+        manifest["spec"]
+        for manifest in manifests
+        if manifest["kind"] == "NetworkPolicy" and manifest["metadata"]["name"] == "service"
+    ]
+    assert sorted(port["port"] for rule in policy["ingress"] for port in rule["ports"]) == sorted(ports)
+
+
+def test_probes_reach_a_pod_from_outside_also_with_tls(serving: dict[str, Any]) -> None:
+    """The kubelet asks the pod's address, and its gRPC probe speaks no TLS: so HTTP, on the ports for operators."""
+    ports = {"service": Settings.model_fields["metrics_port"].default, "edge": EdgeSettings.operators_port}
+    for container in containers(serving):
+        for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
+            assert container[probe]["httpGet"] == {"port": ports[container["name"]], "path": path}
+
+
+def test_a_pod_drains_at_the_edge_while_the_service_serves_on(serving: dict[str, Any]) -> None:
+    (service,), (edge,) = serving["initContainers"], serving["containers"]
+    assert service["restartPolicy"] == "Always", "a sidecar: Kubernetes stops it after the edge"
+    assert float(environment(service)["SERVICE_LAME_DUCK_SECONDS"]) == 0
+    removed = edge["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert removed >= 5, "endpoints are removed while the pod is told to stop"
+    drained = float(environment(edge).get("EDGE_DRAIN_SECONDS", EdgeSettings.drain_seconds)) + EXIT_SECONDS
+    stopped = float(Settings.model_fields["shutdown_timeout_seconds"].default)
+    assert serving["terminationGracePeriodSeconds"] > removed + drained + stopped + 5
+
+
+def test_secrets_are_mounted_only_where_they_are_read_and_a_missing_one_is_no_open_port(
+    manifests: list[dict[str, Any]], serving: dict[str, Any]
+) -> None:
+    secrets = {volume["name"]: volume["secret"] for volume in serving["volumes"] if "secret" in volume}
+    mounts = {
+        (container["name"], mount["name"], mount["mountPath"])
+        for container in containers(serving)
+        for mount in container["volumeMounts"]
+        if mount["name"] in secrets
+    }
+    (service,), (edge,) = serving["initContainers"], serving["containers"]
+    (published,) = [manifest["spec"] for manifest in manifests if manifest["kind"] == "Service"]
+    if not secrets:
+        assert "EDGE_TLS_FOLDER" not in environment(edge) and "SERVICE_TOKENS_FILE" not in environment(service)
+        assert published["ports"][0]["appProtocol"] == "kubernetes.io/h2c"
+        return
+    assert mounts == {("edge", "tls", "/run/tls"), ("service", "tokens", "/run/tokens")}
+    assert environment(edge)["EDGE_TLS_FOLDER"] == "/run/tls" and environment(edge)["EDGE_TOKENS"]
+    assert environment(service)["SERVICE_TOKENS_FILE"] == "/run/tokens/tokens"
+    for secret in secrets.values():
+        assert not secret.get("optional"), "the pod waits for it"
+        assert secret["defaultMode"] == 0o440, "readable by fsGroup alone"
+    assert "appProtocol" not in published["ports"][0], "the port speaks TLS"
+
+
+def test_prometheus_scrapes_both_containers_under_the_jobs_that_the_rules_name(manifests: list[dict[str, Any]]) -> None:
+    monitors = [manifest["spec"] for manifest in manifests if manifest["kind"] == "ServiceMonitor"]
+    services = [manifest["spec"] for manifest in manifests if manifest["kind"] == "Service"]
+    for monitor in monitors:
+        ports = {port["name"]: port["port"] for port in services[0]["ports"]}
+        scraped = {
+            endpoint["relabelings"][0]["replacement"]: ports[endpoint["port"]] for endpoint in monitor["endpoints"]
+        }
+        assert scraped == {"service": 8002, "edge": EdgeSettings.operators_port}
+        configured = yaml.safe_load((DEPLOY / "monitoring/prometheus/prometheus.yml").read_text())["scrape_configs"]
+        assert scraped.keys() < {job["job_name"] for job in configured}
+
+
+def test_the_gateways_route_leads_to_the_edge(manifests: list[dict[str, Any]], serving: dict[str, Any]) -> None:
+    route, backend = yaml.safe_load_all((DEPLOY / "kubernetes/grpc-route.yaml").read_text())
+    (reference,) = route["spec"]["rules"][0]["backendRefs"]
+    (port,) = backend["spec"]["ports"]
+    assert reference == {"name": backend["metadata"]["name"], "port": port["port"]}
+    assert port["targetPort"] == serving["containers"][0]["ports"][0]["containerPort"] == EdgeSettings.port
+    (headless,) = [manifest for manifest in manifests if manifest["kind"] == "Service"]
+    assert backend["spec"]["selector"].items() <= headless["spec"]["selector"].items()
+    assert headless["spec"]["clusterIP"] == "None" and "clusterIP" not in backend["spec"]
+    for version in KUBERNETES:
+        kubernetes_validate.validate(backend, version, strict=True)
 
 
 def test_the_kserve_runtime_and_inference_service_match() -> None:
@@ -370,6 +491,14 @@ def test_the_kserve_runtime_and_inference_service_match() -> None:
     assert model["protocolVersion"] in runtime["spec"]["protocolVersions"] == ["grpc-v2"]
     known = {(offer["name"], offer["version"]) for offer in runtime["spec"]["supportedModelFormats"]}
     assert (model["modelFormat"]["name"], model["modelFormat"]["version"]) in known
-    (container,) = runtime["spec"]["containers"]
-    assert container["name"] == "kserve-container" and container["ports"][0]["name"] == "h2c"
-    assert container["args"] == ["--model-repository=/mnt/models"]
+
+
+def test_the_kserve_runtime_has_one_port_which_the_aio_server_bounds() -> None:
+    (container,) = yaml.safe_load((DEPLOY / "kubernetes/kserve/runtime.yaml").read_text())["spec"]["containers"]
+    assert container["name"] == "kserve-container"
+    port = Settings.model_fields["grpc_port"].default
+    assert container["ports"] == [{"name": "h2c", "containerPort": port, "protocol": "TCP"}]
+    assert container["args"] == ["--model-repository=/mnt/models", "--grpc-server=aio", "--insecure"]
+    for probe in ("startupProbe", "livenessProbe"):
+        assert container[probe]["grpc"] == {"port": port, "service": "liveness"}
+    assert container["readinessProbe"]["grpc"] == {"port": port}

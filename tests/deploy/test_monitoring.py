@@ -24,6 +24,7 @@ from service.telemetry.collector import metrics_registry
 from service.telemetry.gpu import GpuCollector
 from service.telemetry.workers import WorkersCollector
 from service.transport.http.monitoring import MonitoringServer
+from tests.support.edge import EdgeProcess, edge_process
 from tests.support.gpu import FakeNvml
 from tests.support.local_service import local_service
 from tests.support.models import copy_repository
@@ -96,10 +97,40 @@ def names_in(expression: str) -> set[str]:
     }
 
 
-def test_every_metric_that_is_asked_for_exists(published: Path, nvml: FakeNvml) -> None:
-    with local_service(published, "aio") as service:
-        service.stub.ModelInfer(infer_request(MODEL, images=np.zeros((1, 28, 28, 1), np.uint8)))
-        text = urllib.request.urlopen(service.server.metrics_url).read().decode()
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tls.crt, for localhost and one day, and tls.key."""
+    folder = tmp_path_factory.mktemp("tls")
+    files = ["-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command = ["/usr/bin/openssl", "req", "-x509", "-days", "1", *key, *names, *files]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def edge_channel(edge: EdgeProcess, certificate: Path) -> grpc.Channel:
+    credentials = grpc.ssl_channel_credentials((certificate / "tls.crt").read_bytes())
+    return grpc.secure_channel(edge.address, credentials)
+
+
+def metrics_of(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def test_every_metric_that_is_asked_for_exists(
+    published: Path, nvml: FakeNvml, tmp_path: Path, certificate: Path
+) -> None:
+    with (
+        local_service(published, "aio") as service,
+        edge_process(service.address, tmp_path, tls_folder=str(certificate)) as edge,
+        edge_channel(edge, certificate) as channel,
+    ):
+        request = infer_request(MODEL, images=np.zeros((1, 28, 28, 1), np.uint8))
+        GRPCInferenceServiceStub(channel).ModelInfer(request, wait_for_ready=True, timeout=10)
+        text = metrics_of(service.server.metrics_url)
+        text += metrics_of(f"http://127.0.0.1:{edge.operators_port}/metrics")
     gpus = {family.name for family in GpuCollector(["cuda:0"]).collect()}
     workers = {sample.name for family in WorkersCollector(list).own() for sample in family.samples}
     exposed = {re.split(r"[{ ]", line)[0] for line in text.splitlines() if line and not line.startswith("#")}
@@ -158,9 +189,9 @@ def test_every_panel_has_a_place_a_description_and_the_provisioned_data_source(b
 
 
 class Prometheus:
-    """A real one, with our rules, that scrapes these addresses every half second."""
+    """A real one, with our rules, that scrapes these addresses of each job every half second."""
 
-    def __init__(self, folder: Path, addresses: list[str]) -> None:
+    def __init__(self, folder: Path, jobs: dict[str, list[str]]) -> None:
         program = shutil.which("prometheus")
         if program is None:
             pytest.skip("prometheus is not installed (Debian: prometheus)")
@@ -170,7 +201,9 @@ class Prometheus:
         config = {
             "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
             "rule_files": [RULES.name, ALERTS.name],
-            "scrape_configs": [{"job_name": "service", "static_configs": [{"targets": addresses}]}],
+            "scrape_configs": [
+                {"job_name": job, "static_configs": [{"targets": addresses}]} for job, addresses in jobs.items()
+            ],
         }
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         self.url = f"http://127.0.0.1:{free_port()}"
@@ -205,9 +238,9 @@ class Prometheus:
         self.log.close()
 
 
-def calls(address: str, images: np.ndarray, stop: threading.Event) -> None:
-    """Calls of several sizes, some that are wrong, and some with a picture."""
-    with grpc.insecure_channel(address) as channel:
+def calls(edge: EdgeProcess, certificate: Path, images: np.ndarray, stop: threading.Event) -> None:
+    """Calls through the edge: of several sizes, some that are wrong, and some with a picture."""
+    with edge_channel(edge, certificate) as channel:
         stub = GRPCInferenceServiceStub(channel)
         number = 0
         while not stop.is_set():
@@ -228,22 +261,29 @@ def calls(address: str, images: np.ndarray, stop: threading.Event) -> None:
 
 @pytest.fixture(scope="module")
 def watched(
-    published: Path, tmp_path_factory: pytest.TempPathFactory, test_images: tuple[np.ndarray, np.ndarray]
+    published: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    test_images: tuple[np.ndarray, np.ndarray],
+    certificate: Path,
 ) -> Iterator[Prometheus]:
-    """A Prometheus that has scraped a service under load, with a version that is refused, and a pretended GPU."""
+    """A Prometheus that has scraped an edge and a service under load, with a refused version and a pretended GPU."""
     folder = tmp_path_factory.mktemp("prometheus")
     repository = copy_repository(published, folder / "models")
     shutil.copytree(repository / MODEL / "1", repository / MODEL / "2")
     (repository / MODEL / "2" / "model.onnx").write_bytes(b"half a file")
-    with pytest.MonkeyPatch.context() as patch, service_process(repository, ready=False) as service:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        service_process(repository, ready=False) as service,
+        edge_process(service.address, folder, tls_folder=str(certificate)) as edge,
+    ):
         nvml = FakeNvml()
         for name in [name for name in dir(nvml) if name.startswith("nvml")]:
             patch.setattr(f"pynvml.{name}", getattr(nvml, name))
         gpus = MonitoringServer("127.0.0.1", 0, metrics_registry(GpuCollector(["cuda:0"])), lambda: "")
         addresses = [urllib.parse.urlsplit(url).netloc for url in (service.metrics, gpus.url)]
-        prometheus = Prometheus(folder, addresses)
+        prometheus = Prometheus(folder, {"service": addresses, "edge": [f"127.0.0.1:{edge.operators_port}"]})
         stop = threading.Event()
-        load = [threading.Thread(target=calls, args=(service.address, test_images[0], stop)) for _ in range(3)]
+        load = [threading.Thread(target=calls, args=(edge, certificate, test_images[0], stop)) for _ in range(3)]
         try:
             for thread in load:
                 thread.start()
@@ -296,3 +336,16 @@ def test_the_autoscalers_metric_can_be_asked_for(watched: Prometheus) -> None:
 def test_a_refused_version_shows_up_as_an_alert(watched: Prometheus) -> None:
     alerts = {sample["metric"]["alertname"] for sample in watched.query("ALERTS")}
     assert "ModelRefused" in alerts and "ModelNotReady" not in alerts, "the version before goes on serving"
+
+
+def test_the_edge_counts_calls_by_their_grpc_status(watched: Prometheus) -> None:
+    found = watched.query("sum by (grpc_status) (envoy_cluster_grpc)")
+    counts = {sample["metric"]["grpc_status"]: float(sample["value"][1]) for sample in found}
+    assert counts.keys() == {"0", "5"} and min(counts.values()) > 10, "OK, and NOT_FOUND for the unknown model"
+
+
+def test_the_edge_shows_a_certificate_that_expires_as_an_alert_and_its_replica_as_ready(watched: Prometheus) -> None:
+    alerts = {sample["metric"]["alertname"] for sample in watched.query('ALERTS{alertname=~"Edge.*"}')}
+    assert alerts == {"EdgeCertificateExpires"}
+    (healthy,) = watched.query('envoy_cluster_membership_healthy{envoy_cluster_name="service"}')
+    assert (healthy["metric"]["job"], healthy["value"][1]) == ("edge", "1")

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from numpy.typing import NDArray
 
+from service.app.process import new_event_loop
 from service.app.server import Server
 from service.app.settings import Settings
 from service.pb import inference_pb2_grpc
@@ -27,7 +28,7 @@ class LocalService:
             "lame_duck_seconds": 0.0,
         } | settings
         self.server = Server(make_settings(model_repository=repository, grpc_server=grpc_server, **options))
-        self._loop = asyncio.new_event_loop()
+        self._loop = new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="service", daemon=True)
         self._thread.start()
         self._call(self.server.start())

@@ -1,8 +1,9 @@
-"""Tokens of a caller and an operator, and the lines of a tokens file."""
+"""Tokens of callers and an operator, and the lines of a tokens file."""
 
 import hashlib
 
 CALLER, OPERATOR, EXPIRED = "caller-token", "operator-token", "expired-token"
+LIMITED = "limited-token"  # for the model `double` alone
 
 
 def token_line(token: str, rights: str, expiry: str = "") -> str:

@@ -208,7 +208,7 @@ def test_the_version_stands_in_pyproject_and_the_others_agree() -> None:
             assert f'"{VERSION}"' not in path.read_text(), f"{path}: read it with importlib.metadata"
     assert run_command("service.client", "--version").stdout == f"simplecnn {VERSION}\n"
     dockerfiles = list((ROOT / "deploy").rglob("*.Dockerfile"))
-    assert len(dockerfiles) == 2
+    assert len(dockerfiles) == 3
     for path in dockerfiles:
         assert re.findall(r"\bVERSION=([\w.]+)", path.read_text()) == [VERSION], path
     tags = {

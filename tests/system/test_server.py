@@ -23,6 +23,7 @@ from tests.support.requests import infer_request, outputs_of
 from tests.support.waiting import wait_until
 
 X = np.ones((1, 4), np.float32)
+OPEN = "127.000.000.001"  # 127.0.0.1 to the system; to the service a name that it does not know, so an open address
 
 
 @pytest.fixture
@@ -144,6 +145,7 @@ def test_a_port_in_use_is_one_line_and_status_2(toys: Path, grpc_server: str, fl
         (["--lame-duck-seconds", "nan"], "--lame-duck-seconds"),
         (["--max-message-bytes", "-1"], "--max-message-bytes"),
         (["--bogus"], "--bogus"),
+        (["--tls-certificate", "tls.crt"], "--tls-certificate and --tls-key: give both or neither"),
     ],
 )
 def test_an_invalid_setting_is_refused_with_status_2(flags: list[str], message: str) -> None:
@@ -151,6 +153,33 @@ def test_an_invalid_setting_is_refused_with_status_2(flags: list[str], message: 
     assert result.returncode == 2
     assert message in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--host", OPEN], "--insecure to serve without TLS"),
+        (["--host", OPEN, "--insecure", "--grpc-server", "native"], "before its token is checked"),
+    ],
+    ids=["open", "native"],
+)
+def test_what_strangers_must_not_reach_is_one_line_and_status_2(
+    toys: Path, flags: list[str], message: str, workers: str
+) -> None:
+    result = run_command("service", "--model-repository", str(toys), "--workers", workers, *flags)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: --") and message in line
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_on_an_open_address_auto_runs_the_aio_server_and_the_log_says_why_once(toys: Path, workers: str) -> None:
+    with service_process(toys, "--host", OPEN, "--insecure", "--workers", workers, until="listening") as service:
+        assert service.event("listening")["grpc_server"] == "aio"
+        for event in ("aio server chosen", "open address without TLS", "open address without tokens"):
+            assert service.count(event) == 1
+        assert "put an edge before it" in service.event("aio server chosen")["advice"]
 
 
 def test_without_models_the_service_is_live_and_gets_ready_with_the_first_valid_version(

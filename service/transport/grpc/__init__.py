@@ -7,6 +7,7 @@
     streaming.py             one ModelStreamInfer call
     inference_servicer.py    inference.GRPCInferenceService, except inference
     classifier_servicer.py   simplecnn.v1.ImageClassifier
+    rights.py                which right a method needs, and for which model
     health_servicer.py       grpc.health.v1.Health
     timeouts.py              a call's deadline from its grpc-timeout
     listeners.py             listening sockets: check, reserve, close

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from service.core.auth import CONTROL, INFER
+from service.core.auth import FULL_ACCESS, INFER, Access
 from service.core.errors import DeadlineExceeded, Draining, EngineFailed, InvalidArgument, ServiceError
 from service.core.spec import Arrays
 from service.inference.encode import stream_error, stream_response
@@ -34,6 +34,7 @@ from service.transport.grpc.hang_ups import GRPC_LOGGER, HANG_UPS
 from service.transport.grpc.health_servicer import HealthServicer
 from service.transport.grpc.inference_servicer import InferenceServicer
 from service.transport.grpc.response_sink import LoopResponseSink
+from service.transport.grpc.rights import concerned_model, keep_covered, right_of
 from service.transport.grpc.streaming import InferenceStream
 from service.transport.grpc.timeouts import deadline_at
 
@@ -45,8 +46,6 @@ POOL.AddSerializedFile(reflection_pb2.DESCRIPTOR.serialized_pb)
 
 MAX_PENDING_CALLS = 2**13
 NO_MAX_AGE_MS = 2**31 - 1  # gRPC's value for no maximum connection age, in milliseconds
-# The methods that need the right `control`.
-CONTROL_METHODS = ("RepositoryModelLoad", "RepositoryModelUnload", "LogSettings")
 # Triton's metadata key: if a client sends "true", an error is the status of the stream and ends it, instead of being a
 # message of the stream.
 STATUS_KEY = "triton_grpc_error"
@@ -62,7 +61,7 @@ log = structlog.get_logger(__name__)
 
 
 class AioServer:
-    """A grpc.aio server of all methods on one address, on the running event loop.
+    """A grpc.aio server of all methods on one address, on the running event loop; with `credentials`, over TLS.
 
     Raises:
         OSError: the address is taken or cannot be bound.
@@ -79,6 +78,7 @@ class AioServer:
         max_message_bytes: int,
         reuse_port: bool = False,
         max_connection_age_seconds: float = 0.0,
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         self._handler = handler
         self._sink = LoopResponseSink(asyncio.get_running_loop())
@@ -114,7 +114,11 @@ class AioServer:
             pool=POOL,
         )
         try:
-            self.port = self._server.add_insecure_port(address)
+            self.port = (
+                self._server.add_secure_port(address, credentials)
+                if credentials
+                else self._server.add_insecure_port(address)
+            )
         except RuntimeError as error:
             raise OSError(f"{address} cannot be bound") from error
 
@@ -129,19 +133,30 @@ class AioServer:
             stream.cancel()
         await self._server.stop(grace)
 
-    def _submit(self, payload: bytes, deadline: float | None) -> tuple[asyncio.Future[bytes], PendingInfer | None]:
+    def _submit(
+        self, payload: bytes, deadline: float | None, access: Access
+    ) -> tuple[asyncio.Future[bytes], PendingInfer | None]:
         """Queue a request. The future gets the serialised response or a ServiceError."""
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         try:
             arrived = time.monotonic()
-            return future, self._handler.submit(payload, self._sink, future, arrived=arrived, deadline=deadline)
+            return future, self._handler.submit(
+                payload, self._sink, future, arrived=arrived, deadline=deadline, access=access
+            )
         except Exception:  # noqa: BLE001 # _log_unexpected logs it
             future.set_exception(_log_unexpected("ModelInfer"))
             return future, None
 
-    async def _respond(self, payload: bytes, deadline: float | None) -> bytes:
-        """The serialised response."""
-        return await _outcome(*self._submit(payload, deadline))
+    def _submit_of_stream(
+        self, payload: bytes, deadline: float | None, context: Context
+    ) -> tuple[asyncio.Future[bytes], PendingInfer | None]:
+        """As `_submit`; checks the token again, which may expire or be revoked while the stream is open."""
+        try:
+            return self._submit(payload, deadline, self._authorize(context))
+        except ServiceError as error:
+            future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
+            return future, None
 
     async def _infer_row(self, model: LoadedModel, inputs: Arrays, output: int, *, deadline: float | None) -> bytes:
         """The values of one output for one row on this very version. Raises BatcherClosed if it is being unloaded."""
@@ -153,18 +168,21 @@ class AioServer:
 
     async def _infer(self, payload: bytes, context: Context) -> bytes:
         try:
-            self._authorize(context)
-            return await self._respond(payload, _deadline(context))
+            access = self._authorize(context)
+            return await _outcome(*self._submit(payload, _deadline(context), access))
         except ServiceError as error:
             await _abort(context, error)
 
     async def _classify(self, classifier: ClassifierServicer, payload: bytes, context: Context) -> bytes:
         deadline = _deadline(context)
         try:
-            self._authorize(context)
+            access = self._authorize(context)
             self._handler.check_accepting(time.monotonic())
             response = await classifier.Classify(
-                payload, functools.partial(self._infer_row, deadline=deadline), deadline
+                payload,
+                functools.partial(self._infer_row, deadline=deadline),
+                deadline,
+                functools.partial(self._handler.check_right, access, INFER),
             )
             return response.SerializeToString()
         except ServiceError as error:
@@ -179,7 +197,7 @@ class AioServer:
             await _abort(context, error)
         deadline = _deadline(context)
         as_status = (STATUS_KEY, "true") in tuple(context.invocation_metadata() or ())
-        stream = InferenceStream(requests, lambda payload: self._submit(payload, deadline))
+        stream = InferenceStream(requests, lambda payload: self._submit_of_stream(payload, deadline, context))
         messages = self._until_stop(stream.responses())
         async with contextlib.aclosing(messages) as responses, _ends(context, "ModelStreamInfer"):
             async for payload, response in responses:
@@ -206,34 +224,46 @@ class AioServer:
         """The handlers of all methods of the service: `own_handlers`, and the servicer for other methods."""
         handlers = {}
         for method in service.methods:
-            right = None if service is HEALTH else CONTROL if method.name in CONTROL_METHODS else INFER
             handlers[method.name] = own_handlers.get(method.name) or self._unary_handler(
-                getattr(servicer, method.name), GetMessageClass(method.input_type), right
+                getattr(servicer, method.name),
+                GetMessageClass(method.input_type),
+                method.name,
+                needs_right=service is not HEALTH,
             )
         return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
     def _unary_handler(
-        self, function: Callable[[Any], Message | Awaitable[Message]], request: type[Message], right: str | None
+        self,
+        function: Callable[[Any], Message | Awaitable[Message]],
+        request: type[Message],
+        method: str,
+        *,
+        needs_right: bool,
     ) -> MethodHandler:
-        """A handler that checks the right, if there is one, and calls the servicer's method."""
+        """A handler that checks the caller's right, if the method needs one, and calls the servicer's method."""
 
         async def handle(payload: bytes, context: Context) -> bytes:
             try:
-                if right is not None:
-                    self._authorize(context, right)
+                access = self._authorize(context, right_of(method)) if needs_right else FULL_ACCESS
                 _check_deadline(context)
-                response = function(_parse(request, payload))
-                return (response if isinstance(response, Message) else await response).SerializeToString()
+                message = _parse(request, payload)
+                if (model := concerned_model(method, message)) is not None:
+                    self._handler.check_right(access, right_of(method), model)
+                answer = function(message)
+                response = answer if isinstance(answer, Message) else await answer
+                keep_covered(access, method, response)
+                return response.SerializeToString()
             except ServiceError as error:
                 await _abort(context, error)
             except Exception:  # noqa: BLE001 # _log_unexpected logs it
-                await _abort(context, _log_unexpected(function.__name__))
+                await _abort(context, _log_unexpected(method))
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    def _authorize(self, context: Context, right: str = INFER) -> None:
-        if self._handler.auth_required:
-            self._handler.authorize(context.invocation_metadata() or (), right)
+    def _authorize(self, context: Context, right: str = INFER) -> Access:
+        if not self._handler.auth_required:
+            return FULL_ACCESS
+        return self._handler.authorize(context.invocation_metadata() or (), right)
 
     async def _until_stop(self, messages: AsyncGenerator[T]) -> AsyncGenerator[T]:
         """The messages of a stream. Raises Draining when the server stops: a client may keep a stream open for ever.

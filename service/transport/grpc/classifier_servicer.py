@@ -5,7 +5,7 @@ itself (inference/classification.py).
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from google.protobuf.message import DecodeError, Message
 
@@ -28,13 +28,18 @@ class ClassifierServicer:
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
 
-    async def Classify(self, payload: bytes, infer: Infer, deadline: float | None) -> pb.ClassifyResponse:
-        """Classify each image of a serialised request. `infer` computes on behalf of this caller.
+    async def Classify(
+        self, payload: bytes, infer: Infer, deadline: float | None, check_right: Callable[[str], None]
+    ) -> pb.ClassifyResponse:
+        """Classify each image of a serialised request.
+
+        `infer` computes on behalf of this caller; `check_right` raises PermissionDenied if it may not use a model.
 
         Raises:
-            ServiceError: the request is invalid, or no image was classified and not every image is invalid.
+            ServiceError: the request is invalid or not allowed, or no image was classified and not all are invalid.
         """
         request, images = split(payload)
+        check_right(request.model_name)
         if request.fit not in FITS:
             raise InvalidArgument("fit", f"fit expected one of {pb.Fit.keys()}, got {request.fit}")
         answers = await self._classifier.classify(

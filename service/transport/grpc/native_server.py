@@ -5,10 +5,13 @@ after each burst. pygrpc-native passes every other method on to the aio server a
 those methods (aio_server.py), decoding and queueing (inference/handler.py).
 """
 
+import inspect
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
@@ -33,6 +36,22 @@ Event = tuple[int, int, int, bytes | None, bytes | str | None, Details]
 log = structlog.get_logger(__name__)
 
 
+def message_bound(front: Callable[..., object]) -> str:
+    """The parameter that bounds what is buffered of a message, such as max_message_bytes; "" if there is none.
+
+    pygrpc-native 0.5 has none, and no version that would has been seen: its parameters are asked, not its number.
+    """
+    try:
+        names = inspect.signature(front).parameters
+    except (TypeError, ValueError):  # it does not tell
+        return ""
+    bound = re.compile(r"max_(receive_|recv_|request_|decoding_)?(message|request)_(size|bytes|length)")
+    return next(filter(bound.fullmatch, names), "")
+
+
+MESSAGE_BOUND = message_bound(NativeGrpcFront)
+
+
 class NativeServer:
     """Serves ModelInfer on a TCP address, and passes other methods on to `fallback`.
 
@@ -40,8 +59,17 @@ class NativeServer:
         OSError: the address is taken or cannot be bound.
     """
 
-    def __init__(self, address: str, handler: InferenceHandler, *, fallback: str, reuse_port: bool = False) -> None:
+    def __init__(
+        self,
+        address: str,
+        handler: InferenceHandler,
+        *,
+        fallback: str,
+        max_message_bytes: int,
+        reuse_port: bool = False,
+    ) -> None:
         self._handler = handler
+        bound: dict[str, Any] = {MESSAGE_BOUND: max_message_bytes} if MESSAGE_BOUND else {}
         self._server = NativeGrpcFront(
             address,
             [(MODEL_INFER, False)],
@@ -49,6 +77,7 @@ class NativeServer:
             client_key_metadata="grpc-timeout",  # in place of the caller's address; see _decode
             io_threads=1,
             reuse_port=reuse_port,
+            **bound,
         )
         self._server.set_fallback(fallback)
         self.port = self._server.bound_port
@@ -126,9 +155,8 @@ class NativeServer:
             if isinstance(timeout, bytes) and (seconds_left is None or timeout.startswith(b"+")):
                 seconds_left = parse_timeout(timeout)
             deadline = deadline_at(arrived, seconds_left)
-            if self._handler.auth_required:
-                self._handler.authorize(details[0] if details else ())
-            return self._handler.decode(payload, self, call_id, arrived=arrived, deadline=deadline)
+            access = self._handler.authorize(details[0] if details else ())
+            return self._handler.decode(payload, self, call_id, arrived=arrived, deadline=deadline, access=access)
         except ServiceError as error:
             self.fail(call_id, error)
         except Exception:  # one call must not end the thread

@@ -18,6 +18,41 @@ def test_a_token_grants_only_the_rights_on_its_line(tokens_file: Path) -> None:
         tokens.check(b"Bearer \xff\xfe", "infer")
 
 
+def test_a_right_for_one_model_covers_no_other_and_not_all(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text(
+        token_line(CALLER, "infer:a#1,infer:b:c,control:a#1") + token_line(OPERATOR, "infer")
+    )
+    tokens = read_tokens_file(tmp_path / "tokens")
+    access = tokens.check(f"Bearer {CALLER}", "infer")
+    for right, model in (("infer", "a#1"), ("infer", "b:c"), ("control", "a#1")):
+        access.check(right, model)
+    for right, model, missing in (
+        ("infer", "a", "'infer:a'"),
+        ("infer", "b", "'infer:b'"),
+        ("control", "b:c", "'control:b:c'"),
+        ("infer", "", "'infer'"),
+        ("control", "", "'control'"),
+    ):
+        with pytest.raises(PermissionDenied, match=missing):
+            access.check(right, model)
+    tokens.check(f"Bearer {OPERATOR}", "infer").check("infer", "any")
+
+
+def test_a_comment_begins_a_line_or_follows_a_space(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text(f"# {CALLER}\n{token_line(CALLER, 'infer:a#1').strip()}\t# of the team #2\n")
+    read_tokens_file(tmp_path / "tokens").check(f"Bearer {CALLER}", "infer").check("infer", "a#1")
+
+
+def test_tokens_that_take_the_place_of_others_are_the_only_ones(tokens_file: Path, tmp_path: Path) -> None:
+    tokens = read_tokens_file(tokens_file)
+    (tmp_path / "new").write_text(token_line("new", "infer"))
+    tokens.replace(read_tokens_file(tmp_path / "new"))
+    tokens.check("Bearer new", "infer")
+    assert len(tokens) == 1
+    with pytest.raises(Unauthenticated):
+        tokens.check(f"Bearer {CALLER}", "infer")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -28,6 +63,9 @@ def test_a_token_grants_only_the_rights_on_its_line(tokens_file: Path) -> None:
             token_line(CALLER, "infer") + token_line(OPERATOR, "infer,everything"),
             ":2: expected rights from infer, control",
         ),
+        (token_line(CALLER, "infer:"), ":1: expected rights from infer, control"),
+        (token_line(CALLER, "infer,train:double"), "got infer, train:double"),
+        (token_line(CALLER, "infer:two words"), ":1: expected a SHA-256"),
         (token_line(CALLER, "infer", "2027-02-30"), "2027-02-30 is not a date"),
     ],
 )
