@@ -81,12 +81,19 @@ def test_the_services_image_contains_no_build_tools_and_no_training_code(images:
     ]
 
 
-def test_a_container_that_cannot_start_prints_one_error_line_and_exits_with_2(images: dict[str, str]) -> None:
-    image = images["SERVICE_IMAGE"]
-    done = try_docker("run", "--rm", "--read-only", "--tmpfs", "/tmp", image, "--device", "cuda")  # noqa: S108
-    assert (
-        done.returncode == 2 and done.stderr.startswith("error: --device cuda") and len(done.stderr.splitlines()) == 1
-    )
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        ([], "error: --host 0.0.0.0: strangers may reach"),
+        (["--behind-edge", "--device", "cuda"], "error: --device cuda"),
+    ],
+)
+def test_a_container_that_cannot_start_prints_one_error_line_and_exits_with_2(
+    images: dict[str, str], flags: list[str], error: str
+) -> None:
+    """Run by itself, the image would be an open address without TLS."""
+    done = try_docker("run", "--rm", "--read-only", "--tmpfs", "/tmp", images["SERVICE_IMAGE"], *flags)  # noqa: S108
+    assert done.returncode == 2 and done.stderr.startswith(error) and len(done.stderr.splitlines()) == 1
 
 
 # --- one service, its edge and Prometheus ------------------------------------------------------------------------
@@ -107,6 +114,12 @@ def test_the_container_is_healthy_and_runs_without_privileges(stack: Stack, name
     assert docker("exec", container, "python", "-c", code).splitlines() == ["10001 0 0 1", "/tmp/x"]  # noqa: S108
     limits = inspect(container)["HostConfig"]
     assert limits["Memory"] == memory and limits["NanoCpus"] == 2 * 10**9 and limits["PidsLimit"]
+
+
+def test_the_edge_limits_its_heap_to_three_quarters_of_its_containers_memory(stack: Stack) -> None:
+    code = "import pathlib; (file,) = pathlib.Path('/tmp').glob('edge-*/envoy.yaml'); print(file.read_text())"
+    configuration = docker("exec", stack.containers("edge")[0], "python", "-c", code)
+    assert f"max_heap_size_bytes: {2**29 * 3 // 4}" in configuration
 
 
 def test_tritonclient_measures_the_accuracy_in_the_manifest(
