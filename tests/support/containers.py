@@ -102,7 +102,7 @@ class Stack:
 
     def fails_to_start(self, service: str, **variables: str) -> str:
         """Start a service that must not become healthy; what Compose and the service said about it."""
-        done = self.try_compose("up", "-d", "--no-deps", "--wait", "--wait-timeout", "15", service, **variables)
+        done = self.try_compose("up", "-d", "--no-deps", "--wait", "--wait-timeout", "10", service, **variables)
         assert done.returncode != 0, done.stdout + done.stderr
         assert not any(healthy(container) for container in self.containers(service))
         return done.stderr + self.log(service)
