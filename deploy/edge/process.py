@@ -24,6 +24,7 @@ from .health import request
 from .settings import Settings
 
 WATCH_SECONDS = 1.0  # between looks at the certificate's files
+LAST_SECONDS = 6.0  # for clients to leave once no more are accepted; more than listener.yaml's drain_timeout
 EXIT_SECONDS = 5.0  # that Envoy has to exit
 
 
@@ -92,14 +93,16 @@ class Edge:
 
     def _drain(self) -> None:
         """Let clients leave, then stop Envoy."""
-        self._stop = False  # a second signal ends the wait
+        self._stop = self._reload = False  # a second signal ends the waits
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _log("info", "draining", seconds=self._settings.drain_seconds)
-        limit = time.monotonic() + self._settings.drain_seconds
         try:
             self._admin("POST", "/healthcheck/fail")
             self._admin("POST", "/drain_listeners?graceful&skip_exit")
-            while not self._stop and time.monotonic() < limit and self._connections():
-                self._wait(0.2)
+            self._await_departures(self._settings.drain_seconds)
+            # Clients may come back at once: refuse them from here on, and tell those that came to leave again.
+            self._admin("POST", "/drain_listeners")
+            self._await_departures(LAST_SECONDS)
         except OSError as error:
             _log("error", "Envoy does not answer", reason=str(error))
         self._process.terminate()
@@ -108,6 +111,12 @@ class Edge:
         except subprocess.TimeoutExpired:
             self._process.kill()
         _log("info", "stopped")
+
+    def _await_departures(self, seconds: float) -> None:
+        """Wait until no client is connected."""
+        limit = time.monotonic() + seconds
+        while not self._stop and time.monotonic() < limit and self._connections():
+            self._wait(0.2)
 
     def _connections(self) -> int:
         """Open connections of clients."""

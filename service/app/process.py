@@ -45,7 +45,7 @@ def serve(settings: Settings, *, attach: Attach | None = None, socket_folder: Pa
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Uvloop's event loop; asyncio's own where uvloop does not exist, which is on Windows."""
+    """An event loop of uvloop's, or of asyncio's own where uvloop does not exist, which is on Windows."""
     try:
         import uvloop
     except ImportError:

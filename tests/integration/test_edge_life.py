@@ -86,7 +86,7 @@ def load(edge: EdgeProcess, authority: Authority | None = None, clients: int = 2
 
 def events(edge: EdgeProcess) -> list[dict[str, Any]]:
     """The lines of the edge's own log."""
-    return [json.loads(line) for line in edge.log.read_text().splitlines() if line.startswith('{"time"')]
+    return [json.loads(line) for line in edge.log.read_text().splitlines() if line.startswith('{"time": ')]
 
 
 def has_event(edge: EdgeProcess, event: str) -> bool:
