@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-unit coverage test-containers check-deploy lint train serve bench bench-classify bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines stubs lock clean
+.PHONY: help demo test test-unit coverage test-containers upgrade check-deploy lint train serve bench bench-classify bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines soak-fleet stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,8 +31,11 @@ coverage: .venv/installed ## measure what tests/unit and tests/integration execu
 	$(BIN)/pytest tests/unit/service tests/integration --ignore tests/integration/training --cov=service/batching --cov=service/models --cov=service/inference \
 	  --cov-branch --cov-report=term
 
-test-containers: .venv/installed ## build the image and test the Compose stack in real containers; 2 minutes
-	$(BIN)/pytest -m containers tests/deploy/test_containers.py
+test-containers: .venv/installed ## build the images and test the Compose stack in real containers; 7 minutes
+	$(BIN)/pytest -m containers tests/deploy
+
+upgrade: ## replace the replicas of the Compose stack by those of the current image, without losing a call
+	@deploy/upgrade
 
 # Skipped: image digests and imagePullPolicy Always (the overlays name tags in your registry); a fixed base (an argument).
 check-deploy: .venv/installed ## check Dockerfiles and manifests with checkov, which it installs
@@ -104,6 +107,9 @@ soak-overload: .venv/installed ## ten times the capacity for a minute
 
 soak-deadlines: .venv/installed ## 1,024 callers with deadlines of 100 ms
 	$(BIN)/python -m tests.soaks.deadlines --repository $(REPOSITORY) $(SOAK_FLAGS)
+
+soak-fleet: .venv/installed ## stop, kill, scale, upgrade and reload the Compose stack under load, in containers; 4 minutes
+	$(BIN)/python -m tests.soaks.fleet --repository $(REPOSITORY)
 
 stubs: .venv/installed ## generate service/pb and the edge's descriptors from proto/
 	$(BIN)/python proto/generate.py

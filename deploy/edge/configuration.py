@@ -22,6 +22,7 @@ from .settings import MIB, Settings
 HERE = Path(__file__).resolve().parent
 CGROUP = Path("/sys/fs/cgroup")
 DEFAULT_HEAP_BYTES = 512 * MIB  # where the container has no memory limit
+NO_LIMIT = 2**60  # and more: what cgroup v1 says where there is none
 
 
 def render(settings: Settings, output: Path) -> None:
@@ -66,14 +67,16 @@ def _values(settings: Settings, output: Path) -> dict[str, object]:
 
 
 def _memory_limit() -> int:
-    """The container's memory limit in bytes, from cgroup v2; 0 without one."""
-    text = _cgroup("memory.max")
-    return int(text) if text.isdecimal() else 0
+    """The container's memory limit in bytes, from cgroup v2 or v1; 0 without one."""
+    text = _cgroup("memory.max") or _cgroup("memory/memory.limit_in_bytes")
+    limit = int(text) if text.isdecimal() else 0
+    return limit if limit < NO_LIMIT else 0
 
 
 def concurrency() -> int:
     """Envoy's worker threads: the processors that the container may use, rounded up."""
-    quota, _, period = _cgroup("cpu.max").partition(" ")
+    v1 = f"{_cgroup('cpu/cpu.cfs_quota_us')} {_cgroup('cpu/cpu.cfs_period_us')}"
+    quota, _, period = (_cgroup("cpu.max") or v1).partition(" ")
     cores = len(os.sched_getaffinity(0))
     return min(cores, math.ceil(int(quota) / int(period))) if quota.isdecimal() else cores
 

@@ -134,7 +134,8 @@ class Snapshot:
         if self.problem:
             return bounded(self.problem, MAX_REASON_BYTES)
         if not self.entries:
-            return bounded(f"the repository {self.repository} holds no models", MAX_REASON_BYTES)
+            hint = "run the training job (in Docker Compose: docker compose run --rm training)"
+            return bounded(f"the repository {self.repository} holds no models: {hint}", MAX_REASON_BYTES)
         serving = self.serving_models()
         silent = [name for name, entry in self.entries.items() if name not in serving and not entry.unloaded]
         if not serving:

@@ -25,18 +25,13 @@ COMPOSE = [ROOT / "docker-compose.yml", *sorted(DEPLOY.glob("compose/*.yml"))]
 OVERLAYS = ("overlays/cpu", "overlays/gpu", "torchrun")
 SECURED = "overlays/cpu with components"
 KUBERNETES = ("1.33", "1.37")
-VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
-
-
-class Loader(yaml.SafeLoader):
-    """YAML with Compose's tags."""
-
-
-Loader.add_constructor("!reset", lambda *_: None)
+VARIABLE = re.compile(r"\$\{(\w+)(?::[-+]([^}]*))?\}")
+# Variables whose line in .env.example shows an example, not the default.
+EXAMPLES = {"TOKENS_FOLDER", "TLS_FOLDER", "CLIENT_CERTIFICATES", "GRAFANA_PASSWORD"}
 
 
 def compose(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.load(path.read_text(), Loader)  # noqa: S506 # a SafeLoader
+    content: dict[str, Any] = yaml.safe_load(path.read_text())
     return content
 
 
@@ -109,14 +104,14 @@ def test_every_service_is_hardened_bounded_and_pinned() -> None:
         for name, service in compose(path)["services"].items()
         if "image" in service and path.name != "gpu.yml"  # an override of the service
     }
-    assert services.keys() == {"training", "service", "prometheus", "grafana", "haproxy"}
+    assert services.keys() == {"training", "service", "edge", "prometheus", "grafana"}
     for name, service in services.items():
         assert service["init"] and service["read_only"] and service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
         assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}, name
-        for port in service.get("ports", []):
-            assert port.startswith("${BIND:-127.0.0.1}:"), port
+        bind = {"edge": "GRPC_BIND", "prometheus": "MONITORING_BIND", "grafana": "MONITORING_BIND"}.get(name)
+        assert [port.split("}")[0] for port in service.get("ports", [])] == ([f"${{{bind}:-127.0.0.1"] if bind else [])
         default = VARIABLE.fullmatch(service["image"])
         assert default is not None
         if "build" not in service:
@@ -131,6 +126,8 @@ def test_stop_grace_periods_exceed_the_longest_shutdown() -> None:
     longest += 1.1 * float(fields["max_connection_age_seconds"].default)
     grace = compose(ROOT / "docker-compose.yml")["services"]["service"]["stop_grace_period"]
     assert int(grace.removesuffix("s")) > longest + 5
+    edge = compose(ROOT / "docker-compose.yml")["services"]["edge"]
+    assert int(edge["stop_grace_period"].removesuffix("s")) > int(edge["environment"]["EDGE_DRAIN_SECONDS"]) + 15
 
 
 def test_env_example_lists_every_variable_with_its_default() -> None:
@@ -139,13 +136,10 @@ def test_env_example_lists_every_variable_with_its_default() -> None:
         code = re.sub(r"^ *#.*", "", path.read_text(), flags=re.MULTILINE)
         for name, default in VARIABLE.findall(code):
             used.setdefault(name, set()).add(default)
-        for name in re.findall(r"^ +([A-Z_]+):(?: #.*)?$", code, re.MULTILINE):  # without a value: passed on
-            used.setdefault(name, set())
-    listed = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    assert listed.keys() - {"COMPOSE_FILE"} == used.keys()
-    for name, value in listed.items():
-        if name not in ("COMPOSE_FILE", "TLS_CERTIFICATE"):
-            assert value in used[name], name
+    listed = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert listed.keys() - {"COMPOSE_FILE", "COMPOSE_PROFILES"} == used.keys()
+    for name in used.keys() - EXAMPLES:
+        assert listed[name] in used[name], name
 
 
 def test_only_settings_that_exist_are_set() -> None:
@@ -170,24 +164,112 @@ def test_only_settings_that_exist_are_set() -> None:
     assert {flag[2:].replace("-", "_") for flag in flags} <= TrainingSettings.model_fields.keys()
 
 
-@pytest.mark.parametrize("added", [None, "gpu.yml", "scale.yml"])
-def test_docker_compose_accepts_the_files(added: str | None) -> None:
+OVERRIDE = "services: {service: {environment: {SERVICE_INTRA_OP_THREADS: 2}}}"
+JOINED = {  # files as docker compose joins them: by COMPOSE_FILE, or by finding an override file
+    "base": {},
+    "base, override": {"override": OVERRIDE},
+    "base, gpu": {"COMPOSE_FILE": "docker-compose.yml:deploy/compose/gpu.yml"},
+    "base, gpu, ignored override": {"COMPOSE_FILE": "docker-compose.yml:deploy/compose/gpu.yml", "override": OVERRIDE},
+    "base, gpu, override": {
+        "COMPOSE_FILE": "docker-compose.yml:deploy/compose/gpu.yml:compose.override.yaml",
+        "override": OVERRIDE,
+    },
+}
+
+
+def compose_config(folder: Path, variables: dict[str, str], *flags: str) -> dict[str, Any]:
+    """What `docker compose` makes of a copy of the project, with these lines in .env and nothing in the environment."""
     if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:  # noqa: S607
         pytest.skip("Docker Compose is not installed")
-    files = ["-f", "docker-compose.yml", *(["-f", f"deploy/compose/{added}"] if added else [])]
-    command = ["docker", "compose", *files, "--env-file", ".env.example", "config"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    shutil.copytree(DEPLOY / "compose", folder / "deploy/compose")
+    shutil.copy(ROOT / "docker-compose.yml", folder)
+    lines = [f"{name}={value}" for name, value in variables.items() if name.isupper()]
+    (folder / ".env").write_text("\n".join(lines))
+    if "override" in variables:
+        (folder / "compose.override.yaml").write_text(variables["override"])
+    command = ["docker", "compose", *flags, "config"]
+    environment = {name: os.environ[name] for name in ("PATH", "HOME")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    service = yaml.safe_load(done.stdout)["services"]["service"]
-    match added:
-        case "scale.yml":
-            assert not service.get("ports"), "HAProxy publishes the port"
-        case "gpu.yml":
-            assert service["build"]["args"]["RUNTIME"] == "gpu" and service["environment"]["SERVICE_DEVICE"] == "cuda"
-            limits = service["deploy"]["resources"]
-            assert limits["reservations"]["devices"][0]["capabilities"] == ["gpu"] and limits["limits"]["pids"]
-        case _:
-            assert {port["host_ip"] for port in service["ports"]} == {"127.0.0.1"}
+    content: dict[str, Any] = yaml.safe_load(done.stdout)
+    return content
+
+
+def folders(service: dict[str, Any]) -> dict[str, str]:
+    """Source on the host by mount point."""
+    return {volume["target"]: volume["source"] for volume in service["volumes"] if volume["type"] == "bind"}
+
+
+@pytest.mark.parametrize("joined", JOINED)
+def test_tokens_and_tls_hold_for_every_joined_set_of_files(joined: str, tmp_path: Path) -> None:
+    variables = {"TOKENS_FOLDER": "./tokens", "TLS_FOLDER": "tls", "CLIENT_CERTIFICATES": "required"}
+    services = compose_config(tmp_path, variables | {"GRPC_BIND": "0.0.0.0"} | JOINED[joined])["services"]  # noqa: S104
+    service, edge = services["service"], services["edge"]
+    assert service["environment"]["SERVICE_TOKENS_FILE"] == "/run/tokens/tokens"
+    assert edge["environment"]["EDGE_TLS_FOLDER"] == "/run/tls"
+    assert edge["environment"]["EDGE_CLIENT_CERTIFICATES"] == "required"
+    assert edge["environment"]["EDGE_PUBLISHED_ON"] == "0.0.0.0"  # noqa: S104
+    assert edge["environment"]["EDGE_TOKENS"]
+    # Neither sees what the other needs.
+    assert folders(service) == {"/run/tokens": str(tmp_path / "tokens")}
+    assert folders(edge) == {"/run/tls": str(tmp_path / "tls")}
+    assert ("SERVICE_INTRA_OP_THREADS" in service["environment"]) == (
+        joined in ("base, override", "base, gpu, override")
+    )
+
+
+@pytest.mark.parametrize("joined", JOINED)
+def test_only_the_edge_publishes_the_services_port(joined: str, tmp_path: Path) -> None:
+    project = compose_config(tmp_path, JOINED[joined], "--profile", "*")
+    services = project["services"]
+    assert project["networks"]["private"]["internal"] is True
+    assert services["service"]["networks"].keys() == {"private"} and "ports" not in services["service"]
+    assert {name for name, service in services.items() if "private" in service["networks"]} == {
+        "service",
+        "edge",
+        "prometheus",
+    }
+    assert services["service"]["environment"]["SERVICE_BEHIND_EDGE"] == "true"
+    published = {name: [port["host_ip"] for port in service.get("ports", [])] for name, service in services.items()}
+    loopback = ["127.0.0.1"]
+    assert published == {"training": [], "service": [], "edge": loopback, "prometheus": loopback, "grafana": loopback}
+    if "gpu" in joined:
+        service = services["service"]
+        assert service["build"]["args"]["RUNTIME"] == "gpu" and service["environment"]["SERVICE_DEVICE"] == "cuda"
+        limits = service["deploy"]["resources"]
+        assert limits["reservations"]["devices"][0]["capabilities"] == ["gpu"] and limits["limits"]["pids"]
+
+
+def test_a_folder_that_does_not_exist_is_an_error_of_up_and_an_unset_variable_mounts_nothing(tmp_path: Path) -> None:
+    services = compose(ROOT / "docker-compose.yml")["services"]
+    for name in ("service", "edge"):
+        (mount,) = [volume for volume in services[name]["volumes"] if isinstance(volume, dict)]
+        assert mount["bind"] == {"create_host_path": False} and mount["read_only"]
+    services = compose_config(tmp_path, {"TOKENS_FOLDER": "", "TLS_FOLDER": ""})["services"]
+    assert set(folders(services["service"]).values()) == set(folders(services["edge"]).values()) == {"/dev/null"}
+    assert not services["service"]["environment"]["SERVICE_TOKENS_FILE"]
+    assert not services["edge"]["environment"]["EDGE_TLS_FOLDER"]
+
+
+def test_a_host_that_only_serves_pulls_neither_torch_nor_grafana(tmp_path: Path) -> None:
+    assert compose_config(tmp_path / "1", {})["services"].keys() == {"service", "edge"}
+    example = dict(re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    everything = {"service", "edge", "training", "prometheus", "grafana"}
+    assert compose_config(tmp_path / "2", example)["services"].keys() == everything
+
+
+def test_grafana_has_no_default_password(tmp_path: Path) -> None:
+    def grafana(folder: str, **variables: str) -> dict[str, Any]:
+        service = compose_config(tmp_path / folder, variables, "--profile", "*")["services"]["grafana"]
+        assert service["command"] == ["cfg:default.security.disable_initial_admin_creation=true"]
+        names = ("GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION", "GF_SECURITY_ADMIN_PASSWORD")
+        return {name.removeprefix("GF_SECURITY_"): service["environment"][name] for name in names}
+
+    assert grafana("1") == {"DISABLE_INITIAL_ADMIN_CREATION": "", "ADMIN_PASSWORD": ""}
+    assert grafana("2", GRAFANA_PASSWORD="s3cret") == {  # noqa: S106
+        "DISABLE_INITIAL_ADMIN_CREATION": "false",
+        "ADMIN_PASSWORD": "s3cret",
+    }
 
 
 # --- Kubernetes --------------------------------------------------------------------------------------------------

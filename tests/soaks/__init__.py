@@ -1,1 +1,1 @@
-"""Long runs under load, started by hand: `make soak-reload`, `soak-restart`, `soak-overload`, `soak-deadlines`."""
+"""Long runs under load, started by hand: the targets of make whose name starts with `soak`."""

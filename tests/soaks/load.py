@@ -63,23 +63,36 @@ def mixed_requests() -> list[pb.ModelInferRequest]:
     return [infer_request(MODEL, "", images=images[start:end]) for start, end in pairwise(starts)]
 
 
-def channel(address: str, *, retry: bool) -> grpc.Channel:
-    """A channel with a connection of its own, with or without the client library's retry policy."""
+def channel(address: str, *, retry: bool, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
+    """A channel with a connection of its own, with or without the client library's retry policy and TLS."""
     options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1)]
     if retry:
         options.append(("grpc.service_config", json.dumps(SERVICE_CONFIG)))
+    if credentials:
+        return grpc.secure_channel(address, credentials, options)
     return grpc.insecure_channel(address, options)
 
 
 class ConstantLoad:
     """`clients` threads, each with a connection of its own and `rate` calls per second, or as many as it can."""
 
-    def __init__(self, address: str, clients: int, *, rate: float = math.inf, retry: bool = False) -> None:
+    def __init__(
+        self,
+        address: str,
+        clients: int,
+        *,
+        rate: float = math.inf,
+        retry: bool = False,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
         self.outcome = Outcome()
         self._stop = threading.Event()
         requests = mixed_requests()
         self._threads = [
-            threading.Thread(target=self._run, args=(channel(address, retry=retry), requests, index, rate))
+            threading.Thread(
+                target=self._run,
+                args=(channel(address, retry=retry, credentials=credentials), requests, index, rate),
+            )
             for index in range(clients)
         ]
 

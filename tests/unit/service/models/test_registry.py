@@ -129,7 +129,8 @@ def test_a_model_that_is_removed_leaves_the_server_ready_while_another_answers(r
     assert registry.unready_reason() == "all models were unloaded"
     (repository / "double").rename(repository.parent / "gone too")
     reconciler.reconcile()
-    assert registry.unready_reason() == f"the repository {repository} holds no models"
+    hint = "run the training job (in Docker Compose: docker compose run --rm training)"
+    assert registry.unready_reason() == f"the repository {repository} holds no models: {hint}"
 
 
 @pytest.mark.parametrize("strict", [False, True])
