@@ -19,6 +19,7 @@ from tests.support.waiting import wait_until
 
 JSON_LIMIT = 8 * 2**20
 INFER = "inference.GRPCInferenceService/ModelInfer"
+STREAM = "inference.GRPCInferenceService/ModelStreamInfer"
 METADATA = "inference.GRPCInferenceService/ModelMetadata"
 REQUEST = {
     "model_name": "double",
@@ -82,7 +83,7 @@ def test_numbers_go_in_and_base64_of_their_bytes_comes_out(behind: BehindEdge) -
 
 
 def test_a_stream_is_an_array_in_both_directions(behind: BehindEdge) -> None:
-    answers = answered(post(behind, "inference.GRPCInferenceService/ModelStreamInfer", [REQUEST, REQUEST]))
+    answers = answered(post(behind, STREAM, [REQUEST, REQUEST]))
     assert [answer["infer_response"]["model_name"] for answer in answers] == ["double", "double"]
 
 
@@ -131,14 +132,16 @@ def test_malformed_json_is_400_and_says_where(behind: BehindEdge, body: bytes, p
     assert error["code"] == 3 and part in error["message"]
 
 
-def test_json_has_a_bound_that_the_refusal_names(behind: BehindEdge) -> None:
+@pytest.mark.parametrize("kind", ["application/json", "", "application/grpcx", "application/grpc-webx", "text/plain"])
+@pytest.mark.parametrize("method", [METADATA, STREAM, "nothing.v1.Nothing/Nothing"])
+def test_json_has_a_bound_whatever_it_is_called(behind: BehindEdge, method: str, kind: str) -> None:
     def padded(size: int) -> bytes:
-        return b'{"name": "double"' + b" " * (size - 18) + b"}"
+        start, end = (b"[{", b"}]") if method == STREAM else (b"{", b"}")
+        return start + b" " * (size - len(start + end)) + end
 
-    for path in (METADATA, "inference.GRPCInferenceService/Nothing"):
-        error = answered(post(behind, path, padded(JSON_LIMIT + 1)), 413)
-        assert error["code"] == 8 and "8 MiB" in error["message"]
-    assert answered(post(behind, METADATA, padded(JSON_LIMIT)))["name"] == "double"
+    error = answered(post(behind, method, padded(JSON_LIMIT + 1), **{"content-type": kind}), 413)
+    assert error["code"] == 8 and "8 MiB" in error["message"]
+    assert post(behind, method, padded(JSON_LIMIT), **{"content-type": kind}).status in (200, 404)
 
 
 def test_a_deadline_is_a_header(behind: BehindEdge) -> None:
