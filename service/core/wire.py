@@ -1,11 +1,17 @@
 """The fields of a serialised protobuf message, read without copying their contents.
 
-For messages whose parse would hold Python's lock for long: models with their weights, requests with pictures.
+For messages whose parse would hold Python's lock for long or take much memory: models with their weights, requests with
+pictures, requests of strangers.
 Source of the format: https://protobuf.dev/programming-guides/encoding/
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
+
+# A message may take 50 times its size once it is parsed: two bytes make an empty message inside it. So a message larger
+# than FREE_BYTES may have that many bytes, besides contents that are kept as they are, in at most MAX_FIELDS fields.
+FREE_BYTES, MAX_FIELDS = 4 * 2**20, 4096
 
 
 class Field(NamedTuple):
@@ -44,6 +50,24 @@ def fields(message: memoryview) -> Iterator[Field]:
             raise ValueError("a field ends after its message")
         yield Field(tag >> 3, message[position:end], message[start:end])
         position = end
+
+
+def expansion(payload: bytes, contents: int = 0) -> str:
+    """Why parsing a message could take many times the memory of its bytes; "" if it cannot.
+
+    `contents` is the number of its field of type bytes that may be large.
+    """
+    if len(payload) <= FREE_BYTES:
+        return ""
+    structure = 0
+    with contextlib.suppress(ValueError):  # not a message: parsing it ends there too
+        for count, field in enumerate(fields(memoryview(payload)), start=1):
+            structure += len(field.whole) if field.number != contents else 0
+            if structure > FREE_BYTES:
+                return f"expected at most {FREE_BYTES} bytes, got {structure} or more"
+            if count > MAX_FIELDS:
+                return f"expected at most {MAX_FIELDS} fields, got more"
+    return ""
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:

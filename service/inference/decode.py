@@ -16,6 +16,7 @@ from service.core.datatypes import BYTES, CONTENTS_DTYPES, ELEMENT_LENGTH
 from service.core.errors import InvalidArgument
 from service.core.spec import Arrays, ModelSpec, RequestedOutputs, TensorSpec
 from service.core.texts import listed, quoted
+from service.core.wire import expansion
 from service.pb.inference_pb2 import InferTensorContents, ModelInferRequest
 
 InputTensor = ModelInferRequest.InferInputTensor
@@ -51,8 +52,12 @@ def parse(payload: bytes) -> ParsedRequest:
     """Parse a ModelInferRequest.
 
     Raises:
-        InvalidArgument: the bytes are not a valid message, or a parameter is invalid.
+        InvalidArgument: the bytes are not a valid message or would take too much memory, or a parameter is invalid.
     """
+    if reason := expansion(payload, ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER):
+        raise InvalidArgument(
+            "", f"besides raw_input_contents, the message {reason}: send tensors as raw_input_contents"
+        )
     try:
         message = ModelInferRequest.FromString(payload)
     except DecodeError as error:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from service.core.datatypes import BYTES, ELEMENT_LENGTH
 from service.core.errors import ServiceError
 from service.core.spec import ModelSpec, Outputs, RequestedOutputs
+from service.core.wire import expansion
 from service.inference.top_classes import classification_strings
 from service.pb.inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 
@@ -120,10 +121,11 @@ def stream_response(payload: bytes) -> bytes:
 def stream_error(request: bytes, error: ServiceError) -> bytes:
     """The serialised ModelStreamInferResponse that carries the error of a serialised request."""
     response = ModelStreamInferResponse(error_message=error.message)
-    with contextlib.suppress(DecodeError):
-        message = ModelInferRequest.FromString(request)
-        response.infer_response.id = message.id
-        response.infer_response.model_name = message.model_name
+    if not expansion(request, ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER):
+        with contextlib.suppress(DecodeError):
+            message = ModelInferRequest.FromString(request)
+            response.infer_response.id = message.id
+            response.infer_response.model_name = message.model_name
     return response.SerializeToString()
 
 

@@ -25,6 +25,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from service.core.auth import FULL_ACCESS, INFER, Access
 from service.core.errors import DeadlineExceeded, Draining, EngineFailed, InvalidArgument, ServiceError
 from service.core.spec import Arrays
+from service.core.wire import expansion
 from service.inference.encode import stream_error, stream_response
 from service.inference.handler import InferenceHandler, PendingInfer
 from service.models.loader import LoadedModel
@@ -323,6 +324,8 @@ def _check_deadline(context: Context) -> None:
 
 
 def _parse(message: type[M], payload: bytes) -> M:
+    if reason := expansion(payload):
+        raise InvalidArgument("", f"the message {reason}")
     try:
         return message.FromString(payload)
     except DecodeError as error:
