@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-unit coverage test-containers check-deploy lint train serve bench bench-classify bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines stubs lock clean
+.PHONY: help demo test test-unit coverage test-containers check-deploy lint train serve bench bench-classify bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines attack stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -103,6 +103,9 @@ soak-overload: .venv/installed ## ten times the capacity for a minute
 
 soak-deadlines: .venv/installed ## 1,024 callers with deadlines of 100 ms
 	$(BIN)/python -m tests.soaks.deadlines --repository $(REPOSITORY) $(SOAK_FLAGS)
+
+attack: .venv/installed ## attack a service of its own, or with SOAK_FLAGS="--address HOST:PORT --container NAME" a stack; 5 minutes
+	$(BIN)/python -m tests.soaks.attacks --repository $(REPOSITORY) $(SOAK_FLAGS)
 
 stubs: .venv/installed ## generate service/pb from proto/
 	$(BIN)/python proto/generate.py
