@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-unit coverage test-containers upgrade check-deploy lint train serve bench bench-classify bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines soak-fleet stubs lock clean
+.PHONY: help demo test test-unit coverage test-containers upgrade check-deploy lint train serve bench bench-classify bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines soak-fleet attack stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -110,6 +110,9 @@ soak-deadlines: .venv/installed ## 1,024 callers with deadlines of 100 ms
 
 soak-fleet: .venv/installed ## stop, kill, scale, upgrade and reload the Compose stack under load, in containers; 4 minutes
 	$(BIN)/python -m tests.soaks.fleet --repository $(REPOSITORY)
+
+attack: .venv/installed ## attack a service of its own, or with SOAK_FLAGS="--address HOST:PORT --container NAME" a stack; 5 minutes
+	$(BIN)/python -m tests.soaks.attacks --repository $(REPOSITORY) $(SOAK_FLAGS)
 
 stubs: .venv/installed ## generate service/pb and the edge's descriptors from proto/
 	$(BIN)/python proto/generate.py

@@ -7,11 +7,13 @@
     ├── Draining            UNAVAILABLE         the server is stopping; use another
     ├── MessageTooLarge     RESOURCE_EXHAUSTED  the message is over the limit
     ├── QueueFull           RESOURCE_EXHAUSTED  the queue has no room; when to try again
+    ├── MemoryShort         RESOURCE_EXHAUSTED  memory is short, and the request arrives slowly; when to try again
     ├── TooManyChanges      RESOURCE_EXHAUSTED  too many calls of model control wait; when to try again
     ├── DeadlineExceeded    DEADLINE_EXCEEDED   the deadline passed, or cannot be met, in the queue
     ├── Unauthenticated     UNAUTHENTICATED     the call has no valid token
     ├── PermissionDenied    PERMISSION_DENIED   the token lacks a right
     ├── Unimplemented       UNIMPLEMENTED       the method or parameter is not supported
+    ├── NoMessage           INTERNAL            the call ended without a message
     ├── InvalidTimeout      INTERNAL            the metadata grpc-timeout has another form than gRPC's
     └── EngineFailed        INTERNAL            a fixed text, and an error id that finds the cause in the log
 
@@ -144,6 +146,15 @@ class QueueFull(_Retryable):
         super().__init__(f"the queue is full: {waiting} {unit} wait, the limit is {limit}", retry_after)
 
 
+class MemoryShort(_Retryable):
+    """Memory is short, and the request arrives slowly."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self) -> None:
+        super().__init__("memory is short: the server refuses requests that arrive slowly", 1.0)
+
+
 class TooManyChanges(_Retryable):
     """As many calls of model control wait as may."""
 
@@ -190,6 +201,15 @@ class Unimplemented(ServiceError):
     """The server does not support the method or parameter."""
 
     code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class NoMessage(ServiceError):
+    """The call ended without a message."""
+
+    code = grpc.StatusCode.INTERNAL
+
+    def __init__(self) -> None:
+        super().__init__("the call ended without a request message")
 
 
 class InvalidTimeout(ServiceError):

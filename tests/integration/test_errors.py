@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from service.pb import inference_pb2 as pb
+from tests.support.http2 import MODEL_INFER, RawCall
 from tests.support.local_service import Gate, LocalService, local_service
 from tests.support.models import add_version, doubling_model
 from tests.support.refusal import Refusal
@@ -20,6 +21,7 @@ from tests.support.requests import infer_request, outputs_of
 from tests.support.waiting import wait_until
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
+METADATA = "/inference.GRPCInferenceService/ServerMetadata"
 
 
 @pytest.fixture
@@ -48,6 +50,13 @@ def test_an_unknown_model_or_version_is_not_found(service: LocalService, name: s
     assert error.code is grpc.StatusCode.NOT_FOUND
     assert name in error.text and version in error.text
     assert ("'double'" if name == "absent" else "'1'") in error.text, "the message does not name what exists"
+
+
+def test_a_call_without_a_message_is_an_internal_error(service: LocalService) -> None:
+    for path in (MODEL_INFER, METADATA):
+        with RawCall(service.address, path) as call:
+            code, text = call.end().status()
+        assert code is grpc.StatusCode.INTERNAL and "message" in text, path
 
 
 def test_a_message_that_cannot_be_parsed_is_an_invalid_argument(service: LocalService) -> None:

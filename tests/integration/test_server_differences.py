@@ -59,11 +59,3 @@ def test_of_several_timeouts_the_native_server_takes_the_first_and_the_aio_serve
         with RawCall(service.address, MODEL_INFER, headers) as call:
             served = call.send(PAYLOAD).status()[0] is OK
         assert served is (first_is_long if grpc_server == "native" else not first_is_long)
-
-
-def test_a_call_without_a_message_fails_on_the_native_server_and_waits_on_the_aio_server(
-    service: LocalService, grpc_server: str
-) -> None:
-    expected = {"native": INTERNAL, "aio": grpc.StatusCode.DEADLINE_EXCEEDED}[grpc_server]
-    with RawCall(service.address, MODEL_INFER, [("grpc-timeout", "100m")]) as call:
-        assert call.end().status()[0] is expected

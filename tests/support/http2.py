@@ -52,6 +52,12 @@ class RawCall:
         self._flush()
         return self
 
+    def send_part(self, size: int, *, of: int) -> "RawCall":
+        """Send the first `size` bytes, zeros, of a message of `of` bytes."""
+        self._http.send_data(STREAM, struct.pack(">BI", 0, of) + bytes(size))
+        self._flush()
+        return self
+
     def end(self) -> "RawCall":
         """Send no further message."""
         self._http.end_stream(STREAM)

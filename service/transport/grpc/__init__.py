@@ -2,6 +2,9 @@
 
     native_server.py         the native server: ModelInfer on pygrpc-native, HTTP/2 and gRPC in Rust, outside the GIL
     aio_server.py            the aio server: every method on grpc.aio
+    limits.py                the aio server's limits on messages, connections and calls
+    receiving.py             request messages of the aio server while they arrive
+    memory.py                whether memory is short
     response_sink.py         responses on their way to the aio server's event loop
     hang_ups.py              clients that hang up before they have their response
     streaming.py             one ModelStreamInfer call

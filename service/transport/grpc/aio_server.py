@@ -1,8 +1,10 @@
 """The aio server: every method, on grpc.aio.
 
 Owns the registration of methods, authorization, deadlines, cancellation, streams, the conversion of ServiceErrors to
-statuses, and the handover of responses from the engines' threads to the event loop. Not here: what the methods do
-(the servicers), tensors (inference/).
+statuses, and the handover of responses from the engines' threads to the event loop. Methods with one request are
+registered as methods with a stream of them: grpc.aio calls those before the request is there, and flow control holds it
+back until the caller's token is checked. Not here: limits (limits.py, receiving.py), what the methods do (the
+servicers), tensors (inference/).
 """
 
 from __future__ import annotations  # types-grpcio's generics exist for mypy only
@@ -23,7 +25,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service.core.auth import FULL_ACCESS, INFER, Access
-from service.core.errors import DeadlineExceeded, Draining, EngineFailed, InvalidArgument, ServiceError
+from service.core.errors import DeadlineExceeded, Draining, EngineFailed, InvalidArgument, NoMessage, ServiceError
 from service.core.spec import Arrays
 from service.core.wire import expansion
 from service.inference.encode import stream_error, stream_response
@@ -34,6 +36,9 @@ from service.transport.grpc.classifier_servicer import ClassifierServicer
 from service.transport.grpc.hang_ups import GRPC_LOGGER, HANG_UPS
 from service.transport.grpc.health_servicer import HealthServicer
 from service.transport.grpc.inference_servicer import InferenceServicer
+from service.transport.grpc.limits import server_options
+from service.transport.grpc.memory import Memory
+from service.transport.grpc.receiving import Receiving
 from service.transport.grpc.response_sink import LoopResponseSink
 from service.transport.grpc.rights import concerned_model, keep_covered, right_of
 from service.transport.grpc.streaming import InferenceStream
@@ -45,8 +50,6 @@ HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
 # Reflection describes itself too, so its own file must be in the pool that it reads.
 POOL.AddSerializedFile(reflection_pb2.DESCRIPTOR.serialized_pb)
 
-MAX_PENDING_CALLS = 2**13
-NO_MAX_AGE_MS = 2**31 - 1  # gRPC's value for no maximum connection age, in milliseconds
 # Triton's metadata key: if a client sends "true", an error is the status of the stream and ends it, instead of being a
 # message of the stream.
 STATUS_KEY = "triton_grpc_error"
@@ -85,34 +88,27 @@ class AioServer:
         self._sink = LoopResponseSink(asyncio.get_running_loop())
         self._waiting_streams: set[asyncio.Task[Any]] = set()  # those that wait for their next message
         self._stopping = False
+        self._receiving = Receiving(Memory().used)
         logging.getLogger(GRPC_LOGGER).addFilter(HANG_UPS)
         self._server = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", int(reuse_port)),  # if 0, a port in use is an error
-                ("grpc.max_connection_age_ms", int(max_connection_age_seconds * 1e3) or NO_MAX_AGE_MS),
-                # Calls that gRPC holds before Python takes them. By default, gRPC cancels some at random past 1,000,
-                # with a status that no client retries; the limit of the batcher's queue gives a better answer.
-                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
-                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
-                ("grpc.max_receive_message_length", max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-            ]
+            options=server_options(
+                address,
+                max_message_bytes=max_message_bytes,
+                reuse_port=reuse_port,
+                max_connection_age_seconds=max_connection_age_seconds,
+            )
         )
-        infer: MethodHandler = grpc.unary_unary_rpc_method_handler(self._infer)
+        infer: MethodHandler = grpc.stream_unary_rpc_method_handler(self._infer)
         stream: MethodHandler = grpc.stream_stream_rpc_method_handler(self._infer_stream)
-        classify: MethodHandler = grpc.unary_unary_rpc_method_handler(functools.partial(self._classify, classifier))
-        watch: MethodHandler = grpc.unary_stream_rpc_method_handler(functools.partial(self._watch, health))
+        classify: MethodHandler = grpc.stream_unary_rpc_method_handler(functools.partial(self._classify, classifier))
+        watch: MethodHandler = grpc.stream_stream_rpc_method_handler(functools.partial(self._watch, health))
         self._server.add_generic_rpc_handlers(
             (
                 self._handlers(INFERENCE, servicer, {"ModelInfer": infer, "ModelStreamInfer": stream}),
                 self._handlers(CLASSIFIER, classifier, {"Classify": classify}),
                 self._handlers(HEALTH, health, {"Watch": watch}),
+                self._reflection(),
             )
-        )
-        reflection.enable_server_reflection(
-            (INFERENCE.full_name, CLASSIFIER.full_name, HEALTH.full_name, reflection.SERVICE_NAME),
-            self._server,
-            pool=POOL,
         )
         try:
             self.port = (
@@ -167,17 +163,19 @@ class AioServer:
         )
         return await _outcome(future, request)
 
-    async def _infer(self, payload: bytes, context: Context) -> bytes:
+    async def _infer(self, _: object, context: Context) -> bytes:
         try:
             access = self._authorize(context)
+            payload = await self._receive(context)
             return await _outcome(*self._submit(payload, _deadline(context), access))
         except ServiceError as error:
             await _abort(context, error)
 
-    async def _classify(self, classifier: ClassifierServicer, payload: bytes, context: Context) -> bytes:
+    async def _classify(self, classifier: ClassifierServicer, _: object, context: Context) -> bytes:
         deadline = _deadline(context)
         try:
             access = self._authorize(context)
+            payload = await self._receive(context)
             self._handler.check_accepting(time.monotonic())
             response = await classifier.Classify(
                 payload,
@@ -198,7 +196,10 @@ class AioServer:
             await _abort(context, error)
         deadline = _deadline(context)
         as_status = (STATUS_KEY, "true") in tuple(context.invocation_metadata() or ())
-        stream = InferenceStream(requests, lambda payload: self._submit_of_stream(payload, deadline, context))
+        stream = InferenceStream(
+            self._receiving.messages(requests),
+            lambda payload: self._submit_of_stream(payload, deadline, context),
+        )
         messages = self._until_stop(stream.responses())
         async with contextlib.aclosing(messages) as responses, _ends(context, "ModelStreamInfer"):
             async for payload, response in responses:
@@ -209,15 +210,35 @@ class AioServer:
                 else:
                     yield stream_error(payload, response)
 
-    async def _watch(self, health: HealthServicer, payload: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def _watch(self, health: HealthServicer, _: object, context: Context) -> AsyncIterator[bytes]:
         try:
-            request = _parse(health_pb2.HealthCheckRequest, payload)
+            request = _parse(health_pb2.HealthCheckRequest, await self._receive(context))
         except ServiceError as error:
             await _abort(context, error)
         messages = self._until_stop(health.Watch(request))
         async with contextlib.aclosing(messages) as statuses, _ends(context, "Watch"):
             async for status in statuses:
                 yield status.SerializeToString()
+
+    def _reflection(self) -> grpc.GenericRpcHandler:
+        """Reflection, which needs no token, with messages received as those of other methods."""
+        names = (INFERENCE.full_name, CLASSIFIER.full_name, HEALTH.full_name, reflection.SERVICE_NAME)
+        servicer = reflection.aio.ReflectionServicer(names, pool=POOL)
+
+        async def reflect(
+            requests: AsyncIterator[reflection_pb2.ServerReflectionRequest], context: Context
+        ) -> AsyncIterator[Message]:
+            messages: Any = servicer.ServerReflectionInfo(self._receiving.messages(requests), context)
+            async with contextlib.aclosing(messages) as responses, _ends(context, "ServerReflectionInfo"):
+                async for response in responses:
+                    yield response
+
+        handler: MethodHandler = grpc.stream_stream_rpc_method_handler(
+            reflect,
+            reflection_pb2.ServerReflectionRequest.FromString,
+            reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": handler})
 
     def _handlers(
         self, service: ServiceDescriptor, servicer: object, own_handlers: dict[str, MethodHandler]
@@ -243,9 +264,10 @@ class AioServer:
     ) -> MethodHandler:
         """A handler that checks the caller's right, if the method needs one, and calls the servicer's method."""
 
-        async def handle(payload: bytes, context: Context) -> bytes:
+        async def handle(_: object, context: Context) -> bytes:
             try:
                 access = self._authorize(context, right_of(method)) if needs_right else FULL_ACCESS
+                payload = await self._receive(context)
                 _check_deadline(context)
                 message = _parse(request, payload)
                 if (model := concerned_model(method, message)) is not None:
@@ -259,7 +281,18 @@ class AioServer:
             except Exception:  # noqa: BLE001 # _log_unexpected logs it
                 await _abort(context, _log_unexpected(method))
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    async def _receive(self, context: Context) -> bytes:
+        """The request message of a call."""
+        try:
+            message = await self._receiving.message(context.read())
+        except ServiceError as error:
+            self._handler.unrouted_statistics.record_failure(error.code.name, 0.0)
+            raise
+        if not isinstance(message, bytes):  # grpc.aio.EOF; not counted, for most such callers have hung up
+            raise NoMessage
+        return message
 
     def _authorize(self, context: Context, right: str = INFER) -> Access:
         if not self._handler.auth_required:
