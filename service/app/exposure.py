@@ -7,12 +7,12 @@ before it. Owns the rules for open addresses. Not here: TLS (transport/tls.py), 
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from ipaddress import ip_address
 
 import structlog
 
 from service.app.settings import Settings
 from service.app.startup import CannotStart
+from service.transport.grpc.listeners import is_loopback
 
 log = structlog.get_logger(__name__)
 
@@ -28,14 +28,6 @@ class GrpcServerChoice:
     kind: str
     reason: str = ""
     advice: str = ""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address. Names other than localhost count as open."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def choose_grpc_server(settings: Settings) -> GrpcServerChoice:

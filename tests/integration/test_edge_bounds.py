@@ -74,12 +74,12 @@ def test_the_same_holds_for_grpc_web(behind: BehindEdge, text: bool) -> None:
 
 def test_a_stream_may_send_more_than_the_limit_but_no_message_over_the_services(channel: grpc.Channel) -> None:
     call: Any = channel.stream_stream(STREAM)
-    message = padded(17 * MIB)
-    answers = [pb.ModelStreamInferResponse.FromString(answer) for answer in call(iter([message] * 4), timeout=60)]
-    assert 4 * len(message) > SERVICE_LIMIT
+    message = padded(3 * MIB)
+    answers = [pb.ModelStreamInferResponse.FromString(answer) for answer in call(iter([message] * 23), timeout=60)]
+    assert 23 * len(message) > SERVICE_LIMIT
     for answer in answers:
         np.testing.assert_array_equal(outputs_of(answer.infer_response)["y"], 2 * X)
-    assert len(answers) == 4
+    assert len(answers) == 23
     error = refusal(lambda: list(call(iter([bytes(70_000_000)]), timeout=60)))
     assert error.code is RESOURCE_EXHAUSTED and str(SERVICE_LIMIT) in error.text
 

@@ -5,7 +5,7 @@ on one connection. Limits that gRPC's core has by itself: 16 KiB of headers, thr
 Not here: messages that arrive slowly (receiving.py), the native server, which has none of these (native_server.py).
 """
 
-import ipaddress
+from service.transport.grpc.listeners import is_loopback
 
 # Calls that gRPC holds before Python takes them. By default, gRPC cancels some at random past 1,000, with a status that
 # no client retries; the limit of the batcher's queue gives a better answer.
@@ -19,13 +19,7 @@ UNCOMPRESSED_ONLY = 1 << 0  # a set of algorithms, by their numbers in gRPC
 
 def is_local(address: str) -> bool:
     """Whether only this machine reaches the address: host:port or unix:path."""
-    if address.startswith("unix:"):
-        return True
-    host = address.rsplit(":", 1)[0].strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return address.startswith("unix:") or is_loopback(address.rsplit(":", 1)[0].strip("[]"))
 
 
 def server_options(

@@ -1,4 +1,4 @@
-"""Listening sockets: check an address, reserve a shared port, close listeners, count open connections.
+"""Listening sockets: who reaches an address, check it, reserve a shared port, close listeners, count open connections.
 
 gRPC has no calls for this. Closing and counting find sockets in /proc, so they work on Linux and do nothing elsewhere.
 Not here: the servers (native_server.py, aio_server.py).
@@ -8,12 +8,21 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 
 def join_address(host: str, port: int) -> str:
     """host:port, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address. Names other than localhost count as open."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_bindable(host: str, port: int, *, shared: bool = False) -> None:
