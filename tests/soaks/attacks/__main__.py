@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--token", default="", help="a valid token, if the target has a tokens file")
     parser.add_argument("--ca", default="", help="file of the CA of the target's certificate, if the port has TLS")
     options = parser.parse_args()
-    flags = ["--grpc-server", "aio", "--device", "cpu", "--host", ANY_ADDRESS, *options.service_flag]
+    flags = ["--grpc-server", "aio", "--device", "cpu", "--host", ANY_ADDRESS, "--insecure", *options.service_flag]
     process = None if options.address else Process(options.repository, flags, options.memory_mib * MIB)
     target = process or Containers(options.container)
     print("| attack | its calls or connections ended with | call after / before (ms) | load: failed, slowest (ms) | "
