@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.transport.grpc import limits, receiving
-from service.transport.grpc.memory import Memory
+from service.transport.grpc.receiving import Receiving
 from tests.soaks.attacks import bodies, floods
 from tests.soaks.attacks.catalogue import ATTACKS
 from tests.soaks.attacks.wire import Address
@@ -42,7 +42,7 @@ def service(toys: Path, monkeypatch: pytest.MonkeyPatch, memory: dict[str, bool]
     """An aio server whose address strangers reach, as it believes."""
     monkeypatch.setattr(limits, "is_local", lambda _: False)
     monkeypatch.setattr(receiving, "SLOW_SECONDS", 0.0)
-    monkeypatch.setattr(Memory, "used", lambda _: (99 if memory["short"] else 10, 100))
+    monkeypatch.setattr(Receiving, "_memory_short", lambda _, *, slow: slow and memory["short"])
     with local_service(toys, "aio") as service:
         yield service
 

@@ -26,8 +26,16 @@ from tests.soaks.attacks.target import Containers, Process, Seen
 from tests.soaks.attacks.wire import Address
 from tests.support.requests import infer_request
 
-BEFORE, AFTER, TRIES = 200, 50, 3
-REST = 1.0  # seconds after an attack, in which the machine takes what the sockets still hold
+COLUMNS = (
+    "attack",
+    "its calls or connections ended with",
+    "call after / before (ms), usual after (s)",
+    "load: failed, slowest (ms)",
+    "peak memory (MiB)",
+    "log lines",
+)
+BEFORE, AFTER, TRIES = 200, 50, 10
+REST = 1.0  # seconds before each try: the service works off what the sockets still hold
 PAUSE = 0.05  # seconds between the calls of the load
 CALL_SECONDS = 30.0
 MODEL, SHAPE = "mnist-simplecnn", (1, 28, 28, 1)
@@ -47,11 +55,10 @@ def main() -> int:
     parser.add_argument("--token", default="", help="a valid token, if the target has a tokens file")
     parser.add_argument("--ca", default="", help="file of the CA of the target's certificate, if the port has TLS")
     options = parser.parse_args()
-    flags = ["--grpc-server", "aio", "--device", "cpu", "--host", ANY_ADDRESS, *options.service_flag]
+    flags = ["--grpc-server", "aio", "--device", "cpu", "--host", ANY_ADDRESS, "--insecure", *options.service_flag]
     process = None if options.address else Process(options.repository, flags, options.memory_mib * MIB)
     target = process or Containers(options.container)
-    print("| attack | its calls or connections ended with | call after / before (ms) | load: failed, slowest (ms) | "
-          "peak memory (MiB) | log lines | |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    print(f"| {' | '.join(COLUMNS)} | |\n|{'---|' * (len(COLUMNS) + 1)}")
     passed = True
     for name in options.attack or ATTACKS:
         watch = target.watch()
@@ -64,10 +71,12 @@ def main() -> int:
 
 
 class Result:
-    """The outcome of an attack, and the times in seconds of calls before, after and meanwhile."""
+    """The outcome of an attack, the times in seconds of calls before and after, and when those were as usual."""
 
-    def __init__(self, outcome: Counter[str], before: list[float], after: list[float], load: "Load") -> None:
-        self.outcome, self.before, self.after, self.load = outcome, before, after, load
+    def __init__(
+        self, outcome: Counter[str], before: list[float], after: list[float], settled: float, load: "Load"
+    ) -> None:
+        self.outcome, self.before, self.after, self.settled, self.load = outcome, before, after, settled, load
 
 
 def _run(name: str, address: Address) -> Result:
@@ -77,7 +86,8 @@ def _run(name: str, address: Address) -> Result:
     with Load(address) as load, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         outcome = pool.submit(run, name, address).result()
     after: list[float] = []
-    for _ in range(TRIES):  # other programs of this machine may make one slow
+    ended = time.monotonic()
+    for _ in range(TRIES):
         time.sleep(REST)
         try:
             with _channel(address) as channel:
@@ -86,7 +96,7 @@ def _run(name: str, address: Address) -> Result:
             load.failures[f"after: {_name(error)}"] += 1
         if after and _usual(before, after):
             break
-    return Result(outcome, before, after, load)
+    return Result(outcome, before, after, time.monotonic() - ended, load)
 
 
 def _report(name: str, result: Result, seen: Seen) -> bool:
@@ -106,8 +116,9 @@ def _report(name: str, result: Result, seen: Seen) -> bool:
     outcome = ", ".join(f"{count:,} × {end}" for end, count in result.outcome.most_common(3))
     failed = f"{sum(load.failures.values())} of {load.calls}" + "".join(f", {text}" for text in list(load.failures)[:1])
     peaks = ", ".join(f"{part} {peak / MIB:.0f} of {seen.limits[part] / MIB:.0f}" for part, peak in seen.peaks.items())
-    print(f"| {name} | {outcome} | {1e3 * after:.1f} / {1e3 * before:.1f} | {failed}; {1e3 * load.slowest:.0f} "
-          f"| {peaks} | {seen.lines} | {', '.join(harmed) or 'ok'} |", flush=True)  # fmt: skip
+    calls = f"{1e3 * after:.1f} / {1e3 * before:.1f}, {result.settled:.0f}"
+    cells = (name, outcome, calls, f"{failed}; {1e3 * load.slowest:.0f}", peaks, seen.lines, ", ".join(harmed) or "ok")
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
     return not harmed
 
 
