@@ -13,7 +13,7 @@ from tests.support.photos import CLEAN, KINDS, TURNED, Kind, photo, ruled, soft_
 
 MODEL = "mnist-simplecnn"
 # Of each kind, and of each joined kind.
-PHOTOS, JOINED_PHOTOS = 20, 8
+PHOTOS, JOINED_PHOTOS = 10, 4
 # Conditions that meet: each is harder than the ones that it joins.
 JOINED = {
     "pencil on ruled paper": replace(KINDS["pencil"], marks=ruled),

@@ -72,7 +72,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
     return folder, printed_run_folder(result.stdout)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_a_signal_stopped_resumes_and_publishes_the_same_bits(
     number: signal.Signals, uninterrupted: tuple[Path, Path], tmp_path: Path
 ) -> None:
