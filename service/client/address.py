@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from ipaddress import IPv4Address, IPv6Address
+from urllib.parse import unquote
 
 SOCKET_SCHEMES = ("unix", "unix-abstract")
 NAME_SCHEMES = ("dns", "ipv4", "ipv6", "xds")
@@ -27,7 +28,7 @@ def endpoints(url: str) -> list[tuple[str, str]]:
     scheme, _, rest = url.partition(":")
     if scheme in SOCKET_SCHEMES:
         return []
-    addresses = rest.rpartition("/")[2] if scheme in NAME_SCHEMES else url
+    addresses = unquote(rest.rpartition("/")[2] if scheme in NAME_SCHEMES else url)
     return [split_port(address) for address in addresses.lower().split(",")]
 
 

@@ -64,9 +64,9 @@ def expansion(payload: bytes, contents: int = 0) -> str:
         for count, field in enumerate(fields(memoryview(payload)), start=1):
             structure += len(field.whole) if field.number != contents else 0
             if structure > FREE_BYTES:
-                return f"expected at most {FREE_BYTES} bytes, got {structure} or more"
+                return f"may have at most {FREE_BYTES} bytes besides large contents"
             if count > MAX_FIELDS:
-                return f"expected at most {MAX_FIELDS} fields, got more"
+                return f"may have at most {MAX_FIELDS} fields"
     return ""
 
 

@@ -55,9 +55,7 @@ def parse(payload: bytes) -> ParsedRequest:
         InvalidArgument: the bytes are not a valid message or would take too much memory, or a parameter is invalid.
     """
     if reason := expansion(payload, ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER):
-        raise InvalidArgument(
-            "", f"besides raw_input_contents, the message {reason}: send tensors as raw_input_contents"
-        )
+        raise InvalidArgument("", f"the message {reason}: send large tensors as raw_input_contents")
     try:
         message = ModelInferRequest.FromString(payload)
     except DecodeError as error:
