@@ -70,7 +70,7 @@ class Certificate:
 
 def _check_authorities(path: Path, text: str) -> None:
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text.encode("ascii", "ignore").decode())
     except (ssl.SSLError, ValueError) as error:
         raise WrongSetting(f"TLS: {path}: expected certificates of authorities in PEM: {error}") from error
 

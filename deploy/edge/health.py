@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 import urllib.request
@@ -15,7 +16,7 @@ def health(settings: Settings) -> str:
     The port is asked as clients ask it, with TLS if it has TLS; replicas are not (/readyz says whether one is healthy).
     """
     try:
-        request("GET", f"http://127.0.0.1:{settings.operators_port}/livez")
+        request("GET", f"http://{_host(settings)}:{settings.operators_port}/livez")
         with _connect(settings) as connection:
             if settings.client_certificates:
                 return ""  # the server's certificate is in order; without one of a client, this is where it ends
@@ -27,7 +28,7 @@ def health(settings: Settings) -> str:
 
 
 def _connect(settings: Settings) -> socket.socket:
-    plain = socket.create_connection(("127.0.0.1", settings.port), timeout=2)
+    plain = socket.create_connection((_host(settings).strip("[]"), settings.port), timeout=2)
     if not settings.tls_folder:
         return plain
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -35,6 +36,14 @@ def _connect(settings: Settings) -> socket.socket:
     context.verify_mode = ssl.CERT_NONE
     with plain:
         return context.wrap_socket(plain)
+
+
+def _host(settings: Settings) -> str:
+    """Where the edge reaches itself, in the form of URLs."""
+    address = ipaddress.ip_address(settings.host)
+    if address.is_unspecified:
+        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+    return f"[{address}]" if address.version == 6 else str(address)
 
 
 def request(method: str, url: str) -> str:

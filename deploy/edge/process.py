@@ -41,12 +41,12 @@ class Edge:
 
     def run(self) -> int:
         """Run Envoy until it exits or a signal stops it. Returns the exit status. Raises WrongSetting."""
+        signal.signal(signal.SIGTERM, self._on_stop)  # first: process 1 of a container gets no signal without a handler
+        signal.signal(signal.SIGINT, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_reload)
         self.configure()
         for warning in self._settings.warnings():
             _log("warning", warning)
-        signal.signal(signal.SIGTERM, self._on_stop)
-        signal.signal(signal.SIGINT, self._on_stop)
-        signal.signal(signal.SIGHUP, self._on_reload)
         command = [self._envoy, "-c", str(self._folder / "envoy.yaml"), "-l", "warn", "--disable-hot-restart"]
         # While draining, every answer tells its client to leave, not a growing share of them.
         command += ["--drain-strategy", "immediate", "--drain-time-s", str(math.ceil(self._settings.drain_seconds))]
@@ -89,7 +89,7 @@ class Edge:
             elif self._certificate and self._certificate.changed():
                 self._certificate.write(self._folder)
                 _log("info", "certificate reloaded")
-        except WrongSetting as error:
+        except (WrongSetting, OSError) as error:  # OSError: no room for the new files, for one
             _log("error", "change refused, keeping what was", reason=str(error))
 
     def _drain(self) -> None:

@@ -38,12 +38,13 @@ class Settings:
     tls_folder: str = ""  # with tls.crt, tls.key and, for mutual TLS, client-ca.crt; empty for plaintext
     client_certificates: str = ""  # `required` for mutual TLS
     max_message_bytes: int = 64 * MIB  # the service's --max-message-bytes
-    max_connections: int = 4096
+    max_connections: int = 8192
     allowed_origins: str = r"https?://(localhost|127\.0\.0\.1)(:\d+)?"  # regular expression: pages that may call
     access_log_percent: float = 1.0  # of the calls that neither failed nor were slow; those are all logged
     heap_bytes: int = 0  # Envoy's memory; 0 for three quarters of the container's limit
     drain_seconds: float = 20.0
-    published_on: str = ""  # the address that Compose publishes, for the warnings below
+    published_on: str = ""  # the address at which others reach the port; not loopback: TLS is wanted
+    insecure: str = ""  # not empty to serve such an address without TLS
     tokens: str = ""  # not empty if the service checks tokens
 
     @classmethod
@@ -70,6 +71,11 @@ class Settings:
             )
         if self.client_certificates and not self.tls_folder:
             raise WrongSetting("EDGE_CLIENT_CERTIFICATES needs TLS: set EDGE_TLS_FOLDER too")
+        if self.is_open and not (self.tls_folder or self.insecure):
+            raise WrongSetting(
+                f"published on {self.published_on} without TLS: set TLS_FOLDER, or GRPC_INSECURE=1 if something before "
+                "the edge has TLS or the network is yours alone"
+            )
         upstream = UPSTREAM.fullmatch(self.upstream)
         if not upstream or not PORTS[0] <= int(upstream[1]) <= PORTS[1]:
             raise WrongSetting(f"EDGE_UPSTREAM: expected HOST:PORT, got {self.upstream!r}")
@@ -83,11 +89,16 @@ class Settings:
             raise WrongSetting(f"EDGE_ALLOWED_ORIGINS: expected a regular expression: {error}") from error
         return self
 
+    @property
+    def is_open(self) -> bool:
+        """Whether other machines reach the port."""
+        return not LOOPBACK.fullmatch(self.published_on)
+
     def warnings(self) -> list[str]:
         """What an operator should know of an address that others reach."""
-        if LOOPBACK.fullmatch(self.published_on):
+        if not self.is_open:
             return []
         place = f"published on {self.published_on}"
         without_tokens = f"{place} without tokens: everybody who reaches the port may call; set TOKENS_FOLDER"
-        without_tls = f"{place} without TLS: pictures and tokens can be read on the network; set TLS_FOLDER"
+        without_tls = f"{place} without TLS: pictures and tokens can be read on the network"
         return [*([] if self.tokens else [without_tokens]), *([] if self.tls_folder else [without_tls])]

@@ -27,7 +27,7 @@ SECURED = "overlays/cpu with components"
 KUBERNETES = ("1.33", "1.37")
 VARIABLE = re.compile(r"\$\{(\w+)(?::[-+]([^}]*))?\}")
 # Variables whose line in .env.example shows an example, not the default.
-EXAMPLES = {"TOKENS_FOLDER", "TLS_FOLDER", "CLIENT_CERTIFICATES", "GRAFANA_PASSWORD"}
+EXAMPLES = {"TOKENS_FOLDER", "TLS_FOLDER", "CLIENT_CERTIFICATES", "GRPC_INSECURE", "GRAFANA_PASSWORD"}
 
 
 def compose(path: Path) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def test_tokens_and_tls_hold_for_every_joined_set_of_files(joined: str, tmp_path
     assert edge["environment"]["EDGE_TOKENS"]
     # Neither sees what the other needs.
     assert folders(service) == {"/run/tokens": str(tmp_path / "tokens")}
-    assert folders(edge) == {"/run/tls": str(tmp_path / "tls")}
+    assert folders(edge) == {"/run/tls": str(tmp_path / "tls"), "/opt/edge": str(tmp_path / "deploy/edge")}
     assert ("SERVICE_INTRA_OP_THREADS" in service["environment"]) == (
         joined in ("base, override", "base, gpu, override")
     )
@@ -243,10 +243,13 @@ def test_only_the_edge_publishes_the_services_port(joined: str, tmp_path: Path) 
 def test_a_folder_that_does_not_exist_is_an_error_of_up_and_an_unset_variable_mounts_nothing(tmp_path: Path) -> None:
     services = compose(ROOT / "docker-compose.yml")["services"]
     for name in ("service", "edge"):
-        (mount,) = [volume for volume in services[name]["volumes"] if isinstance(volume, dict)]
-        assert mount["bind"] == {"create_host_path": False} and mount["read_only"]
+        mounts = [volume for volume in services[name]["volumes"] if isinstance(volume, dict)]
+        assert mounts
+        for mount in mounts:
+            assert mount["bind"] == {"create_host_path": False} and mount["read_only"]
     services = compose_config(tmp_path, {"TOKENS_FOLDER": "", "TLS_FOLDER": ""})["services"]
-    assert set(folders(services["service"]).values()) == set(folders(services["edge"]).values()) == {"/dev/null"}
+    assert folders(services["service"]) == {"/run/tokens": "/dev/null"}
+    assert folders(services["edge"])["/run/tls"] == "/dev/null"
     assert not services["service"]["environment"]["SERVICE_TOKENS_FILE"]
     assert not services["edge"]["environment"]["EDGE_TLS_FOLDER"]
 

@@ -265,7 +265,7 @@ def test_the_edge_exits_with_envoy(service: LocalService, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("published_on", ["0.0.0.0", "192.0.2.1"])  # noqa: S104
 def test_an_open_address_without_tokens_or_tls_is_a_warning_each(published_on: str, tmp_path: Path) -> None:
-    with edge_process("127.0.0.1:9", tmp_path, ready=False, published_on=published_on) as edge:
+    with edge_process("127.0.0.1:9", tmp_path, ready=False, published_on=published_on, insecure="1") as edge:
         wait_until(lambda: has_event(edge, "started"), "the edge has started")
         warned = [line["event"] for line in events(edge) if line["level"] == "warning"]
     assert len(warned) == 2 and "without tokens" in warned[0] and "without TLS" in warned[1]

@@ -16,6 +16,8 @@ import grpc
 from tests.soaks.load import ConstantLoad, once_ready
 from tests.support.certificates import Authority, tls_folder
 from tests.support.containers import Stack, built_images, call, changed_image, docker, readable_copy, upgrade
+from tests.support.edge import change_livez
+from tests.support.paths import ROOT
 
 REPLICAS, CLIENTS, RATE = 3, 4, 100.0
 # Events that stop every process that could answer before the next one is ready: `make upgrade` is there for the first
@@ -32,7 +34,9 @@ def main() -> int:
         folder = Path(name)
         authority = Authority(folder / "authority")
         tls = tls_folder(folder / "tls", authority)
-        stack = Stack(readable_copy(options.repository, folder / "models"), TLS_FOLDER=str(tls), **built_images())
+        edge = readable_copy(ROOT / "deploy/edge", folder / "edge")
+        models = readable_copy(options.repository, folder / "models")
+        stack = Stack(models, TLS_FOLDER=str(tls), EDGE_FOLDER=str(edge), **built_images())
         try:
             return run(stack, authority, folder)
         finally:
@@ -54,8 +58,10 @@ def run(stack: Stack, authority: Authority, folder: Path) -> int:
         once_ready(lambda: '"event": "certificate reloaded"' in stack.log("edge"), "the certificate was reloaded")
 
     def reload() -> None:
+        change_livez(Path(stack.variables["EDGE_FOLDER"]))
         stack.compose("kill", "-s", "HUP", "edge")
         once_ready(lambda: '"event": "configuration reloaded"' in stack.log("edge"), "the edge reloaded")
+        time.sleep(6)  # Envoy closes the connections of the old one after 5 s
 
     def scale() -> None:
         for replicas in (1, REPLICAS):

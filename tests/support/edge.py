@@ -90,3 +90,9 @@ def edge_process(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(WAIT)
+
+
+def change_livez(folder: Path) -> None:
+    """Change what /livez answers, in a copy of deploy/edge: an edge that has taken the change says "changed"."""
+    listener = folder / "listener.yaml"
+    listener.write_text(listener.read_text().replace('"live\\n"', '"changed\\n"'))

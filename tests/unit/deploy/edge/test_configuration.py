@@ -28,7 +28,13 @@ OTHERS: list[dict[str, Any]] = [
     {"upstream": "10.0.0.1:65535", "host": "::1", "port": 1, "operators_port": 65535, "admin_port": 2},
     {"max_message_bytes": 1, "max_connections": 1, "heap_bytes": 1, "access_log_percent": 100.0, "drain_seconds": 0.0},
     {"max_message_bytes": 2**32 - 6, "max_connections": 10**6, "heap_bytes": 2**50, "access_log_percent": 0.0001},
-    {"published_on": "0.0.0.0", "tokens": "yes", "drain_seconds": 3600.0, "allowed_origins": "$x {a: b}"},  # noqa: S104
+    {
+        "published_on": "0.0.0.0",  # noqa: S104
+        "insecure": "1",
+        "tokens": "yes",
+        "drain_seconds": 3600.0,
+        "allowed_origins": "$x {a: b}",
+    },
 ]
 
 

@@ -81,7 +81,15 @@ def test_on_loopback_there_is_nothing_to_warn_of(address: str) -> None:
 def test_an_open_address_without_tokens_or_tls_is_warned_of(address: str) -> None:
     tokens, tls = Settings(published_on=address).warnings()
     assert address in tokens and "without tokens" in tokens and "TOKENS_FOLDER" in tokens
-    assert address in tls and "without TLS" in tls and "TLS_FOLDER" in tls
+    assert address in tls and "without TLS" in tls
     assert Settings(published_on=address, tokens="yes").warnings() == [tls]
     assert Settings(published_on=address, tls_folder="/tls").warnings() == [tokens]
     assert Settings(published_on=address, tokens="yes", tls_folder="/tls").warnings() == []
+
+
+def test_an_open_address_is_served_without_tls_only_if_that_is_wanted() -> None:
+    environment = {"EDGE_PUBLISHED_ON": "192.0.2.1"}
+    with pytest.raises(WrongSetting, match=r"without TLS: set TLS_FOLDER, or GRPC_INSECURE=1"):
+        Settings.from_environment(environment)
+    assert Settings.from_environment(environment | {"EDGE_INSECURE": "1"}).is_open
+    assert Settings.from_environment(environment | {"EDGE_TLS_FOLDER": "/tls"}).is_open
