@@ -31,7 +31,7 @@ coverage: .venv/installed ## measure what tests/unit and tests/integration execu
 	$(BIN)/pytest tests/unit/service tests/integration --ignore tests/integration/training --cov=service/batching --cov=service/models --cov=service/inference \
 	  --cov-branch --cov-report=term
 
-test-containers: .venv/installed ## build the images and test the Compose stack in real containers; 7 minutes
+test-containers: .venv/installed ## build the images and test the Compose stack in real containers; 5 minutes
 	$(BIN)/pytest -m containers tests/deploy
 
 upgrade: ## replace the replicas of the Compose stack by those of the current image, without losing a call
