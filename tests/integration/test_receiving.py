@@ -1,6 +1,8 @@
 """Bounds of the aio server on what strangers send: tokens first, no compression, slow messages, floods."""
 
 import asyncio
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,13 +10,15 @@ import grpc
 import numpy as np
 import pytest
 
+from service.pb import inference_pb2 as pb
 from service.transport.grpc import limits, receiving
+from service.transport.grpc.memory import Memory
 from service.transport.grpc.receiving import Receiving
 from tests.soaks.attacks import bodies, floods
-from tests.soaks.attacks.catalogue import ATTACKS
+from tests.soaks.attacks.catalogue import ATTACKS, TOKENLESS, tokens_checked
 from tests.soaks.attacks.wire import Address
 from tests.support.http2 import MODEL_INFER, RawCall
-from tests.support.local_service import LocalService, local_service
+from tests.support.local_service import Gate, LocalService, local_service
 from tests.support.refusal import Refusal
 from tests.support.requests import infer_request, outputs_of
 
@@ -43,6 +47,7 @@ def service(toys: Path, monkeypatch: pytest.MonkeyPatch, memory: dict[str, bool]
     monkeypatch.setattr(limits, "is_local", lambda _: False)
     monkeypatch.setattr(receiving, "SLOW_SECONDS", 0.0)
     monkeypatch.setattr(Receiving, "_memory_short", lambda _, *, slow: slow and memory["short"])
+    monkeypatch.setattr(Memory, "used", lambda _: (99 if memory["short"] else 10, 100))  # for streams
     with local_service(toys, "aio") as service:
         yield service
 
@@ -77,6 +82,26 @@ def test_slow_messages_are_refused_while_memory_is_short(
         code, text = slow.status()
     assert (code, "memory is short" in text) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
     assert_serves(service)
+
+
+def test_a_refused_stream_answers_what_it_accepted(gate: Gate, service: LocalService, memory: dict[str, bool]) -> None:
+    gate.hold()
+    stopped = threading.Event()
+
+    def requests() -> Iterator[pb.ModelInferRequest]:
+        yield from [REQUEST] * 10
+        stopped.wait(20)
+
+    answers = service.stub.ModelStreamInfer(requests(), timeout=20)
+    gate.wait_for(1)
+    memory["short"] = True
+    time.sleep(0.3)  # memory is looked at every 25 ms
+    gate.open()
+    seen: list[pb.ModelStreamInferResponse] = []
+    with pytest.raises(grpc.RpcError) as caught:
+        seen.extend(answers)  # keeps those before the error
+    stopped.set()
+    assert (len(seen), Refusal(caught.value).code) == (10, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 def test_refusals_are_counted_and_callers_that_hang_up_are_not(service: LocalService, memory: dict[str, bool]) -> None:
@@ -119,3 +144,16 @@ def test_the_service_serves_after_an_attack(
     asyncio.run(ATTACKS[name](Address(host, int(port))))
     assert_serves(service)
     assert len(caplog.records) < 10
+
+
+@pytest.mark.parametrize("name", TOKENLESS)
+@pytest.mark.parametrize("checks", [True, False])
+def test_an_attack_without_a_valid_token_notices_whether_tokens_are_checked(
+    toys: Path, tokens_file: Path, monkeypatch: pytest.MonkeyPatch, name: str, checks: bool
+) -> None:
+    monkeypatch.setattr(bodies, "SLOW_BYTES", 2**20)
+    monkeypatch.setattr(bodies, "ANSWER_SECONDS", 0.3)
+    with local_service(toys, "aio", tokens_file=tokens_file if checks else None) as service:
+        host, port = service.address.split(":")
+        outcome = asyncio.run(ATTACKS[name](Address(host, int(port))))
+    assert tokens_checked(outcome, behind_edge=False) is checks

@@ -88,7 +88,7 @@ class AioServer:
         self._sink = LoopResponseSink(asyncio.get_running_loop())
         self._waiting_streams: set[asyncio.Task[Any]] = set()  # those that wait for their next message
         self._stopping = False
-        self._receiving = Receiving(Memory().used)
+        self._receiving = Receiving(Memory().used, max_message_bytes)
         logging.getLogger(GRPC_LOGGER).addFilter(HANG_UPS)
         self._server = grpc.aio.server(
             options=server_options(

@@ -45,16 +45,25 @@ class InferenceStream:
                     request.cancel()
 
     async def _read(self) -> None:
+        refusal: ServiceError | None = None
         try:
-            async for payload in self._requests:
-                await self._in_flight.acquire()
-                future, request = self._submit(payload)
-                self._pending[future] = request
-                future.add_done_callback(functools.partial(self._done, payload))
+            try:
+                await self._submit_all()
+            except ServiceError as error:  # the stream ends with it, after the responses to what was accepted
+                refusal = error
             while self._pending:
                 await asyncio.wait(self._pending)
+            if refusal is not None:
+                raise refusal
         finally:
             self._responses.put_nowait(None)
+
+    async def _submit_all(self) -> None:
+        async for payload in self._requests:
+            await self._in_flight.acquire()
+            future, request = self._submit(payload)
+            self._pending[future] = request
+            future.add_done_callback(functools.partial(self._done, payload))
 
     def _done(self, payload: bytes, future: asyncio.Future[bytes]) -> None:
         self._pending.pop(future, None)

@@ -1,30 +1,29 @@
 """Attack a gRPC port under a constant load, and print one Markdown table: attack, outcome, peak memory.
 
 Without `--address` the target is a service process of its own with `--grpc-server aio` and a limit on its memory, where
-this program may set one. With it, the target is whatever listens there, such as a Compose stack, of which `--container`
-names the containers. After each attack a normal call must take its usual time; no call of the load may fail, and
-nothing may be restarted.
+this program may set one; it has a tokens file, and calls have a valid token except those of no-token and wrong-tokens.
+With it, the target is whatever listens there, such as a Compose stack, of which `--container` names the containers.
+After each attack a normal call must take its usual time; no call of the load may fail, nor its stream end, and nothing
+may be restarted.
 """
 
 import argparse
 import multiprocessing
 import statistics
 import sys
-import threading
+import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import grpc
-import numpy as np
 
-from service.pb import inference_pb2 as pb
-from service.pb.inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.soaks.attacks.catalogue import ATTACKS, run
+from tests.soaks.attacks.catalogue import ATTACKS, TOKENLESS, run, tokens_checked
+from tests.soaks.attacks.load import MODEL, Load, name_of, open_channel, timed_call
 from tests.soaks.attacks.target import Containers, Process, Seen
 from tests.soaks.attacks.wire import Address
-from tests.support.requests import infer_request
+from tests.support.tokens import CALLER, token_line
 
 COLUMNS = (
     "attack",
@@ -36,9 +35,7 @@ COLUMNS = (
 )
 BEFORE, AFTER, TRIES = 200, 50, 10
 REST = 1.0  # seconds before each try: the service works off what the sockets still hold
-PAUSE = 0.05  # seconds between the calls of the load
-CALL_SECONDS = 30.0
-MODEL, SHAPE = "mnist-simplecnn", (1, 28, 28, 1)
+MEMORY_SHARE = 0.9  # of the limit, that the highest memory stays below
 MIB = 2**20
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 # the limits of an address that strangers reach
 
@@ -55,16 +52,36 @@ def main() -> int:
     parser.add_argument("--token", default="", help="a valid token, if the target has a tokens file")
     parser.add_argument("--ca", default="", help="file of the CA of the target's certificate, if the port has TLS")
     options = parser.parse_args()
-    flags = ["--grpc-server", "aio", "--device", "cpu", "--host", ANY_ADDRESS, "--insecure", *options.service_flag]
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = Path(folder) / "tokens"
+        tokens.write_text(token_line(CALLER, "infer"))
+        return _attack(options, tokens)
+
+
+def _attack(options: argparse.Namespace, tokens: Path) -> int:
+    flags = [
+        "--tokens-file",
+        str(tokens),
+        "--grpc-server",
+        "aio",
+        "--device",
+        "cpu",
+        "--host",
+        ANY_ADDRESS,
+        "--insecure",
+        *options.service_flag,
+    ]
     process = None if options.address else Process(options.repository, flags, options.memory_mib * MIB)
+    token = CALLER if process else options.token
     target = process or Containers(options.container)
     print(f"| {' | '.join(COLUMNS)} | |\n|{'---|' * (len(COLUMNS) + 1)}")
     passed = True
     for name in options.attack or ATTACKS:
         watch = target.watch()
         host, port = (process.address if process else options.address).rsplit(":", 1)
-        address = Address(host, int(port), f"Bearer {options.token}" if options.token else "", options.ca)
-        passed &= _report(name, _run(name, address), watch.stop())
+        address = Address(host, int(port), f"Bearer {token}" if token else "", options.ca)
+        result = _run(name, address)
+        passed &= _report(name, result, watch.stop(), refuses=bool(token), behind_edge=process is None)
     if process:
         process.stop()
     return 0 if passed else 1
@@ -74,14 +91,14 @@ class Result:
     """The outcome of an attack, the times in seconds of calls before and after, and when those were as usual."""
 
     def __init__(
-        self, outcome: Counter[str], before: list[float], after: list[float], settled: float, load: "Load"
+        self, outcome: Counter[str], before: list[float], after: list[float], settled: float, load: Load
     ) -> None:
         self.outcome, self.before, self.after, self.settled, self.load = outcome, before, after, settled, load
 
 
 def _run(name: str, address: Address) -> Result:
-    with _channel(address) as channel:
-        before = [_timed_call(channel, address) for _ in range(BEFORE)]
+    with open_channel(address) as channel:
+        before = [timed_call(channel, address) for _ in range(BEFORE)]
     # In a process of its own: the load must not wait for the attack's.
     with Load(address) as load, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         outcome = pool.submit(run, name, address).result()
@@ -90,17 +107,17 @@ def _run(name: str, address: Address) -> Result:
     for _ in range(TRIES):
         time.sleep(REST)
         try:
-            with _channel(address) as channel:
-                after = [_timed_call(channel, address) for _ in range(AFTER)]
+            with open_channel(address) as channel:
+                after = [timed_call(channel, address) for _ in range(AFTER)]
         except grpc.RpcError as error:
-            load.failures[f"after: {_name(error)}"] += 1
+            load.failures[f"after: {name_of(error)}"] += 1
         if after and _usual(before, after):
             break
     return Result(outcome, before, after, time.monotonic() - ended, load)
 
 
-def _report(name: str, result: Result, seen: Seen) -> bool:
-    """Print a row; whether the attack did no harm."""
+def _report(name: str, result: Result, seen: Seen, *, refuses: bool, behind_edge: bool) -> bool:
+    """Print a row; whether the attack did no harm. `refuses` says that the target checks tokens."""
     before, after = (statistics.median(times or [float("nan")]) for times in (result.before, result.after))
     load = result.load
     harmed = [
@@ -109,7 +126,11 @@ def _report(name: str, result: Result, seen: Seen) -> bool:
             ("slow after", not (result.after and _usual(result.before, result.after))),
             ("calls lost", bool(load.failures)),
             ("restarted", seen.restarts > 0),
-            ("memory", any(limit and seen.peaks[part] >= limit for part, limit in seen.limits.items())),
+            ("memory", any(limit and seen.peaks[part] >= MEMORY_SHARE * limit for part, limit in seen.limits.items())),
+            (
+                "tokens not checked",
+                refuses and name in TOKENLESS and not tokens_checked(result.outcome, behind_edge=behind_edge),
+            ),
         )
         if harm
     ]
@@ -125,60 +146,6 @@ def _report(name: str, result: Result, seen: Seen) -> bool:
 def _usual(before: list[float], after: list[float]) -> bool:
     """Whether the median call after takes no longer than twice the median before, or than 98 % of those."""
     return statistics.median(after) <= max(2 * statistics.median(before), sorted(before)[-BEFORE // 50])
-
-
-class Load:
-    """Two callers meanwhile: one on a connection that stays, one with a new connection for each call."""
-
-    def __init__(self, address: Address) -> None:
-        self.calls, self.slowest = 0, 0.0
-        self.failures: Counter[str] = Counter()
-        self._address = address
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(stays,)) for stays in (True, False)]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, stays: bool) -> None:
-        channel = _channel(self._address)
-        while not self._stop.wait(PAUSE):
-            if not stays:
-                channel.close()
-                channel = _channel(self._address)
-            self.calls += 1
-            try:
-                self.slowest = max(self.slowest, _timed_call(channel, self._address))
-            except grpc.RpcError as error:
-                self.failures[_name(error)] += 1
-        channel.close()
-
-
-def _channel(address: Address) -> grpc.Channel:
-    target, options = f"{address.host}:{address.port}", [("grpc.use_local_subchannel_pool", 1)]
-    if not address.ca:
-        return grpc.insecure_channel(target, options)
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(Path(address.ca).read_bytes()), options)
-
-
-def _timed_call(channel: grpc.Channel, address: Address) -> float:
-    """Seconds of one call, which must be answered."""
-    metadata = [("authorization", address.authorization)] if address.authorization else []
-    request: pb.ModelInferRequest = infer_request(MODEL, images=np.zeros(SHAPE, np.uint8))
-    began = time.perf_counter()
-    GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=CALL_SECONDS, metadata=metadata)
-    return time.perf_counter() - began
-
-
-def _name(error: grpc.RpcError) -> str:
-    return f"{error.code().name} {error.details()}"[:60]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every attack by name, and one run of it. Not here: what they do (bodies.py, floods.py)."""
+"""Every attack by name, one run of it, and its outcome. Not here: what they do (bodies.py, floods.py)."""
 
 import asyncio
 import resource
@@ -32,9 +32,18 @@ ATTACKS: dict[str, Attack] = {
     )
 }
 
+TOKENLESS = ("no-token", "wrong-tokens")  # attacks whose every call is refused for its token
+
 
 def run(name: str, address: Address) -> Counter[str]:
     """Run an attack; how its calls or connections ended."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return asyncio.run(ATTACKS[name](address))
+
+
+def tokens_checked(outcome: Counter[str], *, behind_edge: bool) -> bool:
+    """Whether every call was refused for its token or, `behind_edge`, as too large for the edge's memory."""
+    return bool(outcome) and all(
+        end == "UNAUTHENTICATED" or (behind_edge and end.startswith("RST_STREAM")) for end in outcome
+    )

@@ -47,26 +47,46 @@ async def outcome(call: Awaitable[object]) -> object:
 Messages = list[Coroutine[Any, Any, bytes]]
 
 
-async def outcomes(bounds: Receiving, messages: Messages, *, streamed: bool = False) -> list[object]:
-    calls = [asyncio.create_task(outcome(bounds.message(message, streamed=streamed))) for message in messages]
+async def outcomes(bounds: Receiving, messages: Messages) -> list[object]:
+    calls = [asyncio.create_task(outcome(bounds.message(message))) for message in messages]
     return await asyncio.gather(*calls)
 
 
+async def stream(bounds: Receiving, messages: int) -> None:
+    """A stream that has so many messages and waits for the next one."""
+
+    async def requests() -> AsyncIterator[bytes]:
+        for _ in range(messages):
+            yield b"message"
+        await forever()
+
+    async for _ in bounds.messages(requests()):
+        pass
+
+
+async def refused(bounds: Receiving, *calls: Coroutine[Any, Any, object]) -> list[bool]:
+    """Which calls are refused soon."""
+    tasks = [asyncio.create_task(outcome(call)) for call in calls]
+    await asyncio.sleep(0.05)
+    done = [task.done() and task.result() is MemoryShort for task in tasks]
+    for task in tasks:
+        task.cancel()
+    return done
+
+
 def test_a_message_that_is_there_is_returned() -> None:
-    assert asyncio.run(outcomes(Receiving(shrinking()), [at_once()])) == [b"message"]
+    assert asyncio.run(outcomes(Receiving(shrinking(), 60), [at_once()])) == [b"message"]
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_slow_messages_are_refused_while_memory_is_short(streamed: bool) -> None:
-    refused = asyncio.run(outcomes(Receiving(shrinking()), [forever() for _ in range(9)], streamed=streamed))
-    assert refused == [MemoryShort] * 9
+def test_slow_messages_are_refused_while_memory_is_short() -> None:
+    assert asyncio.run(outcomes(Receiving(shrinking(), 60), [forever() for _ in range(9)])) == [MemoryShort] * 9
 
 
 def test_the_older_half_of_the_slow_messages_is_refused_first() -> None:
     uses = itertools.chain([10, 99], itertools.repeat(10))
 
     async def run() -> list[bool]:
-        bounds = Receiving(lambda: (next(uses), 100))
+        bounds = Receiving(lambda: (next(uses), 100), 60)
         calls = [asyncio.create_task(outcome(bounds.message(forever()))) for _ in range(5)]
         await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.sleep(0.01)
@@ -83,7 +103,7 @@ def test_slow_messages_may_take_half_of_the_memory_that_was_free() -> None:
 
     async def run(used: int) -> bool:
         uses = itertools.chain([60], itertools.repeat(used))
-        call = asyncio.create_task(outcome(Receiving(lambda: (next(uses), 100)).message(forever())))
+        call = asyncio.create_task(outcome(Receiving(lambda: (next(uses), 100), 60).message(forever())))
         await asyncio.sleep(0.02)
         refused = call.done()
         call.cancel()
@@ -96,8 +116,8 @@ def test_a_message_must_arrive_in_time_unless_it_is_of_a_stream(monkeypatch: pyt
     monkeypatch.setattr(receiving, "RECEIVE_SECONDS", 0.0)
 
     async def run() -> tuple[object, bool]:
-        bounds = Receiving(plenty)
-        streamed = asyncio.create_task(bounds.message(forever(), streamed=True))
+        bounds = Receiving(plenty, 60)
+        streamed = asyncio.create_task(stream(bounds, 0))
         late = await outcome(bounds.message(forever()))
         waits = not streamed.done()
         streamed.cancel()
@@ -108,7 +128,7 @@ def test_a_message_must_arrive_in_time_unless_it_is_of_a_stream(monkeypatch: pyt
 
 def test_a_caller_that_hangs_up_is_cancelled_as_ever() -> None:
     async def run() -> bool:
-        call = asyncio.create_task(Receiving(plenty).message(forever()))
+        call = asyncio.create_task(Receiving(plenty, 60).message(forever()))
         await asyncio.sleep(0)
         call.cancel()
         await asyncio.wait([call])
@@ -127,9 +147,96 @@ def test_a_stream_has_its_messages_until_memory_is_short() -> None:
         seen: list[bytes] = []
 
         async def read() -> None:
-            async for message in Receiving(shrinking()).messages(requests()):
+            async for message in Receiving(shrinking(), 60).messages(requests()):
                 seen.append(message)  # noqa: PERF401 # kept although the stream fails
 
         return seen, await outcome(read())
 
     assert asyncio.run(run()) == ([b"first", b"second"], MemoryShort)
+
+
+def test_an_open_stream_is_not_refused_for_memory_that_a_model_takes() -> None:
+    """With 15 % in use at first, then 60 %."""
+    uses = itertools.chain([15, 15, 15], itertools.repeat(60))
+
+    async def run() -> list[bool]:
+        bounds = Receiving(lambda: (next(uses), 100), 60)
+        return await refused(bounds, stream(bounds, 0), stream(bounds, 9))
+
+    assert asyncio.run(run()) == [False, False]
+
+
+def test_what_is_in_use_without_slow_messages_is_looked_at_while_a_stream_is_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A message that arrives slowly while a stream is open may take half of what is free now."""
+    now = [15]
+
+    async def run() -> list[bool]:
+        bounds = Receiving(lambda: (now[0], 100), 60)
+        waiting = asyncio.create_task(stream(bounds, 1))
+        monkeypatch.setattr(receiving, "SLOW_SECONDS", 0.1)
+        await asyncio.sleep(0.15)  # the stream would be slow, if it were a unary call
+        now[0] = 60
+        await outcome(bounds.message(asyncio.sleep(0.01)))  # the look at memory that a fast message brings
+        monkeypatch.setattr(receiving, "SLOW_SECONDS", 0.0)
+        now[0] = 70
+        refusals = await refused(bounds, bounds.message(forever()))
+        waiting.cancel()
+        return refusals
+
+    assert asyncio.run(run()) == [False]
+
+
+def test_unary_messages_are_refused_before_streams() -> None:
+    """The stream is older."""
+    uses = itertools.chain([10] * 3, itertools.repeat(79))
+
+    async def run() -> list[bool]:
+        bounds = Receiving(lambda: (next(uses), 100), 60)
+        return await refused(bounds, stream(bounds, 0), bounds.message(forever()))
+
+    assert asyncio.run(run()) == [False, True]
+
+
+@pytest.mark.parametrize(("used", "expected"), [(81, [False, True]), (93, [True, False]), (80, [False, False])])
+def test_streams_that_never_had_a_message_are_refused_first(used: int, expected: list[bool]) -> None:
+    """Past 92 %, the one that waits longer; it stays at that, because memory does not grow any more."""
+    uses = itertools.chain([10], itertools.repeat(used))
+
+    async def run() -> list[bool]:
+        bounds = Receiving(lambda: (next(uses), 100), 60)
+        return await refused(bounds, stream(bounds, 1), stream(bounds, 0))
+
+    assert asyncio.run(run()) == expected
+
+
+def test_streams_are_refused_while_memory_grows() -> None:
+    uses = itertools.chain([100], range(810, 999, 11), itertools.repeat(999))
+
+    async def run() -> list[bool]:
+        bounds = Receiving(lambda: (next(uses), 1000), 60)
+        return await refused(bounds, *(stream(bounds, index % 2) for index in range(20)))
+
+    assert asyncio.run(run()) == [True] * 20
+
+
+def test_streams_with_messages_that_fit_in_what_is_left_are_not_refused() -> None:
+    uses = itertools.chain([10], itertools.repeat(96))
+
+    async def run() -> list[bool]:
+        bounds = Receiving(lambda: (next(uses), 100), 2)
+        return await refused(bounds, stream(bounds, 0), stream(bounds, 0))
+
+    assert asyncio.run(run()) == [False, False]
+
+
+def test_an_idle_stream_looks_at_memory_once_a_second() -> None:
+    looks = itertools.count()
+
+    async def run() -> list[bool]:
+        bounds = Receiving(lambda: (next(looks) * 0 + 10**9, 10**10), 60)
+        return await refused(bounds, stream(bounds, 1))
+
+    asyncio.run(run())
+    assert next(looks) == 2  # as the server starts, and soon after the stream
