@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-unit coverage test-containers upgrade check-deploy lint train serve bench bench-classify bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines soak-fleet attack stubs lock clean
+.PHONY: help demo test test-unit coverage test-containers upgrade check-deploy lint train serve bench bench-classify bench-edge bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines soak-fleet attack stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench: .venv/installed ## measure the service beside Triton, if that is installe
 
 bench-classify: .venv/installed ## measure Classify with small and large pictures; 1 minute
 	$(BIN)/python -m tests.benchmarks.classify --repository $(REPOSITORY) $(BENCH_FLAGS)
+
+bench-edge: .venv/installed ## measure the cost of the edge with h2load, beside Triton; 2 minutes
+	$(BIN)/python -m tests.benchmarks.edge --repository $(REPOSITORY) $(BENCH_FLAGS)
 
 bench-peers: .venv/installed ## measure KServe's SDK, MLServer, LitServe and a plain grpc.aio server, which it installs; 5 minutes
 	$(BIN)/python -m tests.benchmarks.peer_servers $(BENCH_FLAGS)
