@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-unit coverage test-containers upgrade check-deploy lint train serve bench bench-classify bench-edge bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines soak-fleet attack stubs lock clean
+.PHONY: help demo test test-unit coverage test-slow test-containers upgrade check-deploy lint train serve bench bench-classify bench-edge bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines soak-fleet attack stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ demo: .venv/installed ## train on bundled digits, serve, and classify held-out i
 	@echo "next: make serve, then in another terminal:"
 	@echo "  $(BIN)/python -m service.client classify tests/pictures/*.jpg"
 
-test: .venv/installed ## run everything that CI runs, short of containers; 12 minutes
+test: .venv/installed ## run everything that CI runs, short of containers; 11 minutes
 	$(BIN)/pytest
 
 test-unit: .venv/installed ## run the unit tests; 20 s
@@ -30,6 +30,9 @@ test-unit: .venv/installed ## run the unit tests; 20 s
 coverage: .venv/installed ## measure what tests/unit and tests/integration execute of the service's core; 2 minutes
 	$(BIN)/pytest tests/unit/service tests/integration --ignore tests/integration/training --cov=service/batching --cov=service/models --cov=service/inference \
 	  --cov-branch --cov-report=term
+
+test-slow: .venv/installed ## run the tests that train several times or read hundreds of photographs; 4 minutes
+	$(BIN)/pytest -m slow
 
 test-containers: .venv/installed ## build the images and test the Compose stack in real containers; 5 minutes
 	$(BIN)/pytest -m containers tests/deploy

@@ -117,6 +117,7 @@ def test_a_folders_own_pictures_are_answered_by_default_as_in_the_job(tmp_path: 
     np.testing.assert_allclose(served, in_the_job, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_graph(tmp_path: Path) -> None:
     digests = []
     for name in ("first", "second"):

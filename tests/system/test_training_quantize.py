@@ -4,12 +4,15 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from service.models.engine_settings import EngineOptions
 from service.models.loader import load
 from service.models.repository.scan import scan
 from tests.support.processes import run_command
 
 
+@pytest.mark.slow
 def test_the_command_publishes_an_8_bit_model_beside_the_float32_one_or_prints_the_reason(tmp_path: Path) -> None:
     flags = ["--dataset", "mnist-sample", "--epochs", "2", "--device", "cpu", "--min-accuracy", "0"]
     result = run_command("training", *flags, "--quantize", "int8", "--repository", str(tmp_path))

@@ -72,7 +72,14 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
     return folder, printed_run_folder(result.stdout)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_a_signal_stopped_resumes_and_publishes_the_same_bits(
     number: signal.Signals, uninterrupted: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -139,6 +146,7 @@ def test_a_damaged_checkpoint_is_one_line_and_status_1(uninterrupted: tuple[Path
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "training")
 
 
+@pytest.mark.slow
 def test_two_processes_reach_the_accuracy_of_one(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     with started(*SHORT, "--epochs", "3", *folder_flags(tmp_path), tool=TORCHRUN) as process:
         output, errors = process.communicate(timeout=200)
@@ -152,6 +160,7 @@ def test_two_processes_reach_the_accuracy_of_one(uninterrupted: tuple[Path, Path
     assert two["test_accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_two_processes_can_be_resumed(tmp_path: Path) -> None:
     with started(*SHORT, "--epochs", "3", *folder_flags(tmp_path), tool=TORCHRUN) as process:
         folder = printed_run_folder(wait_for(process, "run "))
