@@ -71,7 +71,7 @@ def good(test_images: TestImages) -> pb.Image:
     return pb.Image(encoded=file.getvalue())
 
 
-def begin(service: LocalService, images: list[pb.Image], timeout: float = WAIT) -> Any:
+def begin(service: LocalService, images: list[pb.Image], timeout: float = 20 * WAIT) -> Any:
     stub = classifier_pb2_grpc.ImageClassifierStub(service.channel)
     return stub.Classify.future(pb.ClassifyRequest(model_name=MODEL, images=images), timeout=timeout)
 
