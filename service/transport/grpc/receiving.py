@@ -7,11 +7,15 @@ was free without them; beyond that, they are refused, the oldest first, which ho
 
 A stream's messages may be any time apart, and nothing tells a stream that waits from one with a message on its way.
 Streams are therefore refused last, as memory grows past SHORT of the limit, and only if their messages may not fit in
-what is left: first those without a message yet, past VERY_SHORT all. Not here: authorization and the handlers
-(aio_server.py), memory (memory.py), limits of size, which gRPC checks as soon as it has a message's length (limits.py).
+what is left: first those without a message yet, past VERY_SHORT all. Before that, freed memory is given back to the
+kernel, which may be all that is missing.
+
+Not here: authorization and the handlers (aio_server.py), memory (memory.py), limits of size, which gRPC checks as soon
+as it has a message's length (limits.py).
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -21,7 +25,7 @@ from service.transport.grpc.memory import give_back
 SLOW_SECONDS, RECEIVE_SECONDS = 0.05, 60.0
 CHECK_SECONDS = 0.025  # between two looks at the messages that arrive, and at memory, which take 0.2 ms
 STREAM_SECONDS = 1.0  # between two looks at streams, at most
-GIVE_BACK_SECONDS = 1.0  # after a refusal, when the memory of refused messages is free
+GIVE_BACK_SECONDS = 1.0  # after a refusal, when the memory of refused messages is free; between two times, at least
 # Shares of the limit on memory. VERY_SHORT is above half of what SHORT leaves, where unary messages are refused.
 SHORT, VERY_SHORT = 0.8, 0.92
 STEP = 0.01  # share by which memory grows between two refusals of streams: what does not grow endangers nothing
@@ -42,6 +46,7 @@ class Receiving:
         self._refused: dict[asyncio.Task[object], ServiceError] = {}
         self._checking = self._checking_streams = self._giving_back = False
         self._streams_refused_at = 0.0  # bytes in use at the last refusal of streams
+        self._gave_back_at = -math.inf  # on the event loop's clock
 
     async def message(self, read: Awaitable[T]) -> T:
         """The message of a unary call, which `read` waits for.
@@ -119,17 +124,23 @@ class Receiving:
         now = loop.time()
         self._streams_refused_at = min(self._streams_refused_at, used)
         if used > self._streams_threshold(limit) and len(self._streams) * self._max_message_bytes > limit - used:
-            self._streams_refused_at = used
-            slow = [
-                task
-                for task, (since, first) in self._streams.items()
-                if now - since > SLOW_SECONDS and (first or used > VERY_SHORT * limit)
-            ]
-            self._refuse_older_half(slow, loop)
+            if now - self._gave_back_at > GIVE_BACK_SECONDS:
+                self._give_back(loop)
+            else:
+                self._streams_refused_at = used
+                self._refuse_older_half(self._slow_streams(now, all_of_them=used > VERY_SHORT * limit), loop)
         self._checking_streams = bool(self._streams)
         if self._checking_streams:  # again before memory can have grown past the threshold by much
             soonest = (self._streams_threshold(limit) - used) / FASTEST
             loop.call_later(min(max(soonest, CHECK_SECONDS), STREAM_SECONDS), self._check_streams, loop)
+
+    def _slow_streams(self, now: float, *, all_of_them: bool) -> Sequence[asyncio.Task[object]]:
+        """The streams that wait for a message: those without one yet, or all."""
+        return [
+            task
+            for task, (since, first) in self._streams.items()
+            if now - since > SLOW_SECONDS and (first or all_of_them)
+        ]
 
     def _streams_threshold(self, limit: int) -> float:
         """Bytes in use from which streams are refused."""
@@ -139,10 +150,14 @@ class Receiving:
         self._refuse(slow[: (len(slow) + 1) // 2], MemoryShort())
         if not self._giving_back:
             self._giving_back = True
-            loop.call_later(GIVE_BACK_SECONDS, self._give_back, loop)
+            loop.call_later(GIVE_BACK_SECONDS, self._give_back_refused, loop)
+
+    def _give_back_refused(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._giving_back = False
+        self._give_back(loop)
 
     def _give_back(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._giving_back = False
+        self._gave_back_at = loop.time()
         loop.run_in_executor(None, give_back)
 
     def _refuse(self, tasks: Sequence[asyncio.Task[object]], error: ServiceError) -> None:

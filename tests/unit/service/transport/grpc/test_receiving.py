@@ -64,10 +64,10 @@ async def stream(bounds: Receiving, messages: int) -> None:
         pass
 
 
-async def refused(bounds: Receiving, *calls: Coroutine[Any, Any, object]) -> list[bool]:
-    """Which calls are refused soon."""
+async def refused(bounds: Receiving, *calls: Coroutine[Any, Any, object], seconds: float = 0.05) -> list[bool]:
+    """Which calls are refused within that time; returns once all are."""
     tasks = [asyncio.create_task(outcome(call)) for call in calls]
-    await asyncio.sleep(0.05)
+    await asyncio.wait(tasks, timeout=seconds)
     done = [task.done() and task.result() is MemoryShort for task in tasks]
     for task in tasks:
         task.cancel()
@@ -188,6 +188,18 @@ def test_what_is_in_use_without_slow_messages_is_looked_at_while_a_stream_is_ope
     assert asyncio.run(run()) == [False]
 
 
+def test_freed_memory_is_given_back_before_a_stream_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """99 % is in use until then, and 20 % after it."""
+    used = [99]
+    monkeypatch.setattr(receiving, "give_back", lambda: used.__setitem__(0, 20))
+
+    async def run() -> list[bool]:
+        bounds = Receiving(lambda: (used[0], 100), 60)
+        return await refused(bounds, stream(bounds, 0), stream(bounds, 9))
+
+    assert asyncio.run(run()) == [False, False] and used == [20]
+
+
 def test_unary_messages_are_refused_before_streams() -> None:
     """The stream is older."""
     uses = itertools.chain([10] * 3, itertools.repeat(79))
@@ -212,11 +224,12 @@ def test_streams_that_never_had_a_message_are_refused_first(used: int, expected:
 
 
 def test_streams_are_refused_while_memory_grows() -> None:
-    uses = itertools.chain([100], range(810, 999, 11), itertools.repeat(999))
+    """The first look past 80 % gives freed memory back."""
+    uses = itertools.chain([100, 810], range(810, 999, 11), itertools.repeat(999))
 
     async def run() -> list[bool]:
         bounds = Receiving(lambda: (next(uses), 1000), 60)
-        return await refused(bounds, *(stream(bounds, index % 2) for index in range(20)))
+        return await refused(bounds, *(stream(bounds, index % 2) for index in range(20)), seconds=10)
 
     assert asyncio.run(run()) == [True] * 20
 
