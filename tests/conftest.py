@@ -42,7 +42,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def test_images() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The 1,000 held-out images (N, 28, 28, 1) and labels (N,) of mnist-sample."""
-    with np.load(ROOT / "training/samples/mnist-sample.npz") as arrays:
+    with np.load(ROOT / "training/data/samples/mnist-sample.npz") as arrays:
         return arrays["test_images"][..., None], arrays["test_labels"]
 
 

@@ -67,7 +67,7 @@ def main() -> None:
 
 def classify_held_out(address: str) -> None:
     """Send every held-out image of mnist-sample, and print some of the answers and the accuracy."""
-    with np.load(ROOT / "training" / "samples" / "mnist-sample.npz") as arrays:
+    with np.load(ROOT / "training" / "data" / "samples" / "mnist-sample.npz") as arrays:
         images, labels = arrays["test_images"][..., None], arrays["test_labels"]
     with Client(address) as client:
         batches = np.split(images, range(50, len(images), 50))

@@ -13,16 +13,17 @@ from typing import Any
 import torch
 
 from service.pictures.fit import Fit
-from training import datasets
-from training.dataset import Dataset, Split, split_validation
-from training.distributed import ProcessGroup
+from training.data import datasets
+from training.data.dataset import Dataset, Split, split_validation
+from training.data.image_folder import PREFIX
 from training.errors import GateError, TrainingError
-from training.image_folder import PREFIX
-from training.networks import Classifier, Network, Normalization, find_network
-from training.pooling import Pooling
-from training.publish import newest_version
-from training.recipe import Recipe, normalization_for, recipe_for
+from training.networks.classifier import Classifier, Normalization
+from training.networks.pooling import Pooling
+from training.networks.registry import Network, find_network
+from training.publishing.publish import newest_version
 from training.settings import RESUME_OVERRIDES, Settings
+from training.trainer.distributed import ProcessGroup
+from training.trainer.recipe import Recipe, normalization_for, recipe_for
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Experiment:
         """The network with its initial weights, which the seed decides."""
         torch.manual_seed(self.settings.seed)
         pooling, classes = Pooling(self.settings.pooling), len(self.dataset.label_names)
-        return Classifier(self.network, pooling, classes, self.normalization)
+        return self.network.classifier(pooling, classes, self.normalization)
 
     def check_accuracy(self, accuracy: float) -> None:
         """Apply the accuracy gate.

@@ -13,12 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from training import export, quantize
-from training.evaluate import Evaluation
+from training.evaluation.evaluate import Evaluation
 from training.experiment import Experiment
-from training.golden import Golden
-from training.networks import Classifier
-from training.trainer import TrainingResult
+from training.networks.classifier import Classifier
+from training.publishing import export, quantize
+from training.publishing.golden import Golden
+from training.trainer.loop import TrainingResult
 
 # Largest allowed difference between an answer on another machine or execution provider and the golden answer.
 GOLDEN_TOLERANCE = 1e-4

@@ -12,21 +12,24 @@ import torch
 from numpy.typing import NDArray
 
 from service.pictures.fit import Fit
-from training import export, golden, manifest, quantize, report, run_folder
-from training.device import mixed_precision_dtype
-from training.distributed import ProcessGroup, process_group
+from training import manifest
 from training.errors import Interrupted
-from training.evaluate import Evaluation, evaluate
+from training.evaluation.evaluate import Evaluation, evaluate
 from training.experiment import Experiment, prepare
-from training.file_check import check_files
-from training.golden import Golden
-from training.networks import Classifier
-from training.progress import ProgressListener, progress_display
-from training.publish import Artifact, publish
-from training.run_folder import MetricsLog, RunFolder, open_run_folder
+from training.networks.classifier import Classifier
+from training.publishing import export, golden, quantize
+from training.publishing.file_check import check_files
+from training.publishing.golden import Golden
+from training.publishing.publish import Artifact, publish
+from training.report import page
+from training.runs import run_folder
+from training.runs.run_folder import MetricsLog, RunFolder, open_run_folder
 from training.settings import Settings
 from training.signals import SignalHandler
-from training.trainer import TrainingResult, train
+from training.trainer.device import mixed_precision_dtype
+from training.trainer.distributed import ProcessGroup, process_group
+from training.trainer.loop import TrainingResult, train
+from training.trainer.progress import ProgressListener, progress_display
 
 
 def run(settings: Settings, signals: SignalHandler) -> Path | None:
@@ -47,7 +50,16 @@ def run(settings: Settings, signals: SignalHandler) -> Path | None:
         return None
     evaluation = _evaluate(experiment, model, folder, result)
     facts = manifest.training_facts(experiment, folder.path.name, model, result, evaluation)
-    _write_report(experiment, model, folder, evaluation, facts)
+    try:
+        return _publish_versions(experiment, model, folder, evaluation, facts)
+    finally:  # also of a run that published nothing
+        _write_report(experiment, model, folder, evaluation, facts)
+
+
+def _publish_versions(
+    experiment: Experiment, model: Classifier, folder: RunFolder, evaluation: Evaluation, facts: dict[str, Any]
+) -> Path:
+    """Export the network, prove the graph and publish it; then, if asked for, its 8-bit version."""
     experiment.check_accuracy(evaluation.accuracy)
     graph, parity = _export(experiment, model, evaluation)
     test = experiment.dataset.test
@@ -55,7 +67,7 @@ def run(settings: Settings, signals: SignalHandler) -> Path | None:
     float32 = manifest.float32_manifest(facts, parity, chosen)
     version = _publish(experiment, experiment.name, graph, float32, chosen, parity.probabilities)
     folder.write_json(run_folder.RESULT, {"published": str(version), "test_accuracy": evaluation.accuracy})
-    if settings.quantize == "int8":
+    if experiment.settings.quantize == "int8":
         _publish_int8(experiment, graph, facts, chosen)
     return version
 
@@ -125,8 +137,12 @@ def _evaluate(experiment: Experiment, model: Classifier, folder: RunFolder, resu
 def _write_report(
     experiment: Experiment, model: Classifier, folder: RunFolder, evaluation: Evaluation, facts: dict[str, Any]
 ) -> None:
-    page = report.render(experiment, model, evaluation, folder.metrics, facts)
-    print(f"report {folder.write(run_folder.REPORT, page.encode())}", flush=True)
+    """Write the report. Its failure loses nothing but the report."""
+    try:
+        content = page.render(experiment, model, evaluation, folder.metrics, facts)
+        print(f"report {folder.write(run_folder.REPORT, content.encode())}", flush=True)
+    except Exception as error:  # noqa: BLE001 # whatever a network of unknown shape or a full disk raises
+        print(f"report not written: {type(error).__name__}: {error}", flush=True)
 
 
 def _export(experiment: Experiment, model: Classifier, evaluation: Evaluation) -> tuple[bytes, export.Parity]:

@@ -28,7 +28,7 @@ CALLERS = (1, 8)
 
 def pictures() -> dict[str, bytes]:
     """One digit as small and large files, as people have them."""
-    with np.load(ROOT / "training/samples/mnist-sample.npz") as arrays:
+    with np.load(ROOT / "training/data/samples/mnist-sample.npz") as arrays:
         digit = arrays["test_images"][3]
     scan = big_scan(digit[:, :, None])
     page = np.asarray(scan.resize((4032, 3024), Image.Resampling.BICUBIC)).astype(np.int16)

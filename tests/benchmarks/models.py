@@ -11,9 +11,10 @@ import torch
 import torchvision
 from torch import nn
 
-from training.export import to_onnx
-from training.networks import NETWORKS, Classifier, Hyperparameters, Network, Normalization
-from training.pooling import Pooling
+from training.networks.classifier import Normalization
+from training.networks.pooling import Pooling
+from training.networks.registry import NETWORKS, Hyperparameters, Network
+from training.publishing.export import to_onnx
 
 MNIST, CIFAR, RESNET = "mnist-simplecnn", "cifar10-cnn", "resnet18"
 MAX_BATCH_SIZE = 64
@@ -50,7 +51,7 @@ def repository_with(name: str, published: Path, folder: Path) -> Path:
     elif not (repository / name / "1/model.onnx").exists():
         network, classes = UNTRAINED[name]
         torch.manual_seed(0)
-        classifier = Classifier(network, classes=classes)
+        classifier = network.classifier(classes=classes)
         model = to_onnx(classifier, torch.zeros((2, *network.image_shape), dtype=torch.uint8))
         (repository / name / "1").mkdir(parents=True, exist_ok=True)
         config = f"max_batch_size: {MAX_BATCH_SIZE} dynamic_batching {{ }}\n"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from service.client import Client
 from tests.support.photos import KINDS, TURNED, photo
 from tests.support.processes import service_process
-from training import datasets
+from training.data import datasets
 
 FILES_PER_CALL = 8
 TIMEOUT = 60.0  # seconds for each call

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from training.datasets import MNIST_FILES
-from training.networks import NETWORKS
-from training.pooling import Pooling
+from training.data.datasets import MNIST_FILES
+from training.networks.pooling import Pooling
+from training.networks.registry import NETWORKS
 
 
 def main(data_dir: Path, epochs: int) -> None:

@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from training.augment import RANDOM_NUMBERS_PER_IMAGE
-from training.dataset import Dataset, Split
-from training.device import keep_freed_memory
-from training.distributed import SINGLE_PROCESS
-from training.networks import NETWORKS, Classifier, Network
-from training.recipe import recipe_for
-from training.trainer import Trainer
+from training.data.augment import RANDOM_NUMBERS_PER_IMAGE
+from training.data.dataset import Dataset, Split
+from training.networks.registry import NETWORKS, Network
+from training.trainer.device import keep_freed_memory
+from training.trainer.distributed import SINGLE_PROCESS
+from training.trainer.loop import Trainer
+from training.trainer.recipe import recipe_for
 
 # 3 epochs reach the accuracy of 5 epochs of the tutorial's training loop.
 OURS = ("--epochs", "3")
@@ -56,7 +56,7 @@ def rates(network: Network) -> tuple[float, float]:
     images = torch.randint(0, 256, (count, *network.image_shape), dtype=torch.uint8)
     split = Split(images, torch.randint(0, 10, (count,)))
     recipe = recipe_for("tuned", network, Dataset(network.dataset, split, split, ()), seed=0)
-    trainer = Trainer(Classifier(network), split, split[:1], recipe, torch.device("cpu"), SINGLE_PROCESS)
+    trainer = Trainer(network.classifier(), split, split[:1], recipe, torch.device("cpu"), SINGLE_PROCESS)
 
     def input_pipeline(batch: torch.Tensor) -> None:
         numbers = torch.rand(len(batch), RANDOM_NUMBERS_PER_IMAGE)

@@ -31,8 +31,8 @@ from tests.support.paths import ROOT
 from tests.support.processes import run_command
 from tests.support.publishing import publish_brightness
 from tests.support.waiting import wait_until
-from training import datasets
-from training.networks import NETWORKS
+from training.data import datasets
+from training.networks.registry import NETWORKS
 
 MODEL = "mnist-simplecnn"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -194,6 +194,6 @@ def test_a_real_triton_serves_the_published_repository_with_the_same_answers(
 
 
 def test_service_and_training_import_without_each_others_libraries() -> None:
-    for module, absent in (("service.app.server", "torch"), ("training.publish", "grpc")):
+    for module, absent in (("service.app.server", "torch"), ("training.publishing.publish", "grpc")):
         code = f"import sys; sys.modules[{absent!r}] = None; import {module}"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

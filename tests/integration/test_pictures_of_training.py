@@ -12,7 +12,7 @@ from service.pictures.fit import RESIZE, Fit
 from tests.support.local_service import local_service
 from tests.support.models import BATCHING_CONFIG, add_version, toy_model
 from tests.support.pictures import odd_files
-from training import image_folder
+from training.data import image_folder
 
 FILES = odd_files()
 

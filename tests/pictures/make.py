@@ -1,6 +1,6 @@
 """Makes the pictures of this folder: `python -m tests.pictures.make` writes them here.
 
-Each shows a digit of the test part of training/samples/mnist-sample.npz, which no network was trained on.
+Each shows a digit of the test part of training/data/samples/mnist-sample.npz, which no network was trained on.
 """
 
 import io
@@ -32,7 +32,7 @@ FILES = [FOLDER / name for name in sorted((CLEAN, EMPTY, *PAGES))]
 
 def make() -> dict[str, bytes]:
     """The files by name."""
-    with np.load(ROOT / "training/samples/mnist-sample.npz") as arrays:
+    with np.load(ROOT / "training/data/samples/mnist-sample.npz") as arrays:
         digits: NDArray[np.uint8] = arrays["test_images"]
     pages = {
         name: _page(digits[index], kind, seed=index, sideways=name == SIDEWAYS) for name, (index, kind) in PAGES.items()

@@ -56,7 +56,7 @@ class Outcome:
 
 def mixed_requests() -> list[pb.ModelInferRequest]:
     """Requests with 1, 2, 5 and 8 real images."""
-    with np.load(ROOT / "training/samples/mnist-sample.npz") as arrays:
+    with np.load(ROOT / "training/data/samples/mnist-sample.npz") as arrays:
         images = arrays["test_images"][..., None]
     sizes = (1, 1, 1, 2, 1, 5, 1, 8)
     starts = np.cumsum((0, *sizes))

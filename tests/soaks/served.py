@@ -13,8 +13,8 @@ import numpy as np
 
 from service.client import Client
 from tests.support.processes import ServiceProcess
-from training import datasets
-from training.networks import NETWORKS
+from training.data import datasets
+from training.networks.registry import NETWORKS
 
 ROWS = 64
 # Largest allowed difference of a probability between PyTorch, in the training job, and the service.

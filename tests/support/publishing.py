@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from tests.support.models import toy_model
-from training.publish import Artifact, publish
+from training.publishing.publish import Artifact, publish
 
 
 def brightness_model(size: int, *, light_first: bool = False) -> bytes:

@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from training import datasets, networks, publish, trainer
-from training.augment import DIGIT_AUGMENTATION
-from training.dataset import Split, split_validation
-from training.progress import ProgressListener
-from training.recipe import Recipe
-from training.trainer import TrainingResult
+from training.data import datasets
+from training.data.augment import DIGIT_AUGMENTATION
+from training.data.dataset import Split, split_validation
+from training.networks import registry
+from training.networks.classifier import Classifier
+from training.publishing import publish
+from training.trainer import loop
+from training.trainer.loop import TrainingResult
+from training.trainer.progress import ProgressListener
+from training.trainer.recipe import Recipe
 
 CPU = torch.device("cpu")
-NETWORK = networks.NETWORKS["mnist-simplecnn"]
+NETWORK = registry.NETWORKS["mnist-simplecnn"]
 SAMPLE = datasets.load("mnist-sample", Path("unused"))
 
 
@@ -30,11 +34,11 @@ def short_recipe(**changes: Any) -> Recipe:
     return dataclasses.replace(base, **changes)
 
 
-def train(a_recipe: Recipe, *listeners: ProgressListener, **options: Any) -> tuple[networks.Classifier, TrainingResult]:
+def train(a_recipe: Recipe, *listeners: ProgressListener, **options: Any) -> tuple[Classifier, TrainingResult]:
     """A network trained with this recipe, and the result."""
     torch.manual_seed(a_recipe.seed)
-    model = networks.Classifier(NETWORK)
-    return model, trainer.train(model, *splits(), a_recipe, device=CPU, listeners=listeners, **options)
+    model = NETWORK.classifier()
+    return model, loop.train(model, *splits(), a_recipe, device=CPU, listeners=listeners, **options)
 
 
 class MemoryStore:
@@ -60,7 +64,7 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def random_images(network: networks.Network, count: int) -> torch.Tensor:
+def random_images(network: registry.Network, count: int) -> torch.Tensor:
     """The same random images at every call, in the shape that a network takes."""
     random = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (count, *network.image_shape), dtype=torch.uint8, generator=random)

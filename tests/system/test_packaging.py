@@ -146,7 +146,7 @@ def test_the_wheel_holds_every_package_and_its_data_and_no_test(wheel: Path) -> 
         for path in (ROOT / half).rglob(pattern)
     }
     assert {name for name in names if not name.startswith(info)} == expected
-    assert {"service/py.typed", "service/pb/inference_pb2.pyi", "training/samples/mnist-sample.npz"} <= names
+    assert {"service/py.typed", "service/pb/inference_pb2.pyi", "training/data/samples/mnist-sample.npz"} <= names
     assert {f"{info}/licenses/{name}" for name in PROJECT["license-files"]} <= names
 
 

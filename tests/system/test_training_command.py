@@ -16,7 +16,7 @@ from service.models.repository.scan import scan
 from tests.support.data import MNIST, full
 from tests.support.paths import ROOT
 from tests.support.processes import clean_environment, run_command
-from training import networks
+from training.networks.registry import NETWORKS
 
 QUICK = ("--dataset", "mnist-sample", "--epochs", "1", "--device", "cpu")
 
@@ -150,7 +150,7 @@ def test_list_shows_each_network_with_its_reference_accuracy_and_that_in_the_rep
     result = run_command("training", "--list", "--repository", str(published))
     assert result.returncode == 0
     lines = result.stdout.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == list(networks.NETWORKS)
+    assert [line.split()[0] for line in lines[1:]] == list(NETWORKS)
     assert "421,642" in lines[1] and "99.23%" in lines[1] and "on mnist-sample, version 1" in lines[1]
     assert "70.40%" in lines[3] and lines[3].endswith("–")
 

@@ -4,7 +4,7 @@ import multiprocessing
 from pathlib import Path
 
 from tests.support.training import artifact
-from training import publish
+from training.publishing import publish
 
 
 def _publish_five(repository: Path) -> None:

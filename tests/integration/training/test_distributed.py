@@ -10,7 +10,7 @@ JOIN_AND_LEAVE = """
 from pathlib import Path
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from training.distributed import process_group
+from training.trainer.distributed import process_group
 
 def threads_of_gloo():
     return sum("gloo" in task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir())

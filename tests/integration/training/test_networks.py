@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.support.training import random_images
-from training import export
-from training.networks import NETWORKS, Classifier
-from training.pooling import KINDS, Pooling
+from training.networks.pooling import KINDS, Pooling
+from training.networks.registry import NETWORKS
+from training.publishing import export
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from training.pooling import KINDS, Pooling
 def test_every_network_and_every_pooling_agrees_in_onnx_and_pytorch(name: str, pooling: str) -> None:
     torch.manual_seed(0)
     network = NETWORKS[name]
-    model = Classifier(network, Pooling(pooling), classes=7).eval()
+    model = network.classifier(Pooling(pooling), classes=7).eval()
     images = random_images(network, 9)
     graph = export.to_onnx(model, images[:2])
     with torch.inference_mode():

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from tests.support.training import NETWORK, SAMPLE, MemoryStore, short_recipe, splits, train
-from training import trainer
-from training.augment import DIGIT_AUGMENTATION
+from training.data.augment import DIGIT_AUGMENTATION
 from training.errors import Interrupted, TrainingError
-from training.recipe import recipe_for
-from training.trainer import Trainer
+from training.trainer import loop
+from training.trainer.loop import Trainer
+from training.trainer.recipe import recipe_for
 
 
 def flat_weights(model: torch.nn.Module) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_the_weights_with_the_best_validation_accuracy_are_kept(monkeypatch: pyt
         return torch.nn.functional.one_hot(torch.where(correct, labels, (labels + 1) % 10)).float()
 
     labels = splits()[1].labels
-    monkeypatch.setattr(trainer, "predict", predict)
+    monkeypatch.setattr(loop, "predict", predict)
     model, result = train(short_recipe(epochs=3))
     assert result.validation_accuracy == 0.9
     assert torch.equal(flat_weights(model), seen[1])

@@ -17,7 +17,7 @@ from service.pictures.fit import DRAWING, RESIZE, Fit
 from tests.support.loading import load_only, refusal
 from tests.support.paths import ROOT
 from tests.support.publishing import brightness_model
-from training.publish import Artifact, publish
+from training.publishing.publish import Artifact, publish
 
 RESIZED = Fit(RESIZE)
 

@@ -1,0 +1,11 @@
+"""Training: from a network and a data set to trained weights.
+
+    recipe.py       every hyperparameter
+    loop.py         the training loop
+    checkpoint.py   where the newest checkpoint is stored
+    progress.py     training progress and its display
+    device.py       precision and memory
+    distributed.py  several processes
+
+Not here: what the settings ask for (experiment.py), the figures on the test split (evaluation/).
+"""
