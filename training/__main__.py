@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pydantic import ValidationError
 from pydantic_settings import CliApp, CliSettingsSource, SettingsError
 
+from training.processors import wait_passively
 from training.settings import RESUME_OVERRIDES, Settings
 from training.signals import SignalHandler
 
@@ -47,6 +48,7 @@ def main() -> None:
 
 def _run(settings: Settings, signals: SignalHandler) -> int:
     """Do what the settings ask for; the exit status."""
+    wait_passively()
     from training import experiment, pipeline, summary  # the import of torch takes seconds: --help does without it
     from training.errors import Interrupted, TrainingError
 

@@ -1,7 +1,8 @@
 """Errors that end a training job. The message says what is wrong and what to do.
 
     TrainingError        exit status 1
-    ├── UnknownNetwork   no network has this name; exit status 2, as for every invalid setting
+    ├── InvalidSetting   a setting is not allowed; exit status 2
+    │   └── UnknownNetwork  no network has this name
     ├── DataError        a data set is missing, truncated, or not what its name says
     ├── OutOfMemory      the device has too little memory
     ├── ParityError      ONNX Runtime and PyTorch disagree
@@ -21,10 +22,14 @@ class TrainingError(Exception):
     exit_status: ClassVar[int] = 1
 
 
-class UnknownNetwork(TrainingError):
-    """No network has this name."""
+class InvalidSetting(TrainingError):
+    """A setting is not allowed, which shows only with the network or the data at hand."""
 
     exit_status = 2
+
+
+class UnknownNetwork(InvalidSetting):
+    """No network has this name."""
 
 
 class DataError(TrainingError):

@@ -16,7 +16,7 @@ from service.pictures.fit import Fit
 from training.data import datasets
 from training.data.dataset import Dataset, Split, split_validation
 from training.data.image_folder import PREFIX
-from training.errors import GateError, TrainingError
+from training.errors import GateError, InvalidSetting, TrainingError
 from training.networks.classifier import Classifier, Normalization
 from training.networks.pooling import Pooling
 from training.networks.registry import Network, find_network
@@ -24,6 +24,10 @@ from training.publishing.publish import newest_version
 from training.settings import RESUME_OVERRIDES, Settings
 from training.trainer.distributed import ProcessGroup
 from training.trainer.recipe import Recipe, normalization_for, recipe_for
+
+# Of the random choice of validation images: the same for all seeds, so that runs are compared on the same images, and a
+# teacher has not seen its student's.
+SPLIT_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -82,16 +86,9 @@ def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
     dataset_name = _dataset_name(settings, network)
     fit = datasets.own_fit(dataset_name) if settings.fit == "auto" else Fit(settings.fit)
     dataset = _load_dataset(dataset_name, settings.data_dir, network, fit, processes)
-    recipe = recipe_for(
-        settings.recipe,
-        network,
-        dataset,
-        seed=settings.seed,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-    )
-    validation_size = int(len(dataset.train) * recipe.validation_fraction)
-    training, validation = split_validation(dataset.train, size=validation_size, seed=settings.seed)
+    recipe = recipe_for(settings.recipe, network, dataset, seed=settings.seed, changes=recipe_changes(settings))
+    validation_size = int(len(dataset.train) * recipe.validation_share)
+    training, validation = split_validation(dataset.train, size=validation_size, seed=SPLIT_SEED)
     return Experiment(
         settings=settings,
         name=published_name(settings.name, network, dataset.name),
@@ -103,6 +100,30 @@ def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
         recipe=recipe,
         normalization=normalization_for(recipe, network, training),
     )
+
+
+def recipe_changes(settings: Settings) -> dict[str, Any]:
+    """The fields of the recipe that the settings change: by flags of their own, then by `--set`.
+
+    Raises:
+        InvalidSetting: an item of `--set` is not KEY=VALUE.
+    """
+    flags = ("learning_rate", "weight_decay", "label_smoothing", "validation_share")
+    changes: dict[str, Any] = {name: value for name in flags if (value := getattr(settings, name)) is not None}
+    # 0 and false are the recipe's own values.
+    changes |= {
+        name: value
+        for name in ("epochs", "batch_size", "patience", "class_weights")
+        if (value := getattr(settings, name))
+    }
+    if settings.augmentation != "auto":
+        changes["augmentation"] = settings.augmentation
+    for item in settings.set:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise InvalidSetting(f"--set {item}: expected KEY=VALUE, such as ema_fraction=0.1")
+        changes[key.strip()] = value.strip()
+    return changes
 
 
 def published_version(settings: Settings) -> Path | None:

@@ -26,7 +26,7 @@ from training.runs import run_folder
 from training.runs.run_folder import MetricsLog, RunFolder, open_run_folder
 from training.settings import Settings
 from training.signals import SignalHandler
-from training.trainer.device import mixed_precision_dtype
+from training.trainer.device import mixed_precision_dtype, use_threads
 from training.trainer.distributed import ProcessGroup, process_group
 from training.trainer.loop import TrainingResult, train
 from training.trainer.progress import ProgressListener, progress_display
@@ -39,6 +39,7 @@ def run(settings: Settings, signals: SignalHandler) -> Path | None:
         TrainingError: nothing was published; the message says why.
         OSError: a file cannot be written.
     """
+    use_threads(settings.threads)
     with process_group(settings.device) as (processes, device):
         experiment = prepare(settings, processes)
         folder = open_run_folder(settings, experiment.name) if processes.is_main else None
@@ -117,7 +118,7 @@ def _print_start(experiment: Experiment, folder: RunFolder, processes: ProcessGr
         f"training {experiment.network.name} on {experiment.dataset.name}: "
         f"{training} training, {validation} validation and {test} test images; "
         f"epochs: {experiment.recipe.epochs}; device: {f'{processes.size} × ' if processes.size > 1 else ''}{device}, "
-        f"{str(dtype).removeprefix('torch.')}"
+        f"{str(dtype).removeprefix('torch.')}; threads: {torch.get_num_threads()}"
     )
     print(f"run {folder.path}", flush=True)
 

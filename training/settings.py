@@ -49,14 +49,36 @@ class Settings(BaseSettings):
     """Name to publish under; by default the network's name, followed by the data set's if that is not the network's own."""  # noqa: E501
     skip_if_published: bool = False
     """Exit at once if the repository already has a version of the model."""
-    recipe: Literal["tuned", "reference"] = "tuned"
-    """Hyperparameters: tuned are our own; reference are those of the networks' sources."""
+    recipe: Literal["tuned", "distilled", "reference"] = "tuned"
+    """Hyperparameters: tuned are our own; distilled trains longer, on the answers of --teacher; reference are those of the networks' sources."""  # noqa: E501
+    teacher: tuple[Path, ...] = ()
+    """Run folder of a trained network whose answers the recipe distilled teaches; give it several times for the mean of several."""  # noqa: E501
+    init_from: Path | None = None
+    """Run folder or published version whose weights training starts from; the last layer may have other classes."""
     pooling: Literal["max", "avg", "lp", "mixed", "avg-topk", "global"] = "max"
     """Kind of pooling."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Passes over the training images; 0 takes the recipe's number for the network."""
     batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Images per step, over all processes; 0 takes the recipe's number for the network and the data set."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Learning rate, the peak of a one-cycle schedule; by default the recipe's."""
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    """Weight decay of matrices and filters; 0 is Adam instead of AdamW; by default the recipe's."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Label smoothing; by default the recipe's."""
+    class_weights: bool = False
+    """Weigh each image by the inverse of its class's frequency, for unbalanced data."""
+    augmentation: str = "auto"
+    """Random augmentation: off, digits, clothing, photos, shift or mirror; auto is the recipe's for the data set."""
+    validation_share: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Share of the training images that is set aside for validation; by default the recipe's."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """End training after this number of epochs without a lower validation loss; 0 is never."""
+    set: tuple[str, ...] = ()
+    """Change any other field of the recipe: KEY=VALUE, such as ema_fraction=0.1 or augmentation.degrees=15; may be given several times."""  # noqa: E501
+    threads: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Threads that compute; 0 takes the processors that this process may use. The bits of the weights depend on it."""
     seed: Annotated[int, Field(ge=0, lt=2**40)] = 0
     """Random seed; on the same machine the same seed gives the same weights."""
     min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -4,6 +4,7 @@ Each data set has the changes that leave its labels true. One affine map per ima
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # For rotation, zoom, horizontal shift, vertical shift and flip.
-RANDOM_NUMBERS_PER_IMAGE = 5
+RANDOM_NUMBERS_PER_IMAGE, FLIP_NUMBER = 5, 4
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Augmentation:
     zoom: float = 0.0  # larger or smaller, as a fraction
     shift: float = 0.0  # pixels, in each direction
     flip: bool = False  # horizontally
+    alternate: bool = False  # flip half of the images in even epochs and the other half in odd ones, not at random
     padding_mode: str = "zeros"  # of grid_sample, for pixels from outside the image: zeros or reflection
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
@@ -35,7 +37,7 @@ class Augmentation:
         signed = 2 * numbers - 1
         angle, zoom = math.radians(self.degrees) * signed[:, 0], 1 + self.zoom * signed[:, 1]
         cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-        side = torch.where(numbers[:, 4] < 0.5, -1.0, 1.0) if self.flip else 1.0
+        side = torch.where(numbers[:, FLIP_NUMBER] < 0.5, -1.0, 1.0) if self.flip else 1.0
         # Without rotation or zoom, shift by whole pixels, which needs no interpolation and so does not blur.
         shift = self.shift * signed[:, 2:4] if self.degrees or self.zoom else _whole_pixels(numbers[:, 2:4], self.shift)
         maps = torch.stack(  # from a pixel of the result to its source, in grid_sample's units of half an image
@@ -56,7 +58,18 @@ NO_AUGMENTATION = Augmentation()
 DIGIT_AUGMENTATION = Augmentation(degrees=10, zoom=0.1, shift=2)
 PHOTO_AUGMENTATION = Augmentation(shift=3, flip=True, padding_mode="reflection")
 CLOTHING_AUGMENTATION = Augmentation(shift=2, flip=True)
+MIRROR_AUGMENTATION = Augmentation(shift=2, flip=True, padding_mode="reflection")
 DEFAULT_AUGMENTATION = Augmentation(shift=2)  # for images of unknown content, which may not be rotated or flipped
+
+
+AUGMENTATIONS: Mapping[str, Augmentation] = {
+    "off": NO_AUGMENTATION,
+    "digits": DIGIT_AUGMENTATION,
+    "clothing": CLOTHING_AUGMENTATION,
+    "photos": PHOTO_AUGMENTATION,
+    "shift": DEFAULT_AUGMENTATION,
+    "mirror": MIRROR_AUGMENTATION,
+}
 
 
 def augmentation_for(dataset: str) -> Augmentation:

@@ -5,7 +5,7 @@ The comments beside the layers give output shapes with max pooling.
 Not here: pooling layers (pooling.py), normalization and softmax (classifier.py), hyperparameters (registry.py).
 """
 
-from torch import nn
+from torch import Tensor, nn
 
 from training.networks.pooling import Pooling
 
@@ -89,4 +89,66 @@ class LeNet(nn.Sequential):
             nn.Linear(120, 84),
             nn.ReLU(),
             nn.Linear(84, classes),  #           (N, 10)
+        )
+
+
+class ConvBlock(nn.Sequential):
+    """A convolution that keeps the size, batch normalization and ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+        )
+
+
+class Residual(nn.Module):
+    """A block whose result is added to its input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block = ConvBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x + self.block(x)
+        return result
+
+
+class MnistTeacher(nn.Sequential):
+    """`mnist-teacher`: six convolutions with batch normalization; 162,562 parameters."""
+
+    def __init__(self, pooling: Pooling, classes: int = 10, width: int = 24) -> None:
+        super().__init__(  #                      (N,  1, 28, 28)
+            ConvBlock(1, width),
+            ConvBlock(width, width),
+            pooling.layer(),  #                   (N, 24, 14, 14)
+            ConvBlock(width, 2 * width),
+            ConvBlock(2 * width, 2 * width),
+            pooling.layer(),  #                   (N, 48, 7, 7)
+            ConvBlock(2 * width, 4 * width),
+            ConvBlock(4 * width, 4 * width),
+            nn.AvgPool2d(7),  #           (N, 96, 1, 1)
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            nn.Linear(4 * width, classes),  #     (N, 10)
+        )
+
+
+class CifarTeacher(nn.Sequential):
+    """`cifar10-teacher`: seven convolutions with batch normalization and residual blocks; 657,154 parameters."""
+
+    def __init__(self, pooling: Pooling, classes: int = 10, width: int = 24) -> None:
+        super().__init__(  #                          (N,   3, 32, 32)
+            ConvBlock(3, width),
+            ConvBlock(width, 2 * width),
+            pooling.layer(),  #                       (N,  48, 16, 16)
+            Residual(2 * width),
+            ConvBlock(2 * width, 4 * width),
+            pooling.layer(),  #                       (N,  96, 8, 8)
+            Residual(4 * width),
+            ConvBlock(4 * width, 8 * width),
+            pooling.layer(),  #                       (N, 192, 4, 4)
+            Residual(8 * width),
+            nn.MaxPool2d(4),  #               (N, 192, 1, 1)
+            nn.Flatten(),
+            nn.Linear(8 * width, classes),  #         (N, 10)
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from training.errors import UnknownNetwork
-from training.networks.architectures import CifarCNN, LeNet, MnistCNN, SimpleCNN
+from training.networks.architectures import CifarCNN, CifarTeacher, LeNet, MnistCNN, MnistTeacher, SimpleCNN
 from training.networks.classifier import Classifier, Normalization
 from training.networks.pooling import MAX_POOLING, Pooling
 
@@ -37,6 +37,7 @@ class Network:
     normalization: Normalization  # of the reference recipe
     reference: Hyperparameters  # of the network's source
     tuned: Hyperparameters  # ours, chosen on validation images
+    distilled: Hyperparameters | None = None  # ours with teachers; None takes those of `tuned`
     min_accuracy: float = 0.0  # on the test split of its own data set; less means that training went wrong
     reference_accuracy: float | None = None  # on the test split, as the network's source reports it
 
@@ -92,6 +93,26 @@ NETWORKS = {
             reference=Hyperparameters(2, 100),  # the source names no optimizer
             tuned=Hyperparameters(40, 256, 8e-3),
             min_accuracy=0.45,
+        ),
+        Network(
+            name="mnist-teacher",
+            build=MnistTeacher,
+            image_shape=(28, 28, 1),
+            dataset="mnist",
+            normalization=Normalization(0.5, 0.5),
+            reference=Hyperparameters(5, 64),
+            tuned=Hyperparameters(12, 256, 6e-3, label_smoothing=0.05),
+            min_accuracy=0.9,
+        ),
+        Network(
+            name="cifar10-teacher",
+            build=CifarTeacher,
+            image_shape=(32, 32, 3),
+            dataset="cifar10",
+            normalization=Normalization(0.5, 0.5),
+            reference=Hyperparameters(10, 64),
+            tuned=Hyperparameters(16, 256, 1e-2),
+            min_accuracy=0.6,
         ),
     )
 }

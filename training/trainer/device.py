@@ -1,9 +1,12 @@
-"""The hardware: its 16-bit type for mixed precision, and its memory."""
+"""The hardware: its 16-bit type for mixed precision, threads, and memory."""
 
 import ctypes
+import os
 import platform
 
 import torch
+
+from training.processors import available_processors
 
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -15,6 +18,15 @@ def mixed_precision_dtype(device: torch.device) -> torch.dtype | None:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     capabilities = torch.cpu.get_capabilities()
     return torch.bfloat16 if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16")) else None
+
+
+def use_threads(wanted: int) -> None:
+    """Compute with this number of threads; 0 takes one for each processor that this process may use.
+
+    OMP_NUM_THREADS, which torchrun sets, is the user's choice too.
+    """
+    if wanted or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(wanted or available_processors())
 
 
 def keep_freed_memory() -> None:

@@ -5,8 +5,8 @@ optimizer step, in channels-last layout and, if the recipe says so, in mixed pre
 every epoch the validation accuracy decides whether the weights, or their moving average, are kept. The test split is
 not used.
 
-All randomness of a step follows from the seed and the step's number. So a checkpoint holds no generator's state, and
-every process draws the same numbers for the whole batch and uses those of its shard.
+All randomness follows from the seed and the number of the step or the epoch. So a checkpoint holds no generator's
+state, and every process draws the same numbers for all images and uses those of its shard.
 
 Not here: the hyperparameters (recipe.py), how checkpoints are stored (checkpoint.py).
 """
@@ -23,18 +23,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.data.augment import RANDOM_NUMBERS_PER_IMAGE
+from training.data.augment import FLIP_NUMBER, RANDOM_NUMBERS_PER_IMAGE
 from training.data.dataset import Split
 from training.errors import Interrupted, OutOfMemory, TrainingError
 from training.networks.classifier import Classifier, predict
+from training.networks.reordered import pool_before_relu
 from training.trainer.checkpoint import CheckpointStore
 from training.trainer.device import is_out_of_memory, keep_freed_memory, mixed_precision_dtype
+from training.trainer.distillation import TeacherAnswers, distillation_loss
 from training.trainer.distributed import SINGLE_PROCESS, ProcessGroup
 from training.trainer.progress import REPORT_EVERY_STEPS, ProgressListener, TrainingProgress
 from training.trainer.recipe import Recipe, optimizer_for, schedule_for
 
 # Independent streams of random numbers under one seed.
-SHUFFLE_STREAM, STEP_STREAM = 0, 1
+SHUFFLE_STREAM, DROPOUT_STREAM, AUGMENTATION_STREAM, FLIP_STREAM = range(4)
 # What a checkpoint holds as state dictionaries, by attribute of Trainer.
 STATEFUL = ("model", "ema", "optimizer", "schedule", "grad_scaler")
 
@@ -45,6 +47,7 @@ class TrainingResult:
 
     validation_accuracy: float | None  # of the weights that were kept, from 0 to 1; None without a validation split
     seconds: float  # of training, including the time before the run was resumed
+    teacher_seconds: float = 0.0  # of them, those in which the teachers answered
 
 
 def train(
@@ -57,6 +60,7 @@ def train(
     listeners: Sequence[ProgressListener] = (),
     checkpoints: CheckpointStore | None = None,
     processes: ProcessGroup = SINGLE_PROCESS,
+    teachers: Sequence[Classifier] = (),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingResult:
     """Train the model, which ends on the CPU with the weights that were kept.
@@ -73,7 +77,7 @@ def train(
     if recipe.batch_size % processes.size:
         raise TrainingError(f"--batch-size {recipe.batch_size} is not divisible by {processes.size} processes")
     try:
-        trainer = Trainer(model, training, validation, recipe, device, processes)
+        trainer = Trainer(model, training, validation, recipe, device, processes, teachers)
         return trainer.train(listeners, checkpoints, should_stop)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -94,6 +98,7 @@ class Trainer:
         recipe: Recipe,
         device: torch.device,
         processes: ProcessGroup,
+        teachers: Sequence[Classifier] = (),
     ) -> None:
         self.started, self.seconds_before_resume = time.perf_counter(), 0.0
         keep_freed_memory()
@@ -108,11 +113,15 @@ class Trainer:
         # Small gradients underflow in float16 unless the loss is scaled; bfloat16 has float32's range.
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=self.autocast_dtype == torch.float16)
         ema_steps = max(1.0, recipe.ema_fraction * self.steps)
-        self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / ema_steps))
+        self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / ema_steps), use_buffers=True)
         self.optimizer = optimizer_for(recipe, self.model)
         self.schedule = schedule_for(recipe, self.optimizer, self.steps)
-        self.body = self.model.body if processes.size == 1 else DistributedDataParallel(self.model.body)
+        body = pool_before_relu(self.model.body)
+        self.body = body if processes.size == 1 else DistributedDataParallel(body)
+        self.class_weights = _class_weights(training).to(device) if recipe.class_weights else None
+        self.teachers = TeacherAnswers(teachers, temperature=recipe.teacher_temperature, device=device)
         self.random = torch.Generator()  # on the CPU, so that a GPU sees the same batches and augmentation
+        self.numbers, self.numbers_of_view = torch.empty(0), -1  # random numbers of augmentation, by image
         self.step = 0  # steps done
         self.best_weights: dict[str, Tensor] = {}
         self.best_accuracy = -1.0
@@ -151,22 +160,21 @@ class Trainer:
                     raise Interrupted(f"stopped at step {self.step} of {self.steps}")
         self.model.load_state_dict(self.best_weights)
         self.model.to("cpu", memory_format=torch.contiguous_format).eval()
-        return TrainingResult(self.best_accuracy if len(self.validation) else None, self.seconds())
+        accuracy = self.best_accuracy if len(self.validation) else None
+        return TrainingResult(accuracy, self.seconds(), self.teachers.seconds)
 
     def train_step(self, batch: Tensor) -> Tensor:
         """Take one optimizer step on the images with these indices (B,), this process on its shard; the loss."""
-        random = self._generator(STEP_STREAM, self.step)
-        numbers = torch.rand(len(batch), RANDOM_NUMBERS_PER_IMAGE, generator=random)
-        dropout_seed = int(torch.randint(2**62, (), generator=random))
-        torch.manual_seed(dropout_seed + self.processes.rank)
-        indices = self.processes.shard(batch).to(self.device)
-        images, labels = self.training.images[indices], self.training.labels[indices]  # (B, H, W, C), (B,)
-        images = self.recipe.augmentation(images, self.processes.shard(numbers).to(self.device))
+        torch.manual_seed(self._seed(DROPOUT_STREAM, self.step) + self.processes.rank)
+        view = self._view()
+        indices = self.processes.shard(batch)
+        images = self._images(view, indices)  # (B, H, W, C)
+        labels = self.training.labels[indices.to(self.device)]  # (B,)
         inputs = self.model.normalize(images).contiguous(memory_format=torch.channels_last)
         self.model.train()
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             logits = self.body(inputs).float()  # (B, classes)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        loss = self._loss(logits, labels, indices, view)
         self.optimizer.zero_grad(set_to_none=True)
         self.grad_scaler.scale(loss).backward()
         self.grad_scaler.step(self.optimizer)
@@ -177,6 +185,38 @@ class Trainer:
         loss = loss.detach()
         self.epoch_sums += torch.stack([loss, (logits.argmax(1) == labels).float().mean()])
         return loss
+
+    def _loss(self, logits: Tensor, labels: Tensor, indices: Tensor, view: int) -> Tensor:
+        """The mean loss of the images with these indices: on their labels, on the teachers' answers, or on both."""
+        recipe, weight = self.recipe, self.recipe.teacher_weight
+        loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=recipe.label_smoothing)
+        if not self.teachers.teachers:
+            return loss
+        answers = self.teachers.of_view(
+            view,
+            lambda rows: self._images(view, torch.arange(len(self.training))[rows]),
+            len(self.training),
+            self.autocast_dtype,
+        )
+        taught = distillation_loss(logits, answers[indices.to(self.device)], recipe.teacher_temperature)
+        return weight * taught + (1 - weight) * loss
+
+    def _view(self) -> int:
+        """The number of this epoch's draw of random augmentation: its own or, with teachers, one of a few."""
+        epoch = self.step // self.steps_per_epoch
+        return epoch % self.recipe.teacher_views if self.teachers.teachers else epoch
+
+    def _images(self, view: int, indices: Tensor) -> Tensor:
+        """The training images with these indices (B,), augmented as the view says, (B, H, W, C)."""
+        if view != self.numbers_of_view:
+            count = len(self.training)
+            random = self._generator(AUGMENTATION_STREAM, view)
+            self.numbers, self.numbers_of_view = torch.rand(count, RANDOM_NUMBERS_PER_IMAGE, generator=random), view
+            if self.recipe.augmentation.alternate:
+                half = torch.rand(count, generator=self._generator(FLIP_STREAM, 0)) < 0.5
+                self.numbers[:, FLIP_NUMBER] = ((half ^ (view % 2 == 1)).float() + 0.5) / 2
+        images = self.training.images[indices.to(self.device)]
+        return self.recipe.augmentation(images, self.numbers[indices].to(self.device))
 
     def validate(self) -> float | None:
         """The validation accuracy, if there is a validation split; keeps the weights if none before were better."""
@@ -259,4 +299,13 @@ class Trainer:
 
     def _generator(self, stream: int, index: int) -> torch.Generator:
         """The random generator for one use, the same in every run with the same seed."""
-        return self.random.manual_seed((self.recipe.seed * 1_000_003 + 2 * index + stream) % 2**63)
+        return self.random.manual_seed(self._seed(stream, index))
+
+    def _seed(self, stream: int, index: int) -> int:
+        return (self.recipe.seed * 1_000_003 + 4 * index + stream) % 2**62
+
+
+def _class_weights(training: Split) -> Tensor:
+    """The inverse of each class's frequency (classes,), with mean 1 over the images."""
+    counts = training.labels.bincount()
+    return len(training) / (counts.clamp_min(1) * (counts > 0).sum())

@@ -1,29 +1,54 @@
 """The recipe: every hyperparameter of a training run.
 
     tuned       one-cycle learning rate, AdamW, augmentation, an exponential moving average (EMA) of the weights, mixed
-                precision; the epoch with the best validation accuracy is kept
+                precision
+    distilled   as tuned, for longer, and with the answers of teachers as labels
     reference   as in the networks' sources: Adam at a constant learning rate, float32, no augmentation, no validation
                 split; the last weights are kept
 
-Not here: the training loop (trainer.py), the kinds of augmentation (augment.py).
+A user's changes come last, and may change every field.
+
+Not here: the training loop (loop.py), the kinds of augmentation (data/augment.py), teachers (distillation.py).
 """
 
 import dataclasses
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import nn
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-from training.data.augment import NO_AUGMENTATION, Augmentation, augmentation_for
+from training.data.augment import AUGMENTATIONS, NO_AUGMENTATION, Augmentation, augmentation_for
 from training.data.dataset import Dataset, Split
+from training.errors import InvalidSetting
 from training.networks.classifier import Normalization
 from training.networks.registry import Network
 
 # Small data sets get smaller batches, so that an epoch has at least this number of steps; the batch size has a minimum.
 MIN_STEPS_PER_EPOCH, MIN_BATCH_SIZE = 50, 8
+# What the recipes change in the fields' own values; `tuned` changes nothing.
+DISTILLED: Mapping[str, Any] = {"label_smoothing": 0.0, "teacher_weight": 1.0, "teacher_views": 20}
+REFERENCE: Mapping[str, Any] = {
+    "one_cycle": False,
+    "weight_decay": 0.0,
+    "ema_fraction": 0.0,
+    "validation_share": 0.0,
+    "standardize": False,
+    "mixed_precision": False,
+    "augmentation": NO_AUGMENTATION,
+}
+# Fields that are no choice of the user's here: they have flags of their own.
+NOT_CHANGED = {"name", "seed", "augmentation"}
+AUGMENTATION = "augmentation."  # the prefix of its fields
 # Fraction of the steps in which a one-cycle learning rate rises. Not 0.2: OneCycleLR divides by zero if that is 1 step.
 WARM_UP_FRACTION = 0.21
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -31,48 +56,89 @@ class Recipe:
     """Everything that decides the weights, given the network, the data set and the machine."""
 
     name: str
-    epochs: int
-    batch_size: int  # over all processes
-    seed: int
-    learning_rate: float = 6e-3  # the peak, if one_cycle
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]  # over all processes
+    seed: Annotated[int, Field(ge=0)]
+    learning_rate: Annotated[float, Field(gt=0)] = 6e-3  # the peak, if one_cycle
     one_cycle: bool = True  # else the learning rate is constant
-    weight_decay: float = 0.05  # AdamW; 0 is plain Adam
-    label_smoothing: float = 0.0
-    ema_fraction: float = 0.06  # length of the weights' moving average, as a fraction of all steps; 0 is none
-    validation_fraction: float = 1 / 20  # of the training split, set aside to choose the best epoch
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05  # AdamW's, of matrices and filters; 0 is plain Adam
+    label_smoothing: Share = 0.0
+    class_weights: bool = False  # weigh the loss of an image by the inverse of its class's frequency
+    ema_fraction: Share = 0.06  # length of the weights' moving average, as a fraction of all steps; 0 is none
+    validation_share: Annotated[float, Field(ge=0, le=0.5)] = 1 / 20  # of the training split, for the choices below
+    patience: Annotated[int, Field(ge=0)] = 0  # epochs without a lower validation loss that end training; 0 is no end
     standardize: bool = True  # normalize pixels to mean 0 and deviation 1; else with the network's constants
     mixed_precision: bool = True  # compute in 16 bits if the device's hardware does
     augmentation: Augmentation = NO_AUGMENTATION
+    teacher_weight: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the teachers in the loss; the labels have the rest
+    teacher_temperature: Annotated[float, Field(gt=0)] = 1.0  # divides logits: a higher one shows more of wrong classes
+    teacher_views: Annotated[int, Field(ge=1)] = 1  # augmentations of each image, which the epochs take in turn
 
 
 def recipe_for(
-    name: str, network: Network, dataset: Dataset, *, seed: int, epochs: int = 0, batch_size: int = 0
+    name: str, network: Network, dataset: Dataset, *, seed: int, changes: Mapping[str, Any] | None = None
 ) -> Recipe:
-    """The recipe `tuned` or `reference` for a network and a data set; `epochs` and `batch_size` of 0 are its own."""
-    hyperparameters = network.reference if name == "reference" else network.tuned
-    default_batch_size = min(hyperparameters.batch_size, max(MIN_BATCH_SIZE, len(dataset.train) // MIN_STEPS_PER_EPOCH))
+    """The recipe `tuned`, `distilled` or `reference` for a network and a data set, with the user's changes.
+
+    Raises:
+        InvalidSetting: a change names no field, or its value is not allowed.
+    """
+    hyperparameters = getattr(network, name) or network.tuned
+    batch_size = hyperparameters.batch_size
     recipe = Recipe(
         name=name,
-        epochs=epochs or hyperparameters.epochs,
-        batch_size=batch_size or default_batch_size,
+        epochs=hyperparameters.epochs,
+        batch_size=min(batch_size, max(MIN_BATCH_SIZE, len(dataset.train) // MIN_STEPS_PER_EPOCH)),
         seed=seed,
         learning_rate=hyperparameters.learning_rate,
         label_smoothing=hyperparameters.label_smoothing,
         augmentation=augmentation_for(dataset.name),
     )
+    if name == "distilled":
+        recipe = dataclasses.replace(recipe, **DISTILLED)
     if name == "reference":
-        return dataclasses.replace(
-            recipe,
-            batch_size=batch_size or hyperparameters.batch_size,
-            one_cycle=False,
-            weight_decay=0.0,
-            ema_fraction=0.0,
-            validation_fraction=0.0,
-            standardize=False,
-            mixed_precision=False,
-            augmentation=NO_AUGMENTATION,
-        )
-    return recipe
+        recipe = dataclasses.replace(recipe, batch_size=batch_size, **REFERENCE)
+    return changed(recipe, changes or {})
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with these fields changed; those of the augmentation are `augmentation.FIELD`. Values may be text.
+
+    Raises:
+        InvalidSetting: a change names no field, or its value is not allowed.
+    """
+    types = _types(Recipe) | {f"{AUGMENTATION}{name}": kind for name, kind in _types(Augmentation).items()}
+    own: dict[str, Any] = {}
+    of_augmentation: dict[str, Any] = {}
+    for name, value in changes.items():
+        if name == "augmentation":
+            own[name] = _named_augmentation(value)
+            continue
+        if name not in types or name in NOT_CHANGED:
+            raise InvalidSetting(
+                f"--set {name}: no such field; choose from {', '.join(sorted(types.keys() - NOT_CHANGED))}"
+            )
+        try:
+            checked = TypeAdapter(types[name]).validate_python(value)
+        except ValidationError as error:
+            raise InvalidSetting(f"--set {name}={value}: {error.errors()[0]['msg']}") from error
+        if name.startswith(AUGMENTATION):
+            of_augmentation[name.removeprefix(AUGMENTATION)] = checked
+        else:
+            own[name] = checked
+    recipe = dataclasses.replace(recipe, **own)
+    return dataclasses.replace(recipe, augmentation=dataclasses.replace(recipe.augmentation, **of_augmentation))
+
+
+def _types(kind: type) -> dict[str, Any]:
+    """The type of each field of a dataclass, with its bounds."""
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def _named_augmentation(name: str) -> Augmentation:
+    if name not in AUGMENTATIONS:
+        raise InvalidSetting(f"--augmentation {name}: choose from auto, {', '.join(AUGMENTATIONS)}")
+    return AUGMENTATIONS[name]
 
 
 def normalization_for(recipe: Recipe, network: Network, training: Split) -> Normalization:
@@ -84,9 +150,12 @@ def normalization_for(recipe: Recipe, network: Network, training: Split) -> Norm
 
 
 def optimizer_for(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, or plain Adam without weight decay."""
+    """AdamW, which decays matrices and filters alone, or plain Adam without weight decay."""
     kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
-    return kind(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]  # biases and scales do not decay
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return kind([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=True)
 
 
 def schedule_for(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:

@@ -46,9 +46,10 @@ def test_a_network_has_the_layers_shapes_and_parameters_of_its_source(name: str)
     assert sum(layer.parameters for layer in layers) == parameters
 
 
-def test_there_are_four_networks_with_the_accuracies_of_their_sources() -> None:
+def test_networks_have_the_accuracies_of_their_sources_and_teachers_have_none() -> None:
     assert {name: network.reference_accuracy for name, network in NETWORKS.items()} == {
         "mnist-simplecnn": 0.9923, "mnist-cnn": 0.9901, "cifar10-cnn": 0.7040, "cifar10-lenet": None,
+        "mnist-teacher": None, "cifar10-teacher": None,
     }  # fmt: skip
 
 

@@ -1,11 +1,14 @@
 """The recipes: their hyperparameters for each network and data set, and their normalization."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from tests.support.training import NETWORK, SAMPLE, short_recipe, splits
-from training.data.augment import NO_AUGMENTATION
+from training.data.augment import NO_AUGMENTATION, PHOTO_AUGMENTATION
 from training.data.dataset import Dataset, Split
+from training.errors import InvalidSetting
 from training.networks import registry
 from training.networks.classifier import Normalization
 from training.trainer import recipe
@@ -20,7 +23,7 @@ def test_the_reference_recipe_is_that_of_the_networks_sources() -> None:
         assert (reference.epochs, reference.batch_size) == (epochs, batch_size)
         assert (reference.learning_rate, reference.seed, reference.one_cycle) == (1e-3, 3, False)
         assert (reference.weight_decay, reference.label_smoothing, reference.ema_fraction) == (0, 0, 0)
-        assert reference.augmentation == NO_AUGMENTATION and reference.validation_fraction == 0
+        assert reference.augmentation == NO_AUGMENTATION and reference.validation_share == 0
         assert not reference.mixed_precision
         assert recipe.normalization_for(reference, network, splits()[0]) == network.normalization
 
@@ -31,7 +34,7 @@ def test_small_data_sets_get_smaller_batches_unless_the_batch_size_is_set(images
     dataset = Dataset("mine", split, split, ())
     default = recipe_for("tuned", NETWORK, dataset, seed=0)
     assert (default.epochs, default.batch_size) == (25, batch_size)
-    given = recipe_for("tuned", NETWORK, dataset, seed=0, epochs=3, batch_size=7)
+    given = recipe_for("tuned", NETWORK, dataset, seed=0, changes={"epochs": 3, "batch_size": 7})
     assert (given.epochs, given.batch_size) == (3, 7)
 
 
@@ -42,3 +45,36 @@ def test_the_tuned_recipe_normalizes_the_training_images_to_mean_0_and_deviation
     assert abs(normalized.mean()) < 1e-3 and abs(normalized.std() - 1) < 1e-3
     black = Split(torch.zeros(3, 28, 28, 1, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
     assert recipe.normalization_for(short_recipe(), NETWORK, black) == Normalization(0.0, 1.0)
+
+
+def test_a_user_may_change_every_field_of_the_recipe_by_text() -> None:
+    changes = {"learning_rate": "2e-3", "one_cycle": "false", "augmentation": "photos", "augmentation.shift": "1.5"}
+    changed = recipe_for("tuned", NETWORK, SAMPLE, seed=0, changes=changes)
+    assert (changed.learning_rate, changed.one_cycle) == (2e-3, False)
+    assert changed.augmentation == dataclasses.replace(PHOTO_AUGMENTATION, shift=1.5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("momentum", "0.9", "no such field; choose from .*learning_rate"),
+        ("augmentation.colour", "1", "no such field"),
+        ("seed", "3", "no such field"),
+        ("learning_rate", "fast", "should be a valid number"),
+        ("learning_rate", "nan", "greater than 0"),
+        ("weight_decay", "-1", "greater than or equal to 0"),
+        ("augmentation", "zoom", "choose from auto, off, digits"),
+    ],
+)
+def test_a_change_that_is_not_allowed_is_refused_by_name(key: str, value: str, problem: str) -> None:
+    with pytest.raises(InvalidSetting, match=f"{key}.*{problem}"):
+        recipe_for("tuned", NETWORK, SAMPLE, seed=0, changes={key: value})
+
+
+def test_weight_decay_is_of_matrices_and_filters_alone() -> None:
+    model = NETWORK.classifier()
+    groups = recipe.optimizer_for(short_recipe(weight_decay=0.1), model).param_groups
+    assert [(group["weight_decay"], {parameter.ndim for parameter in group["params"]}) for group in groups] == [
+        (0.1, {2, 4}),
+        (0.0, {1}),
+    ]

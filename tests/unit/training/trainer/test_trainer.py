@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from tests.support.training import CPU, NETWORK, MemoryStore, short_recipe, splits, train
+from training.data.augment import Augmentation
+from training.data.dataset import Split
 from training.errors import OutOfMemory, TrainingError
 from training.trainer import loop
+from training.trainer.distributed import SINGLE_PROCESS
 from training.trainer.loop import Trainer
 from training.trainer.progress import TrainingProgress
 
@@ -31,7 +34,7 @@ def test_a_checkpoint_of_another_recipe_is_refused() -> None:
 def test_without_a_validation_split_the_last_weights_are_kept() -> None:
     training, validation = splits()
     model = NETWORK.classifier()
-    a_recipe = short_recipe(epochs=2, ema_fraction=0.0, validation_fraction=0.0)
+    a_recipe = short_recipe(epochs=2, ema_fraction=0.0, validation_share=0.0)
     reports: list[TrainingProgress] = []
     result = loop.train(model, training, validation[:0], a_recipe, device=CPU, listeners=[reports.append])
     assert result.validation_accuracy is None
@@ -72,3 +75,19 @@ def test_running_out_of_memory_names_the_setting_to_lower(monkeypatch: pytest.Mo
 def test_a_batch_larger_than_the_training_split_is_refused() -> None:
     with pytest.raises(TrainingError, match="--batch-size 1000 is more than the 500 training images"):
         train(short_recipe(batch_size=1000))
+
+
+def test_alternating_flips_show_each_image_both_ways_in_turn() -> None:
+    training, validation = splits()
+    recipe = short_recipe(augmentation=Augmentation(flip=True, alternate=True))
+    trainer = Trainer(NETWORK.classifier(), training, validation, recipe, CPU, SINGLE_PROCESS)
+    first, second, third = (trainer._images(view, torch.arange(100)).round() for view in range(3))
+    assert torch.equal(first, second.flip(2)) and torch.equal(first, third)
+    unflipped = [bool((a == b).all()) for a, b in zip(first, training.images[:100], strict=True)]
+    assert 30 < sum(unflipped) < 70
+
+
+def test_class_weights_are_the_inverse_of_the_frequencies() -> None:
+    labels = torch.tensor([0, 0, 0, 2])
+    weights = loop._class_weights(Split(torch.zeros(4, 1, 1, 1), labels))
+    assert weights[labels].mean() == 1 and weights[2] == 3 * weights[0]
