@@ -95,6 +95,7 @@ def _train(
                 experiment.validation,
                 experiment.recipe,
                 device=device,
+                test=experiment.dataset.test if experiment.recipe.name == "reference" else None,
                 listeners=listeners,
                 checkpoints=resumed.checkpoints if resumed else None,
                 processes=processes,

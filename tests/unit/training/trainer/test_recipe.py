@@ -42,3 +42,13 @@ def test_the_tuned_recipe_normalizes_the_training_images_to_mean_0_and_deviation
     assert abs(normalized.mean()) < 1e-3 and abs(normalized.std() - 1) < 1e-3
     black = Split(torch.zeros(3, 28, 28, 1, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
     assert recipe.normalization_for(short_recipe(), NETWORK, black) == Normalization(0.0, 1.0)
+
+
+def test_the_best_epoch_is_selected_only_without_one_cycle_and_on_1000_validation_images() -> None:
+    split = Split(torch.zeros(60_000, 1, 1, 1), torch.zeros(60_000))
+    dataset = Dataset("mine", split, split, ())
+    assert not recipe_for("tuned", NETWORK, dataset, seed=0).select_best
+    assert not recipe_for("reference", NETWORK, dataset, seed=0).select_best
+    constant_rate = short_recipe(one_cycle=False)  # a twentieth is validated
+    assert recipe.selects_best(constant_rate, 20_000) and not recipe.selects_best(constant_rate, 19_999)
+    assert not recipe.selects_best(short_recipe(), 20_000)
