@@ -4,11 +4,12 @@
                 metrics.jsonl     training progress, one line per report
                 checkpoint.pt     the newest checkpoint
                 events…           TensorBoard events, if asked for
+                calibration.json  the temperature of the logits, if one was fitted
                 test.npz          the model's probabilities for every test image, and the labels
                 report.html       the report
                 result.json       what was published, and its test accuracy
 
-Not here: checkpoints (checkpoint.py for the file, trainer.py for its content).
+Not here: a checkpoint's file (trainer/checkpoint.py) and content (trainer/loop.py, pins.py).
 """
 
 import contextlib
@@ -29,8 +30,8 @@ from training.settings import Settings
 from training.trainer.checkpoint import CheckpointFile
 from training.trainer.progress import TrainingProgress
 
-SETTINGS, METRICS, CHECKPOINT, PREDICTIONS, REPORT, RESULT = (
-    "settings.json", "metrics.jsonl", "checkpoint.pt", "test.npz", "report.html", "result.json",
+SETTINGS, METRICS, CHECKPOINT, CALIBRATION, PREDICTIONS, REPORT, RESULT = (
+    "settings.json", "metrics.jsonl", "checkpoint.pt", "calibration.json", "test.npz", "report.html", "result.json",
 )  # fmt: skip
 # What TensorBoard shows of the training progress.
 SCALARS = (

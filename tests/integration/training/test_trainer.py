@@ -1,4 +1,4 @@
-"""Training is deterministic, resumes with the same bits, keeps the right weights, and stops at a loss that is not finite."""
+"""Training is deterministic, resumes with the same bits, keeps the right weights, and stops at an infinite loss."""
 
 import dataclasses
 import math
