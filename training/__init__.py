@@ -17,4 +17,26 @@ In reading order:
 
 The service and the job share the files that publishing/publish.py writes and, of code, service/pictures/ alone: how a
 picture becomes an image of the network is part of the model.
+
+In Python, training.load("runs/ID") returns the classifier that a run trained.
 """
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.runs.load import TrainedClassifier
+
+
+def load(run: str | Path) -> "TrainedClassifier":
+    """The classifier that the run in this folder trained, on the CPU, with its `labels`, `fit` and `temperature`.
+
+    It takes raw pixels uint8 (N, H, W, C) and returns probabilities float32 (N, classes). Of an unfinished run it has
+    the weights of the last checkpoint.
+
+    Raises:
+        training.errors.TrainingError: the folder holds no run, no checkpoint, or one of other code.
+    """
+    from training.runs import load as runs_load  # the import of torch takes seconds
+
+    return runs_load.load(Path(run))

@@ -44,11 +44,15 @@ class Experiment:
     recipe: Recipe
     normalization: Normalization
 
+    @property
+    def pooling(self) -> Pooling:
+        """The kind of pooling, as set."""
+        return Pooling(self.settings.pooling)
+
     def build_model(self) -> Classifier:
         """The network with its initial weights, which the seed decides."""
         torch.manual_seed(self.settings.seed)
-        pooling, classes = Pooling(self.settings.pooling), len(self.dataset.label_names)
-        return self.network.classifier(pooling, classes, self.normalization)
+        return self.network.classifier(self.pooling, len(self.dataset.label_names), self.normalization)
 
     def check_accuracy(self, accuracy: float) -> None:
         """Apply the accuracy gate.

@@ -23,9 +23,11 @@ from training.publishing.golden import Golden
 from training.publishing.publish import Artifact, publish
 from training.report import page
 from training.runs import run_folder
+from training.runs.pins import PinnedCheckpoints, Pins
 from training.runs.run_folder import MetricsLog, RunFolder, open_run_folder
 from training.settings import Settings
 from training.signals import SignalHandler
+from training.trainer.checkpoint import CheckpointStore
 from training.trainer.device import mixed_precision_dtype, use_threads
 from training.trainer.distributed import ProcessGroup, process_group
 from training.trainer.loop import TrainingResult, train
@@ -46,7 +48,8 @@ def run(settings: Settings, signals: SignalHandler) -> Path | None:
         model = experiment.build_model()
         if folder:
             _print_start(experiment, folder, processes, device)
-        result = _train(experiment, model, folder, processes, device, signals)
+        checkpoints = _pinned_checkpoints(experiment, folder, processes, device)
+        result = _train(experiment, model, folder, checkpoints, processes, device, signals)
     if folder is None:
         return None
     evaluation = _evaluate(experiment, model, folder, result)
@@ -73,17 +76,36 @@ def _publish_versions(
     return version
 
 
+def _pinned_checkpoints(
+    experiment: Experiment, folder: RunFolder | None, processes: ProcessGroup, device: torch.device
+) -> PinnedCheckpoints | None:
+    """The run's checkpoints, which the main process writes, and all read that resume.
+
+    Raises:
+        TrainingError: what the run to resume depends on has changed.
+    """
+    resume = experiment.settings.resume
+    run = folder or (RunFolder(resume) if resume else None)
+    if run is None:
+        return None
+    pins = Pins.of(experiment, processes, device)
+    pinned = PinnedCheckpoints(run.checkpoints, pins, print if folder else lambda _: None)
+    if folder and resume and pinned.load() is None:
+        print("no checkpoint was saved before the run stopped: it starts at the first step")
+    return pinned
+
+
 def _train(
     experiment: Experiment,
     model: Classifier,
     folder: RunFolder | None,
+    checkpoints: CheckpointStore | None,
     processes: ProcessGroup,
     device: torch.device,
     signals: SignalHandler,
 ) -> TrainingResult:
     """Train in every process; the main one shows progress and writes checkpoints, and all resume from them."""
     settings = experiment.settings
-    resumed = folder or (RunFolder(settings.resume) if settings.resume else None)
     with signals, ExitStack() as stack:
         listeners: list[ProgressListener] = []
         if folder:
@@ -96,8 +118,9 @@ def _train(
                 experiment.validation,
                 experiment.recipe,
                 device=device,
+                test=experiment.dataset.test if experiment.recipe.name == "reference" else None,
                 listeners=listeners,
-                checkpoints=resumed.checkpoints if resumed else None,
+                checkpoints=checkpoints,
                 processes=processes,
                 should_stop=signals.should_stop,
             )

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from service.pictures.fit import Fit
 from training.data import datasets
 from training.data.augment import DIGIT_AUGMENTATION
 from training.data.dataset import Split, split_validation
 from training.networks import registry
 from training.networks.classifier import Classifier
 from training.publishing import publish
+from training.runs.pins import Pins
 from training.trainer import loop
 from training.trainer.loop import TrainingResult
 from training.trainer.progress import ProgressListener
@@ -62,6 +64,16 @@ def _copy(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copy(item) for key, item in value.items()}
     return value
+
+
+def pins(**changes: Any) -> Pins:
+    """The pins of a run on two classes, with some of them changed."""
+    base = Pins(
+        network=NETWORK.name, pooling={"kind": "max"}, labels=["cat", "dog"], fit=Fit("drawing").record(),
+        images={"training": [5, 5], "validation": [1, 1], "test": [2, 2]}, data="d" * 64, split="s" * 64, code="c" * 12,
+        pytorch="2.14.1", device="cpu, AVX2", precision="float32", processes=1, threads=torch.get_num_threads(),
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
 
 
 def random_images(network: registry.Network, count: int) -> torch.Tensor:

@@ -116,9 +116,9 @@ def test_a_run_folder_holds_settings_metrics_checkpoint_predictions_report_and_r
     assert json.loads((folder / "settings.json").read_text())["epochs"] == 3
     assert json.loads((folder / "result.json").read_text())["published"] == str(repository / "mnist-simplecnn" / "1")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert logged_steps(folder) == [25, 47, 50, 75, 94, 100, 125, 141]
+    assert logged_steps(folder) == [25, 47, 72, 94, 119, 141]
     assert [line["epoch"] for line in lines if line["epoch_ended"]] == [1, 2, 3]
-    assert all(line["images_per_second"] > 0 for line in lines[1:])
+    assert all(line["images_per_second"] > 0 for line in lines)
     with np.load(folder / "test.npz") as predictions:
         assert predictions["probabilities"].shape == (1000, 10)
         accuracy = float((predictions["probabilities"].argmax(1) == predictions["labels"]).mean())

@@ -59,6 +59,16 @@ class Dataset:
         return sha.hexdigest()
 
 
+def split_digest(training: Split, validation: Split, test: Split) -> str:
+    """SHA-256 of the pixels and labels of the three splits, in their order: which image is in which."""
+    sha = hashlib.sha256()
+    for split in (training, validation, test):
+        sha.update(len(split).to_bytes(8))
+        sha.update(split.images.numpy().tobytes())
+        sha.update(split.labels.numpy().tobytes())
+    return sha.hexdigest()
+
+
 def split_validation(train: Split, *, size: int, seed: int) -> tuple[Split, Split]:
     """Split `size` random images off the training split: (training, validation). The seed decides which."""
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))

@@ -20,14 +20,20 @@ class Normalization:
 
 
 class Classifier(nn.Module):
-    """A network with normalization before it and softmax after it: raw pixels in, probabilities out."""
+    """A network with normalization before it and softmax after it: raw pixels in, probabilities out.
+
+    Its state dictionary holds the normalization too: weights alone give other answers.
+    """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, body: nn.Module, normalization: Normalization) -> None:
         super().__init__()
         self.body = body
         # (x/255 − mean)/std as one multiplication and one addition.
-        self.scale = 1 / (255 * normalization.std)
-        self.shift = -normalization.mean / normalization.std
+        self.register_buffer("scale", torch.tensor(1 / (255 * normalization.std)))
+        self.register_buffer("shift", torch.tensor(-normalization.mean / normalization.std))
 
     def normalize(self, images: Tensor) -> Tensor:
         """Raw pixels (N, H, W, C), uint8 or float from 0 to 255, to normalized float32 (N, C, H, W)."""

@@ -4,18 +4,18 @@
                 metrics.jsonl     training progress, one line per report
                 checkpoint.pt     the newest checkpoint
                 events…           TensorBoard events, if asked for
+                calibration.json  the temperature of the logits, if one was fitted
                 test.npz          the model's probabilities for every test image, and the labels
                 report.html       the report
                 result.json       what was published, and its test accuracy
 
-Not here: checkpoints (checkpoint.py for the file, trainer.py for its content).
+Not here: a checkpoint's file (trainer/checkpoint.py) and content (trainer/loop.py, pins.py).
 """
 
 import contextlib
 import dataclasses
 import io
 import json
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +30,13 @@ from training.settings import Settings
 from training.trainer.checkpoint import CheckpointFile
 from training.trainer.progress import TrainingProgress
 
-SETTINGS, METRICS, CHECKPOINT, PREDICTIONS, REPORT, RESULT = (
-    "settings.json", "metrics.jsonl", "checkpoint.pt", "test.npz", "report.html", "result.json",
+SETTINGS, METRICS, CHECKPOINT, CALIBRATION, PREDICTIONS, REPORT, RESULT = (
+    "settings.json", "metrics.jsonl", "checkpoint.pt", "calibration.json", "test.npz", "report.html", "result.json",
+)  # fmt: skip
+# What TensorBoard shows of the training progress.
+SCALARS = (
+    "loss", "accuracy", "learning_rate", "images_per_second", "validation_accuracy", "validation_loss", "test_accuracy",
+    "test_loss",
 )  # fmt: skip
 # Folders of runs that start in the same second with the same name and seed are numbered up to this.
 MAX_RUNS_PER_SECOND = 1000
@@ -88,7 +93,7 @@ class MetricsLog:
         self._path = folder / METRICS
         self._tensorboard = tensorboard
         self._events: Any = None
-        self._first: tuple[float, int] | None = None  # time and images of the first report
+        self._is_first = True  # whether no report came yet
 
     def __enter__(self) -> Self:
         if self._tensorboard:
@@ -108,20 +113,14 @@ class MetricsLog:
 
     def __call__(self, progress: TrainingProgress) -> None:
         """Append a line."""
-        now = time.perf_counter()
-        if self._first is None:
+        if self._is_first:
             self._remove_lines_from(progress.step)
-            self._first = now, progress.images
-        started, images = self._first
-        line = {
-            **dataclasses.asdict(progress),
-            "images_per_second": round((progress.images - images) / (now - started), 1) if now > started else None,
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+            self._is_first = False
+        line = dataclasses.asdict(progress) | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if self._events is not None:
-            for name in ("loss", "accuracy", "learning_rate", "validation_accuracy"):
+            for name in SCALARS:
                 if line[name] is not None:
                     self._events.add_scalar(name, line[name], progress.step)
 

@@ -2,6 +2,8 @@
 
     recipe.py       every hyperparameter
     loop.py         the training loop
+    batches.py      the images of each batch, and their augmentation
+    distillation.py the answers of teachers
     checkpoint.py   where the newest checkpoint is stored
     progress.py     training progress and its display
     device.py       precision and memory

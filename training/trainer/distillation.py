@@ -8,13 +8,14 @@ Not here: the loss (loop.py), which teachers (experiment.py).
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from training.networks.classifier import Classifier
+from training.trainer.batches import Batches
 
 BATCH_SIZE = 1000
 
@@ -29,18 +30,17 @@ class TeacherAnswers:
         self.seconds = 0.0  # spent on answers
         self._views: dict[int, Tensor] = {}
 
-    def of_view(self, view: int, images: Callable[[slice], Tensor], count: int, dtype: torch.dtype | None) -> Tensor:
-        """Probabilities float16 (N, classes) of the view's N = `count` images; `images` gives raw pixels (B, H, W, C).
+    def of_view(self, batches: Batches, dtype: torch.dtype | None) -> Tensor:
+        """Probabilities float16 (N, classes) of the N training images in the view that `batches` shows.
 
         The teachers compute in `dtype`, a 16-bit type, or in float32 if it is None.
         """
-        if view not in self._views:
+        if batches.view not in self._views:
             started = time.perf_counter()
-            starts = range(0, count, BATCH_SIZE)
-            answers = [self._answer(images(slice(start, start + BATCH_SIZE)), dtype) for start in starts]
-            self._views[view] = torch.cat(answers)
+            everything = torch.arange(len(batches.training)).split(BATCH_SIZE)
+            self._views[batches.view] = torch.cat([self._answer(batches.images(some), dtype) for some in everything])
             self.seconds += time.perf_counter() - started
-        return self._views[view]
+        return self._views[batches.view]
 
     @torch.no_grad()
     def _answer(self, images: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -2,13 +2,11 @@
 
 The whole data set is one uint8 tensor on the device. A step gathers a batch, augments it, normalizes it and takes one
 optimizer step, in channels-last layout and, if the recipe says so, in mixed precision; weights stay float32. After
-every epoch the validation accuracy decides whether the weights, or their moving average, are kept. The test split is
-not used.
+every epoch the weights, or their moving average, are validated and kept; if the recipe selects the best epoch, only if
+none before was better. The test split decides nothing: it can be watched, for the curve of its accuracy.
 
-All randomness follows from the seed and the number of the step or the epoch. So a checkpoint holds no generator's
-state, and every process draws the same numbers for all images and uses those of its shard.
-
-Not here: the hyperparameters (recipe.py), how checkpoints are stored (checkpoint.py).
+Not here: the hyperparameters (recipe.py), which images a batch has and how they are augmented (batches.py), how
+checkpoints are stored (checkpoint.py).
 """
 
 import dataclasses
@@ -23,20 +21,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.data.augment import FLIP_NUMBER, RANDOM_NUMBERS_PER_IMAGE
 from training.data.dataset import Split
 from training.errors import Interrupted, OutOfMemory, TrainingError
 from training.networks.classifier import Classifier, predict
 from training.networks.reordered import pool_before_relu
+from training.trainer.batches import Batches
 from training.trainer.checkpoint import CheckpointStore
 from training.trainer.device import is_out_of_memory, keep_freed_memory, mixed_precision_dtype
 from training.trainer.distillation import TeacherAnswers, distillation_loss
 from training.trainer.distributed import SINGLE_PROCESS, ProcessGroup
-from training.trainer.progress import REPORT_EVERY_STEPS, ProgressListener, TrainingProgress
+from training.trainer.progress import ProgressListener, TrainingProgress, reports_after
 from training.trainer.recipe import Recipe, optimizer_for, schedule_for
 
-# Independent streams of random numbers under one seed.
-SHUFFLE_STREAM, DROPOUT_STREAM, AUGMENTATION_STREAM, FLIP_STREAM = range(4)
 # What a checkpoint holds as state dictionaries, by attribute of Trainer.
 STATEFUL = ("model", "ema", "optimizer", "schedule", "grad_scaler")
 
@@ -57,6 +53,7 @@ def train(
     recipe: Recipe,
     *,
     device: torch.device,
+    test: Split | None = None,
     listeners: Sequence[ProgressListener] = (),
     checkpoints: CheckpointStore | None = None,
     processes: ProcessGroup = SINGLE_PROCESS,
@@ -66,9 +63,11 @@ def train(
     """Train the model, which ends on the CPU with the weights that were kept.
 
     Resumes from the checkpoint if there is one. Saves one after each epoch, and when `should_stop` returns true.
+    `test` is measured after every epoch for its curve, and decides nothing.
 
     Raises:
-        TrainingError: the loss is not finite, or the batch size does not suit the data or the processes.
+        TrainingError: the loss is not finite, the batch size does not suit the data or the processes, or the
+            checkpoint is not one of this network, recipe and code.
         OutOfMemory: the device has too little memory.
         Interrupted: `should_stop` returned true before the last step.
     """
@@ -77,7 +76,7 @@ def train(
     if recipe.batch_size % processes.size:
         raise TrainingError(f"--batch-size {recipe.batch_size} is not divisible by {processes.size} processes")
     try:
-        trainer = Trainer(model, training, validation, recipe, device, processes, teachers)
+        trainer = Trainer(model, training, validation, recipe, device, processes, test=test, teachers=teachers)
         return trainer.train(listeners, checkpoints, should_stop)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -98,6 +97,8 @@ class Trainer:
         recipe: Recipe,
         device: torch.device,
         processes: ProcessGroup,
+        *,
+        test: Split | None = None,
         teachers: Sequence[Classifier] = (),
     ) -> None:
         self.started, self.seconds_before_resume = time.perf_counter(), 0.0
@@ -106,6 +107,7 @@ class Trainer:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # filling costs 5 %, changes nothing
         self.recipe, self.device, self.processes = recipe, device, processes
         self.training, self.validation = training.to(device), validation.to(device)
+        self.test = test.to(device) if test else None
         self.steps_per_epoch = len(training) // recipe.batch_size
         self.steps = self.steps_per_epoch * recipe.epochs
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -120,12 +122,13 @@ class Trainer:
         self.body = body if processes.size == 1 else DistributedDataParallel(body)
         self.class_weights = _class_weights(training).to(device) if recipe.class_weights else None
         self.teachers = TeacherAnswers(teachers, temperature=recipe.teacher_temperature, device=device)
-        self.random = torch.Generator()  # on the CPU, so that a GPU sees the same batches and augmentation
-        self.numbers, self.numbers_of_view = torch.empty(0), -1  # random numbers of augmentation, by image
+        self.batches = Batches(self.training, recipe, views=recipe.teacher_views if teachers else None)
         self.step = 0  # steps done
-        self.best_weights: dict[str, Tensor] = {}
-        self.best_accuracy = -1.0
+        self.kept_weights: dict[str, Tensor] = {}
+        self.kept_accuracy: float | None = None  # of the kept weights on the validation split
         self.epoch_sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss and accuracy, of this process
+        self.reported_sums, self.reported_step = self.epoch_sums.clone(), 0  # at the last report
+        self.interval_start = 0, self.started  # the step and the time from which images per second are measured
         self.unchecked_losses: list[Tensor] = []  # since the last check that the loss is finite
 
     def train(
@@ -137,12 +140,14 @@ class Trainer:
         """Take all remaining steps."""
         if checkpoints and (state := checkpoints.load()):
             self.load_state_dict(state)
+        self.interval_start = self.step, time.perf_counter()
         while self.step < self.steps:
-            for batch in self._remaining_batches_of_epoch():
+            for batch in self.batches.of_epoch(*divmod(self.step, self.steps_per_epoch)):
                 self.unchecked_losses.append(self.train_step(batch))
                 self.step += 1
                 epoch_ended = self.step % self.steps_per_epoch == 0
-                if epoch_ended or self.step % REPORT_EVERY_STEPS == 0:
+                reports = reports_after(self._steps_of_epoch(), self.steps_per_epoch)
+                if reports:
                     self._check_losses()
                     progress = self._progress(epoch_ended)
                     for listener in listeners:
@@ -152,29 +157,31 @@ class Trainer:
                     stop = self.processes.size == 1 and should_stop()
                 if epoch_ended:
                     self.epoch_sums.zero_()
+                if reports:
+                    self.reported_sums, self.reported_step = self.epoch_sums.clone(), self.step
                 if checkpoints and (epoch_ended or stop):
                     self._check_losses()
                     if self.processes.is_main:
                         checkpoints.save(self.state_dict())
                 if stop and self.step < self.steps:
                     raise Interrupted(f"stopped at step {self.step} of {self.steps}")
-        self.model.load_state_dict(self.best_weights)
+                if reports:
+                    self.interval_start = self.step, time.perf_counter()
+        self.model.load_state_dict(self.kept_weights)
         self.model.to("cpu", memory_format=torch.contiguous_format).eval()
-        accuracy = self.best_accuracy if len(self.validation) else None
-        return TrainingResult(accuracy, self.seconds(), self.teachers.seconds)
+        return TrainingResult(self.kept_accuracy, self.seconds(), self.teachers.seconds)
 
     def train_step(self, batch: Tensor) -> Tensor:
         """Take one optimizer step on the images with these indices (B,), this process on its shard; the loss."""
-        torch.manual_seed(self._seed(DROPOUT_STREAM, self.step) + self.processes.rank)
-        view = self._view()
+        torch.manual_seed(self.batches.dropout_seed(self.step) + self.processes.rank)
         indices = self.processes.shard(batch)
-        images = self._images(view, indices)  # (B, H, W, C)
+        images = self.batches.images(indices)  # (B, H, W, C)
         labels = self.training.labels[indices.to(self.device)]  # (B,)
         inputs = self.model.normalize(images).contiguous(memory_format=torch.channels_last)
         self.model.train()
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             logits = self.body(inputs).float()  # (B, classes)
-        loss = self._loss(logits, labels, indices, view)
+        loss = self._loss(logits, labels, indices)
         self.optimizer.zero_grad(set_to_none=True)
         self.grad_scaler.scale(loss).backward()
         self.grad_scaler.step(self.optimizer)
@@ -186,63 +193,49 @@ class Trainer:
         self.epoch_sums += torch.stack([loss, (logits.argmax(1) == labels).float().mean()])
         return loss
 
-    def _loss(self, logits: Tensor, labels: Tensor, indices: Tensor, view: int) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         """The mean loss of the images with these indices: on their labels, on the teachers' answers, or on both."""
         recipe, weight = self.recipe, self.recipe.teacher_weight
         loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=recipe.label_smoothing)
         if not self.teachers.teachers:
             return loss
-        answers = self.teachers.of_view(
-            view,
-            lambda rows: self._images(view, torch.arange(len(self.training))[rows]),
-            len(self.training),
-            self.autocast_dtype,
-        )
-        taught = distillation_loss(logits, answers[indices.to(self.device)], recipe.teacher_temperature)
-        return weight * taught + (1 - weight) * loss
+        answers = self.teachers.of_view(self.batches, self.autocast_dtype)[indices.to(self.device)]
+        return weight * distillation_loss(logits, answers, recipe.teacher_temperature) + (1 - weight) * loss
 
-    def _view(self) -> int:
-        """The number of this epoch's draw of random augmentation: its own or, with teachers, one of a few."""
-        epoch = self.step // self.steps_per_epoch
-        return epoch % self.recipe.teacher_views if self.teachers.teachers else epoch
+    def measure(self, split: Split | None) -> tuple[float | None, float | None]:
+        """Accuracy and mean negative log-likelihood on the split; None if there are no images."""
+        if not split:
+            return None, None
+        images, labels = (self.processes.shard(t) for t in (split.images, split.labels))
+        probabilities = predict(self._averaged(), images)
+        of_truth = probabilities.gather(1, labels[:, None]).clamp_min(1e-12).double()
+        sums = torch.stack([(probabilities.argmax(1) == labels).sum().double(), -of_truth.log().sum()])
+        accuracy, loss = (self.processes.sum(sums) / len(split)).tolist()
+        return accuracy, loss
 
-    def _images(self, view: int, indices: Tensor) -> Tensor:
-        """The training images with these indices (B,), augmented as the view says, (B, H, W, C)."""
-        if view != self.numbers_of_view:
-            count = len(self.training)
-            random = self._generator(AUGMENTATION_STREAM, view)
-            self.numbers, self.numbers_of_view = torch.rand(count, RANDOM_NUMBERS_PER_IMAGE, generator=random), view
-            if self.recipe.augmentation.alternate:
-                half = torch.rand(count, generator=self._generator(FLIP_STREAM, 0)) < 0.5
-                self.numbers[:, FLIP_NUMBER] = ((half ^ (view % 2 == 1)).float() + 0.5) / 2
-        images = self.training.images[indices.to(self.device)]
-        return self.recipe.augmentation(images, self.numbers[indices].to(self.device))
-
-    def validate(self) -> float | None:
-        """The validation accuracy, if there is a validation split; keeps the weights if none before were better."""
-        model: nn.Module = self.ema.module if self.recipe.ema_fraction else self.model
-        accuracy = None
-        if len(self.validation):
-            images, labels = (self.processes.shard(t) for t in (self.validation.images, self.validation.labels))
-            correct = (predict(model, images).argmax(1) == labels).sum()
-            accuracy = self.processes.sum(correct).item() / len(self.validation)
-        if accuracy is None or accuracy >= self.best_accuracy:
-            self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-            self.best_accuracy = -1.0 if accuracy is None else accuracy
-        return accuracy
+    def keep_weights(self, accuracy: float | None) -> None:
+        """Keep the weights of this epoch; if the recipe selects the best, only if none before were better."""
+        if not self.recipe.select_best or (accuracy or 0.0) >= (self.kept_accuracy or 0.0):
+            self.kept_weights, self.kept_accuracy = self._copy_of_weights(), accuracy
 
     def seconds(self) -> float:
         """Seconds of training, including those before the run was resumed."""
         return self.seconds_before_resume + time.perf_counter() - self.started
 
     def state_dict(self) -> dict[str, Any]:
-        """A checkpoint: everything that the remaining steps depend on."""
+        """A checkpoint: everything that the remaining steps depend on.
+
+        `weights` are the Classifier's, normalization included, that the run would end with if no step followed.
+        """
         return {
             "recipe": dataclasses.asdict(self.recipe),
             "step": self.step,
-            "best_weights": self.best_weights,
-            "best_accuracy": self.best_accuracy,
+            "steps": self.steps,
+            "weights": self.kept_weights or self._copy_of_weights(),
+            "validation_accuracy": self.kept_accuracy,
             "epoch_sums": self.epoch_sums,
+            "reported_sums": self.reported_sums,
+            "reported_step": self.reported_step,
             "seconds": self.seconds(),
         } | {name: getattr(self, name).state_dict() for name in STATEFUL}
 
@@ -250,38 +243,66 @@ class Trainer:
         """Resume from a checkpoint.
 
         Raises:
-            TrainingError: the checkpoint is of another recipe.
+            TrainingError: the checkpoint is of another recipe, or does not fit the network or this code.
         """
-        if state["recipe"] != dataclasses.asdict(self.recipe):
-            raise TrainingError("the checkpoint was made with other settings; the run cannot be resumed with these")
-        for name in STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
-        self.step, self.best_weights, self.best_accuracy = state["step"], state["best_weights"], state["best_accuracy"]
-        self.epoch_sums, self.seconds_before_resume = state["epoch_sums"].to(self.device), state["seconds"]
+        try:
+            if changed := _changed_fields(state["recipe"], dataclasses.asdict(self.recipe)):
+                raise TrainingError(
+                    f"the checkpoint was made with another recipe ({changed}); take the same settings and code, or "
+                    "start a new run without --resume"
+                )
+            for name in STATEFUL:
+                getattr(self, name).load_state_dict(state[name])
+            self.step, self.seconds_before_resume = state["step"], state["seconds"]
+            self.kept_weights, self.kept_accuracy = state["weights"], state["validation_accuracy"]
+            self.epoch_sums, self.reported_step = state["epoch_sums"].to(self.device), state["reported_step"]
+            self.reported_sums = state["reported_sums"].to(self.device)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise TrainingError(
+                f"the checkpoint does not fit this network and code ({type(error).__name__}: {error}); resume with the "
+                "code that made it, or start a new run without --resume"
+            ) from error
 
-    def _remaining_batches_of_epoch(self) -> Sequence[Tensor]:
-        """Batches of image indices; a last, smaller batch is dropped."""
-        epoch, done = divmod(self.step, self.steps_per_epoch)
-        order = torch.randperm(len(self.training), generator=self._generator(SHUFFLE_STREAM, epoch))
-        batches: Sequence[Tensor] = order[: self.steps_per_epoch * self.recipe.batch_size].split(self.recipe.batch_size)
-        return batches[done:]
+    def _steps_of_epoch(self) -> int:
+        """Steps done of the epoch that the last step belongs to."""
+        return (self.step - 1) % self.steps_per_epoch + 1
+
+    def _averaged(self) -> nn.Module:
+        """The network with its weights or, if the recipe averages them, with their moving average."""
+        return self.ema.module if self.recipe.ema_fraction else self.model
+
+    def _copy_of_weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in self._averaged().state_dict().items()}
 
     def _progress(self, epoch_ended: bool) -> TrainingProgress:
-        """Progress over all processes; validates if the epoch ended."""
-        validation_accuracy = self.validate() if epoch_ended else None
-        loss, accuracy = (self.processes.sum(self.epoch_sums) / self.processes.size).tolist()
-        steps_of_epoch = (self.step - 1) % self.steps_per_epoch + 1
+        """Progress over all processes; if the epoch ended, validates and keeps the weights."""
+        step, since = self.interval_start
+        images_per_second = (self.step - step) * self.recipe.batch_size / (time.perf_counter() - since)
+        validation_accuracy, validation_loss = self.measure(self.validation if epoch_ended else None)
+        test_accuracy, test_loss = self.measure(self.test if epoch_ended else None)
+        if epoch_ended:
+            self.keep_weights(validation_accuracy)
+        sums = torch.stack([self.epoch_sums - self.reported_sums, self.epoch_sums])
+        (loss, accuracy), (epoch_loss, epoch_accuracy) = (self.processes.sum(sums) / self.processes.size).tolist()
+        steps, steps_of_epoch = self.step - self.reported_step, self._steps_of_epoch()
         return TrainingProgress(
             epoch=(self.step - 1) // self.steps_per_epoch + 1,
             epochs=self.recipe.epochs,
             step=self.step,
             steps=self.steps,
             images=self.step * self.recipe.batch_size,
-            loss=loss / steps_of_epoch,
-            accuracy=accuracy / steps_of_epoch,
+            seconds=round(self.seconds(), 3),
+            images_per_second=round(images_per_second, 1),
+            loss=loss / steps,
+            accuracy=accuracy / steps,
+            epoch_loss=epoch_loss / steps_of_epoch,
+            epoch_accuracy=epoch_accuracy / steps_of_epoch,
             learning_rate=float(self.schedule.get_last_lr()[0]),
             epoch_ended=epoch_ended,
             validation_accuracy=validation_accuracy,
+            validation_loss=validation_loss,
+            test_accuracy=test_accuracy,
+            test_loss=test_loss,
         )
 
     def _check_losses(self) -> None:
@@ -297,15 +318,15 @@ class Trainer:
                 "Change --seed or --batch-size"
             )
 
-    def _generator(self, stream: int, index: int) -> torch.Generator:
-        """The random generator for one use, the same in every run with the same seed."""
-        return self.random.manual_seed(self._seed(stream, index))
-
-    def _seed(self, stream: int, index: int) -> int:
-        return (self.recipe.seed * 1_000_003 + 4 * index + stream) % 2**62
-
 
 def _class_weights(training: Split) -> Tensor:
     """The inverse of each class's frequency (classes,), with mean 1 over the images."""
     counts = training.labels.bincount()
     return len(training) / (counts.clamp_min(1) * (counts > 0).sum())
+
+
+def _changed_fields(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The fields whose values differ, with both: `epochs 3 before, 4 now`."""
+    names = [*now, *(name for name in before if name not in now)]
+    pairs = ((name, before.get(name), now.get(name)) for name in names)
+    return "; ".join(f"{name} {was} before, {is_now} now" for name, was, is_now in pairs if was != is_now)

@@ -1,6 +1,5 @@
 """Training progress, and its display: a progress bar in a terminal, one line per epoch in a log."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,22 +10,51 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 # Steps between two reports of progress: reading the loss makes the CPU wait for the GPU.
 REPORT_EVERY_STEPS = 25
+# Share of the last interval in the progress bar's moving average of images per second.
+SMOOTHING = 0.3
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where training stands: the epoch, the steps done, and means over the epoch so far."""
+    """Where training stands: the epoch, the steps done, and means since the last report and over the epoch so far.
+
+    Accuracies are from 0 to 1; losses are means over images: cross-entropy in training, else the negative
+    log-likelihood. Figures of the validation and test splits come at the end of an epoch, if the run has such a split
+    to watch.
+    """
 
     epoch: int  # from 1
     epochs: int
     step: int  # of the whole run, from 1
     steps: int
     images: int  # trained on, in the whole run
-    loss: float
-    accuracy: float  # on the augmented training images, from 0 to 1
+    seconds: float  # of the whole run so far, validation and the time before a resume included
+    images_per_second: float  # since the last report, of training alone
+    loss: float  # since the last report, on the augmented training images
+    accuracy: float
+    epoch_loss: float  # the same over the epoch so far
+    epoch_accuracy: float
     learning_rate: float
     epoch_ended: bool = False
-    validation_accuracy: float | None = None  # at the end of an epoch, if there is a validation split
+    validation_accuracy: float | None = None
+    validation_loss: float | None = None
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds to the last step, at the mean speed so far."""
+        return self.seconds / self.step * (self.steps - self.step)
+
+
+def reports_after(step: int, steps: int) -> bool:
+    """Whether progress is reported after this step of an epoch, from 1, that has so many steps.
+
+    At the end of the epoch, and every REPORT_EVERY_STEPS before, unless so few steps are left that the next report's
+    means would be of a handful.
+    """
+    left = steps - step
+    return not left or (step % REPORT_EVERY_STEPS == 0 and left >= REPORT_EVERY_STEPS // 2)
 
 
 ProgressListener = Callable[[TrainingProgress], None]
@@ -50,36 +78,19 @@ def progress_display() -> ProgressDisplay:
     return ProgressBar(console) if console.is_terminal else LogLines()
 
 
-class Throughput:
-    """Images per second in this process; a resumed run does not count the images before."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._images_before: int | None = None
-
-    def __call__(self, progress: TrainingProgress) -> float:
-        if self._images_before is None:
-            images_per_step = progress.images // progress.step
-            self._images_before = progress.images - images_per_step * min(progress.step, REPORT_EVERY_STEPS)
-        return (progress.images - self._images_before) / (time.perf_counter() - self._start)
-
-
 class LogLines:
     """One line per epoch."""
 
     def __enter__(self) -> Self:
-        self.throughput = Throughput()
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
     def __call__(self, progress: TrainingProgress) -> None:
-        rate = self.throughput(progress)
         if progress.epoch_ended:
-            images_left = (progress.steps - progress.step) / progress.step * progress.images
-            time_left = f"{images_left / rate:.0f} s left" if rate else ""
-            print(f"{progress_line(progress)}  {rate:,.0f} images/s  {time_left}", flush=True)
+            left = f"{progress.seconds_left:.0f} s left" if progress.step < progress.steps else ""
+            print(f"{progress_line(progress)}  {progress.images_per_second:,.0f} images/s  {left}".rstrip(), flush=True)
 
 
 class ProgressBar:
@@ -95,9 +106,9 @@ class ProgressBar:
             console=console,
         )
         self.task = self.bar.add_task("starting", total=None, rate=0.0)
+        self.rate = 0.0  # images per second, a moving average
 
     def __enter__(self) -> Self:
-        self.throughput = Throughput()
         self.bar.start()
         return self
 
@@ -105,15 +116,18 @@ class ProgressBar:
         self.bar.stop()
 
     def __call__(self, progress: TrainingProgress) -> None:
-        line, rate = progress_line(progress), self.throughput(progress)
-        self.bar.update(self.task, description=line, completed=progress.step, total=progress.steps, rate=rate)
+        line, rate = progress_line(progress), progress.images_per_second
+        self.rate += (rate - self.rate) * (SMOOTHING if self.rate else 1)
+        self.bar.update(self.task, description=line, completed=progress.step, total=progress.steps, rate=self.rate)
         if progress.epoch_ended:
             self.bar.console.print(line, highlight=False)
 
 
 def progress_line(progress: TrainingProgress) -> str:
-    """For example `epoch 2/5  loss 0.512  accuracy 93.1%  validation 94.20%`, the last at the end of an epoch only."""
-    text = f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.1%}"
-    if progress.validation_accuracy is None:
-        return text
-    return f"{text}  validation {progress.validation_accuracy:.2%}"
+    """The epoch's means: `epoch 2/5  loss 0.512  accuracy 93.1%  validation 94.20%`, the last at its end only."""
+    loss, accuracy = progress.epoch_loss, progress.epoch_accuracy
+    text = f"epoch {progress.epoch}/{progress.epochs}  loss {loss:.3f}  accuracy {accuracy:.1%}"
+    for name, of_split in (("validation", progress.validation_accuracy), ("test", progress.test_accuracy)):
+        if of_split is not None:
+            text += f"  {name} {of_split:.2%}"
+    return text

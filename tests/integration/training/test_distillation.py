@@ -39,7 +39,7 @@ def test_a_student_learns_its_teachers_answers_instead_of_the_labels() -> None:
 
 def test_teachers_answer_each_view_once_and_see_the_pixels_of_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
     training, validation = splits()
-    trainer = Trainer(student(), training, validation, TAUGHT, CPU, SINGLE_PROCESS, [teacher(), teacher(3)])
+    trainer = Trainer(student(), training, validation, TAUGHT, CPU, SINGLE_PROCESS, teachers=[teacher(), teacher(3)])
     seen: list[torch.Tensor] = []
     answer = trainer.teachers._answer
 
@@ -50,8 +50,8 @@ def test_teachers_answer_each_view_once_and_see_the_pixels_of_the_student(monkey
     monkeypatch.setattr(trainer.teachers, "_answer", record)
     trainer.train([], None, lambda: False)
     assert [len(images) for images in seen] == [500, 500]  # two views, for four epochs
-    trainer.step = 0
-    assert torch.equal(trainer._images(0, torch.arange(500)), seen[0])
+    trainer.batches.show_view(0)
+    assert torch.equal(trainer.batches.images(torch.arange(500)), seen[0])
     assert not torch.equal(seen[0], seen[1])
 
 

@@ -1,4 +1,4 @@
-"""Training is deterministic, resumes with the same bits, keeps the best weights and stops if the loss is not finite."""
+"""Training is deterministic, resumes with the same bits, keeps the right weights, and stops at an infinite loss."""
 
 import dataclasses
 import math
@@ -11,6 +11,7 @@ from training.data.augment import DIGIT_AUGMENTATION
 from training.errors import Interrupted, TrainingError
 from training.trainer import loop
 from training.trainer.loop import Trainer
+from training.trainer.progress import TrainingProgress
 from training.trainer.recipe import recipe_for
 
 
@@ -41,11 +42,15 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(name: str, stop_at: i
     model, _ = train(two_epochs, checkpoints=interrupted)
     assert torch.equal(flat_weights(model), expected)
     assert uninterrupted.state is not None and interrupted.state is not None
-    assert torch.equal(uninterrupted.state["epoch_sums"], interrupted.state["epoch_sums"])
+    for sums in ("epoch_sums", "reported_sums"):
+        assert torch.equal(uninterrupted.state[sums], interrupted.state[sums])
     assert uninterrupted.steps == [5, 10]
 
 
-def test_the_weights_with_the_best_validation_accuracy_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("select_best", "kept", "accuracy"), [(True, 1, 0.9), (False, 2, 0.5)])
+def test_the_last_weights_are_kept_or_those_with_the_best_validation_accuracy(
+    monkeypatch: pytest.MonkeyPatch, select_best: bool, kept: int, accuracy: float
+) -> None:
     correct_counts = iter([20, 90, 50])
     seen: list[torch.Tensor] = []
 
@@ -56,9 +61,28 @@ def test_the_weights_with_the_best_validation_accuracy_are_kept(monkeypatch: pyt
 
     labels = splits()[1].labels
     monkeypatch.setattr(loop, "predict", predict)
-    model, result = train(short_recipe(epochs=3))
-    assert result.validation_accuracy == 0.9
-    assert torch.equal(flat_weights(model), seen[1])
+    model, result = train(short_recipe(epochs=3, select_best=select_best))
+    assert result.validation_accuracy == accuracy
+    assert torch.equal(flat_weights(model), seen[kept])
+
+
+def test_a_run_that_took_its_last_step_resumes_with_its_weights_and_takes_no_step() -> None:
+    store = MemoryStore()
+    model, result = train(short_recipe(), checkpoints=store)
+    reports: list[TrainingProgress] = []
+    again, resumed = train(short_recipe(), reports.append, checkpoints=store)
+    assert torch.equal(flat_weights(again), flat_weights(model)) and reports == []
+    assert resumed.validation_accuracy == result.validation_accuracy
+
+
+def test_a_checkpoint_within_the_first_epoch_has_the_weights_so_far() -> None:
+    store = MemoryStore()
+    with pytest.raises(Interrupted):
+        train(short_recipe(), checkpoints=store, should_stop=lambda: True)
+    assert store.state is not None
+    model = NETWORK.classifier()
+    model.load_state_dict(store.state["weights"])
+    assert not torch.equal(flat_weights(model), flat_weights(NETWORK.classifier()))
 
 
 @pytest.mark.parametrize("bad_step", [1, 3, 5, 6])

@@ -35,11 +35,12 @@ def test_runs_that_start_in_the_same_second_get_different_folders(tmp_path: Path
     assert len({folder.path for folder in folders}) == 3
 
 
-def test_tensorboard_gets_loss_accuracy_learning_rate_and_validation_accuracy(tmp_path: Path) -> None:
+def test_tensorboard_gets_the_figures_of_training_and_validation(tmp_path: Path) -> None:
     event_file = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
     progress = TrainingProgress(
-        epoch=1, epochs=1, step=5, steps=5, images=9, loss=0.5, accuracy=0.8, learning_rate=0.1, validation_accuracy=0.9
-    )
+        epoch=1, epochs=1, step=5, steps=5, images=9, seconds=1.0, images_per_second=9.0, loss=0.5, accuracy=0.8,
+        epoch_loss=0.7, epoch_accuracy=0.6, learning_rate=0.1, validation_accuracy=0.9, validation_loss=0.3,
+    )  # fmt: skip
     with MetricsLog(tmp_path, tensorboard=True) as log:
         log(progress)
     (path,) = tmp_path.glob("events*")
@@ -48,7 +49,12 @@ def test_tensorboard_gets_loss_accuracy_learning_rate_and_validation_accuracy(tm
         for event in event_file.EventFileLoader(str(path)).Load()
         for value in event.summary.value
     }
-    assert found == pytest.approx({"loss": 0.5, "accuracy": 0.8, "learning_rate": 0.1, "validation_accuracy": 0.9})
+    assert found == pytest.approx(
+        {
+            "loss": 0.5, "accuracy": 0.8, "learning_rate": 0.1, "images_per_second": 9.0, "validation_accuracy": 0.9,
+            "validation_loss": 0.3,
+        }
+    )  # fmt: skip
 
 
 def test_tensorboard_without_its_package_is_a_training_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from training.trainer import progress
 from training.trainer.progress import TrainingProgress
 
 PROGRESS = TrainingProgress(
-    epoch=1, epochs=2, step=50, steps=100, images=500, loss=0.5, accuracy=0.8, learning_rate=1e-3, epoch_ended=True,
-    validation_accuracy=0.9,
+    epoch=1, epochs=2, step=50, steps=100, images=500, seconds=10.0, images_per_second=60.0, loss=0.4, accuracy=0.9,
+    epoch_loss=0.5, epoch_accuracy=0.8, learning_rate=1e-3, epoch_ended=True, validation_accuracy=0.9,
 )  # fmt: skip
 
 
@@ -22,18 +22,29 @@ def test_a_log_gets_one_line_without_control_codes_per_epoch(capsys: pytest.Capt
         show(PROGRESS)
         show(dataclasses.replace(PROGRESS, epoch=2, step=100, images=1000, validation_accuracy=None))
     first, second = capsys.readouterr().out.splitlines()
-    for text in ("epoch 1/2", "loss 0.500", "accuracy 80.0%", "validation 90.00%", "images/s", "s left"):
-        assert text in first
-    assert "epoch 2/2" in second and "validation" not in second
+    assert first == "epoch 1/2  loss 0.500  accuracy 80.0%  validation 90.00%  60 images/s  10 s left"
+    assert "epoch 2/2" in second and "validation" not in second and "left" not in second
     assert "\x1b" not in first
 
 
-def test_the_throughput_of_a_resumed_run_excludes_the_images_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([100.0, 110.0, 120.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    throughput = progress.Throughput()  # of a run that is resumed at step 1,000
-    assert throughput(dataclasses.replace(PROGRESS, step=1025, images=10_250)) == 25.0
-    assert throughput(dataclasses.replace(PROGRESS, step=1050, images=10_500)) == 25.0
+def test_the_time_left_is_that_of_the_steps_left_at_the_mean_speed_so_far() -> None:
+    assert dataclasses.replace(PROGRESS, step=20, steps=100, seconds=10.0).seconds_left == 40.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "reported"),
+    [(5, [5]), (25, [25]), (47, [25, 47]), (51, [25, 51]), (62, [25, 50, 62]), (100, [25, 50, 75, 100])],
+)
+def test_every_report_is_of_at_least_12_steps_or_the_whole_epoch(steps: int, reported: list[int]) -> None:
+    assert [step for step in range(1, steps + 1) if progress.reports_after(step, steps)] == reported
+
+
+def test_the_bar_shows_a_moving_average_of_images_per_second() -> None:
+    with progress.ProgressBar(Console(file=io.StringIO(), force_terminal=True)) as show:
+        show(dataclasses.replace(PROGRESS, images_per_second=100.0))
+        assert show.rate == 100
+        show(dataclasses.replace(PROGRESS, images_per_second=200.0))
+        assert show.rate == pytest.approx(130)
 
 
 def test_a_terminal_gets_a_progress_bar_with_loss_accuracy_and_images_per_second() -> None:

@@ -78,3 +78,13 @@ def test_weight_decay_is_of_matrices_and_filters_alone() -> None:
         (0.1, {2, 4}),
         (0.0, {1}),
     ]
+
+
+def test_the_best_epoch_is_selected_only_without_one_cycle_and_on_1000_validation_images() -> None:
+    split = Split(torch.zeros(60_000, 1, 1, 1), torch.zeros(60_000))
+    dataset = Dataset("mine", split, split, ())
+    assert not recipe_for("tuned", NETWORK, dataset, seed=0).select_best
+    assert not recipe_for("reference", NETWORK, dataset, seed=0).select_best
+    constant_rate = short_recipe(one_cycle=False)  # a twentieth is validated
+    assert recipe.selects_best(constant_rate, 20_000) and not recipe.selects_best(constant_rate, 19_999)
+    assert not recipe.selects_best(short_recipe(), 20_000)
