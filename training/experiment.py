@@ -6,11 +6,13 @@ publish under and the accuracy gate, and gives the command that repeats it.
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from service.pictures.fit import Fit
 from training.data import datasets
@@ -21,6 +23,9 @@ from training.networks.classifier import Classifier, Normalization
 from training.networks.pooling import Pooling
 from training.networks.registry import Network, find_network
 from training.publishing.publish import newest_version
+from training.runs.initial_weights import initialize, normalization_of
+from training.runs.initial_weights import read as read_weights
+from training.runs.run_folder import RunFolder
 from training.settings import RESUME_OVERRIDES, Settings
 from training.trainer.distributed import ProcessGroup
 from training.trainer.recipe import Recipe, normalization_for, recipe_for
@@ -43,6 +48,7 @@ class Experiment:
     validation: Split
     recipe: Recipe
     normalization: Normalization
+    initial_weights: Mapping[str, Tensor]  # of a run or version that training starts from; empty if random
 
     @property
     def pooling(self) -> Pooling:
@@ -50,9 +56,16 @@ class Experiment:
         return Pooling(self.settings.pooling)
 
     def build_model(self) -> Classifier:
-        """The network with its initial weights, which the seed decides."""
+        """The network with its initial weights: random, which the seed decides, or those of `--init-from`.
+
+        Raises:
+            InvalidSetting: `--init-from` is of another network.
+        """
         torch.manual_seed(self.settings.seed)
-        return self.network.classifier(self.pooling, len(self.dataset.label_names), self.normalization)
+        model = self.network.classifier(self.pooling, len(self.dataset.label_names), self.normalization)
+        if self.initial_weights and self.settings.init_from:
+            initialize(model, self.initial_weights, self.settings.init_from)
+        return model
 
     def check_accuracy(self, accuracy: float) -> None:
         """Apply the accuracy gate.
@@ -93,6 +106,7 @@ def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
     recipe = recipe_for(settings.recipe, network, dataset, seed=settings.seed, changes=recipe_changes(settings))
     validation_size = int(len(dataset.train) * recipe.validation_share)
     training, validation = split_validation(dataset.train, size=validation_size, seed=SPLIT_SEED)
+    initial = _initial_weights(settings)
     return Experiment(
         settings=settings,
         name=published_name(settings.name, network, dataset.name),
@@ -102,7 +116,8 @@ def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
         training=training,
         validation=validation,
         recipe=recipe,
-        normalization=normalization_for(recipe, network, training),
+        normalization=normalization_of(initial) if initial else normalization_for(recipe, network, training),
+        initial_weights=initial,
     )
 
 
@@ -165,6 +180,14 @@ def repeat_command(settings: Settings) -> str:
         if name != "model" and value != Settings.model_fields[name].default
     ]
     return " ".join(["python -m training", f"--model {settings.model}", *flags])
+
+
+def _initial_weights(settings: Settings) -> Mapping[str, Tensor]:
+    """The weights of `--init-from`; of a resumed run, its own, because the source may be gone."""
+    if settings.init_from is None:
+        return {}
+    own = settings.resume and RunFolder(settings.resume).checkpoints.path.exists()
+    return read_weights(settings.resume if own and settings.resume else settings.init_from)
 
 
 def _dataset_name(settings: Settings, network: Network) -> str:

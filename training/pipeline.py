@@ -3,6 +3,7 @@
 Every stage is a function of another module; here are their order and the lines that a user sees.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from training.runs.pins import PinnedCheckpoints, Pins
 from training.runs.run_folder import MetricsLog, RunFolder, open_run_folder
 from training.settings import Settings
 from training.signals import SignalHandler
+from training.teachers import load_teachers
 from training.trainer.checkpoint import CheckpointStore
 from training.trainer.device import mixed_precision_dtype, use_threads
 from training.trainer.distributed import ProcessGroup, process_group
@@ -44,12 +46,13 @@ def run(settings: Settings, signals: SignalHandler) -> Path | None:
     use_threads(settings.threads)
     with process_group(settings.device) as (processes, device):
         experiment = prepare(settings, processes)
+        teachers = load_teachers(experiment)
         folder = open_run_folder(settings, experiment.name) if processes.is_main else None
         model = experiment.build_model()
         if folder:
             _print_start(experiment, folder, processes, device)
         checkpoints = _pinned_checkpoints(experiment, folder, processes, device)
-        result = _train(experiment, model, folder, checkpoints, processes, device, signals)
+        result = _train(experiment, model, teachers, folder, checkpoints, processes, device, signals)
     if folder is None:
         return None
     evaluation = _evaluate(experiment, model, folder, result)
@@ -98,6 +101,7 @@ def _pinned_checkpoints(
 def _train(
     experiment: Experiment,
     model: Classifier,
+    teachers: Sequence[Classifier],
     folder: RunFolder | None,
     checkpoints: CheckpointStore | None,
     processes: ProcessGroup,
@@ -119,6 +123,7 @@ def _train(
                 experiment.recipe,
                 device=device,
                 test=experiment.dataset.test if experiment.recipe.name == "reference" else None,
+                teachers=teachers,
                 listeners=listeners,
                 checkpoints=checkpoints,
                 processes=processes,
@@ -143,6 +148,8 @@ def _print_start(experiment: Experiment, folder: RunFolder, processes: ProcessGr
         f"epochs: {experiment.recipe.epochs}; device: {f'{processes.size} × ' if processes.size > 1 else ''}{device}, "
         f"{str(dtype).removeprefix('torch.')}; threads: {torch.get_num_threads()}"
     )
+    if experiment.initial_weights:
+        print(f"starts from the weights of {experiment.settings.init_from}")
     print(f"run {folder.path}", flush=True)
 
 
@@ -150,8 +157,9 @@ def _evaluate(experiment: Experiment, model: Classifier, folder: RunFolder, resu
     """Evaluate on the test split, for the first time, and save the predictions."""
     test = experiment.dataset.test
     evaluation = evaluate(model, test)
+    taught = f", {result.teacher_seconds:.1f} s of them for the teachers' answers" if result.teacher_seconds else ""
     print(
-        f"trained in {result.seconds:.1f} s; test accuracy {evaluation.accuracy:.2%} on {len(test):,} images",
+        f"trained in {result.seconds:.1f} s{taught}; test accuracy {evaluation.accuracy:.2%} on {len(test):,} images",
         flush=True,
     )
     folder.write_predictions(evaluation.probabilities.numpy(), test.labels.numpy())

@@ -49,7 +49,7 @@ def load(path: Path) -> TrainedClassifier:
     Raises:
         TrainingError: `path` is no run folder or has no checkpoint, a file is damaged, or this code lacks the network.
     """
-    state = _checkpoint(path)
+    state = checkpoint(path)
     pins = Pins.of_checkpoint(state)
     if pins.network not in NETWORKS:
         raise UnknownNetwork(
@@ -69,8 +69,12 @@ def load(path: Path) -> TrainedClassifier:
     return model.eval()
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
-    """The checkpoint of the run folder at `path`."""
+def checkpoint(path: Path) -> dict[str, Any]:
+    """The checkpoint of the run folder at `path`.
+
+    Raises:
+        TrainingError: `path` is no run folder, or has no checkpoint.
+    """
     if not (path / SETTINGS).is_file():
         within = sorted(entry.parent.name for entry in path.glob(f"*/{SETTINGS}"))
         hint = f"; it holds run folders: give one, such as {path / within[-1]}" if within else ""

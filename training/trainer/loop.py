@@ -43,7 +43,8 @@ class TrainingResult:
 
     validation_accuracy: float | None  # of the weights that were kept, from 0 to 1; None without a validation split
     seconds: float  # of training, including the time before the run was resumed
-    teacher_seconds: float = 0.0  # of them, those in which the teachers answered
+    epochs: int  # the recipe's number, or less if its patience ended
+    teacher_seconds: float = 0.0  # of the seconds, those in which the teachers answered
 
 
 def train(
@@ -126,6 +127,7 @@ class Trainer:
         self.step = 0  # steps done
         self.kept_weights: dict[str, Tensor] = {}
         self.kept_accuracy: float | None = None  # of the kept weights on the validation split
+        self.validation_losses: list[float] = []  # at the end of each epoch
         self.epoch_sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss and accuracy, of this process
         self.reported_sums, self.reported_step = self.epoch_sums.clone(), 0  # at the last report
         self.interval_start = 0, self.started  # the step and the time from which images per second are measured
@@ -141,7 +143,7 @@ class Trainer:
         if checkpoints and (state := checkpoints.load()):
             self.load_state_dict(state)
         self.interval_start = self.step, time.perf_counter()
-        while self.step < self.steps:
+        while self.step < self.steps and not self._out_of_patience():
             for batch in self.batches.of_epoch(*divmod(self.step, self.steps_per_epoch)):
                 self.unchecked_losses.append(self.train_step(batch))
                 self.step += 1
@@ -169,7 +171,8 @@ class Trainer:
                     self.interval_start = self.step, time.perf_counter()
         self.model.load_state_dict(self.kept_weights)
         self.model.to("cpu", memory_format=torch.contiguous_format).eval()
-        return TrainingResult(self.kept_accuracy, self.seconds(), self.teachers.seconds)
+        epochs = self.step // self.steps_per_epoch
+        return TrainingResult(self.kept_accuracy, self.seconds(), epochs, self.teachers.seconds)
 
     def train_step(self, batch: Tensor) -> Tensor:
         """Take one optimizer step on the images with these indices (B,), this process on its shard; the loss."""
@@ -233,6 +236,7 @@ class Trainer:
             "steps": self.steps,
             "weights": self.kept_weights or self._copy_of_weights(),
             "validation_accuracy": self.kept_accuracy,
+            "validation_losses": self.validation_losses,
             "epoch_sums": self.epoch_sums,
             "reported_sums": self.reported_sums,
             "reported_step": self.reported_step,
@@ -255,6 +259,7 @@ class Trainer:
                 getattr(self, name).load_state_dict(state[name])
             self.step, self.seconds_before_resume = state["step"], state["seconds"]
             self.kept_weights, self.kept_accuracy = state["weights"], state["validation_accuracy"]
+            self.validation_losses = state["validation_losses"]
             self.epoch_sums, self.reported_step = state["epoch_sums"].to(self.device), state["reported_step"]
             self.reported_sums = state["reported_sums"].to(self.device)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -262,6 +267,12 @@ class Trainer:
                 f"the checkpoint does not fit this network and code ({type(error).__name__}: {error}); resume with the "
                 "code that made it, or start a new run without --resume"
             ) from error
+
+    def _out_of_patience(self) -> bool:
+        """Whether an epoch ended whose validation loss, like those of the recipe's patience before, was no lower."""
+        losses, patience = self.validation_losses, self.recipe.patience
+        at_end = self.step % self.steps_per_epoch == 0
+        return bool(at_end and patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
 
     def _steps_of_epoch(self) -> int:
         """Steps done of the epoch that the last step belongs to."""
@@ -282,6 +293,7 @@ class Trainer:
         test_accuracy, test_loss = self.measure(self.test if epoch_ended else None)
         if epoch_ended:
             self.keep_weights(validation_accuracy)
+            self.validation_losses += [] if validation_loss is None else [validation_loss]
         sums = torch.stack([self.epoch_sums - self.reported_sums, self.epoch_sums])
         (loss, accuracy), (epoch_loss, epoch_accuracy) = (self.processes.sum(sums) / self.processes.size).tolist()
         steps, steps_of_epoch = self.step - self.reported_step, self._steps_of_epoch()

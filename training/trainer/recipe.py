@@ -103,6 +103,8 @@ def recipe_for(
     if name == "reference":
         recipe = dataclasses.replace(recipe, batch_size=batch_size, **REFERENCE)
     recipe = changed(recipe, changes or {})
+    if recipe.patience and not int(len(dataset.train) * recipe.validation_share):
+        raise InvalidSetting("--patience needs validation images: give --validation-share too")
     if changes and "select_best" in changes:
         return recipe
     return dataclasses.replace(recipe, select_best=selects_best(recipe, len(dataset.train)))

@@ -11,6 +11,7 @@ from training.errors import OutOfMemory, TrainingError
 from training.networks import registry
 from training.networks.classifier import predict
 from training.trainer import loop
+from training.trainer.distributed import SINGLE_PROCESS
 from training.trainer.loop import Trainer
 from training.trainer.progress import TrainingProgress
 
@@ -161,3 +162,27 @@ def test_class_weights_are_the_inverse_of_the_frequencies() -> None:
     labels = torch.tensor([0, 0, 0, 2])
     weights = loop._class_weights(Split(torch.zeros(4, 1, 1, 1), labels))
     assert weights[labels].mean() == 1 and weights[2] == 3 * weights[0]
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "ends"),
+    [
+        ([3, 2, 1], 1, False),
+        ([1, 2], 1, True),
+        ([1, 2], 2, False),
+        ([1, 2, 3], 2, True),
+        ([1, 2, 3], 0, False),
+        ([], 1, False),
+    ],
+)
+def test_patience_ends_after_epochs_without_a_lower_validation_loss(
+    losses: list[float], patience: int, ends: bool
+) -> None:
+    trainer = Trainer(NETWORK.classifier(), *splits(), short_recipe(patience=patience), CPU, SINGLE_PROCESS)
+    trainer.validation_losses = losses
+    assert trainer._out_of_patience() is ends
+
+
+def test_a_run_out_of_patience_says_how_many_epochs_it_trained() -> None:
+    _, result = train(short_recipe(epochs=30, patience=1, one_cycle=False, learning_rate=0.1))
+    assert result.epochs < 30
