@@ -3,9 +3,10 @@
 In reading order:
 
     settings.py    every flag and environment variable
-    __main__.py    the command (signals.py, errors.py, summary.py)
+    __main__.py    the command (signals.py, errors.py, summary.py, processors.py)
     pipeline.py    all stages, from data to the published version
     experiment.py  what the settings ask for, with data set, network and recipe
+    teachers.py    the trained networks that a student learns from
     data/          data sets, splits, augmentation
     networks/      the networks, layer for layer, and pooling
     trainer/       the recipe and the training loop
