@@ -20,6 +20,9 @@ from tests.support.models import add_version, doubling_model, lookup_model
 from tests.support.paths import GRPC_SERVERS, ROOT
 from tests.support.processes import RUNS, clean_environment, run_command
 from tests.support.tokens import CALLER, EXPIRED, LIMITED, OPERATOR, token_line
+from training.processors import wait_passively
+
+wait_passively()  # before a test imports PyTorch
 
 
 @pytest.fixture(scope="session", autouse=True)
