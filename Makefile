@@ -94,7 +94,8 @@ bench-workers: .venv/installed ## measure the cost of more workers, and how conn
 bench-scaling: .venv/installed ## measure the cost of a request by part, and compare the simulated fleet with it
 	$(BIN)/python -m tests.benchmarks.scaling $(BENCH_FLAGS)
 
-bench-train: .venv/installed ## measure training against a tutorial's training loop, on the full MNIST
+bench-train: .venv/installed ## measure training beside a busy process, under a quota, and against a tutorial's training loop on the full MNIST
+	$(BIN)/python -m tests.benchmarks.train_neighbours
 	$(BIN)/python -m tests.benchmarks.train_speed $(BENCH_FLAGS)
 
 bench-photos: .venv/installed ## measure accuracy on photographs of held-out digits, 21 kinds through Classify; 75 s
