@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.content import position
-from training.data.folder.files import MAX_NAMED, listed, shown
+from training.data.folder.files import listed, shown
 from training.data.folder.layout import TEST, TRAIN, VALIDATION
 
 # Of each class, about one image in this number becomes a test image.
@@ -110,7 +110,8 @@ def describe(pictures: Sequence[Labelled], labels: Sequence[str]) -> list[str]:
     for picture in pictures:
         groups[picture.digest].append(picture)
     copies = [group for group in groups.values() if len(group) > 1]
-    two_labels = [group for group in copies if len({picture.class_id for picture in group}) > 1]
+    of_each_label = [list({picture.class_id: picture for picture in reversed(group)}.values()) for group in copies]
+    two_labels = [group[::-1] for group in of_each_label if len(group) > 1]
     counts = Counter(picture.class_id for picture in pictures)
     notes = []
     if copies:
@@ -133,4 +134,4 @@ def describe(pictures: Sequence[Labelled], labels: Sequence[str]) -> list[str]:
 
 def _equal(groups: Sequence[Sequence[Labelled]]) -> list[str]:
     """For example `a/1.png = a/2.png`, for each group of copies."""
-    return [" = ".join(shown(picture.file) for picture in group[:MAX_NAMED]) for group in groups]
+    return [listed([shown(picture.file) for picture in group], " = ") for group in groups]

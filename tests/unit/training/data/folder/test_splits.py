@@ -98,10 +98,11 @@ def test_a_class_that_has_only_copies_to_train_on_keeps_them_and_is_said() -> No
 
 
 def test_copies_and_images_with_two_labels_are_named() -> None:
-    pictures = [*two_classes(20), picture((0, 1), 0, name="cat/again.png"), picture((0, 2), 1, name="dog/2 too.png")]
+    again = [picture((0, 2), 0, name="cat/2 again.png"), picture((0, 2), 1, name="dog/2 too.png")]
+    pictures = [*two_classes(20), picture((0, 1), 0, name="cat/again.png"), *again]
     assert describe(pictures, LABELS) == [
-        "2 pictures are copies of others; with this fit, they are the same image: "
-        "whole/cat/(0, 1).png = cat/again.png, whole/cat/(0, 2).png = dog/2 too.png",
+        "3 pictures are copies of others; with this fit, they are the same image: "
+        "whole/cat/(0, 1).png = cat/again.png, whole/cat/(0, 2).png = cat/2 again.png = dog/2 too.png",
         "1 images have more than one label: whole/cat/(0, 2).png = dog/2 too.png",
     ]
 
