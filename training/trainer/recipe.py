@@ -79,8 +79,8 @@ def normalization_for(recipe: Recipe, network: Network, training: Split) -> Norm
     """How pixels are normalized; this becomes part of the graph."""
     if not recipe.standardize:
         return network.normalization
-    std, mean = torch.std_mean(training.images.to(torch.float32) / 255)
-    return Normalization(round(mean.item(), 4), round(std.item(), 4) or 1.0)
+    mean, std = training.mean_and_std()
+    return Normalization(round(mean, 4), round(std, 4) or 1.0)
 
 
 def optimizer_for(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

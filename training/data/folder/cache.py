@@ -25,7 +25,7 @@ import PIL
 from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 from numpy.typing import NDArray
 
-from service import pictures
+from service.pictures import files
 from service.pictures.fit import Fit
 from training.data.content import image_digest
 from training.data.folder.memory import size
@@ -138,6 +138,6 @@ class ImageCache:
 def _decoders() -> str:
     """The version of the code that makes images of files, and of Pillow, whose decoders it calls."""
     sha = hashlib.sha256()
-    for path in sorted(Path(pictures.__file__).parent.glob("*.py")):
+    for path in sorted(Path(files.__file__).parent.glob("*.py")):
         sha.update(path.read_bytes())
     return f"{sha.hexdigest()} Pillow {PIL.__version__}"

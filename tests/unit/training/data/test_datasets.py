@@ -168,6 +168,12 @@ def test_a_class_keeps_an_image_to_train_on() -> None:
     assert [len(split) for split in empty] == [20, 0]
 
 
+def test_the_mean_and_deviation_of_pixels_are_those_of_their_floats() -> None:
+    train = datasets.load("mnist-sample", Path("unused")).train
+    std, mean = torch.std_mean(train.images.double() / 255)
+    assert train.mean_and_std() == pytest.approx((mean.item(), std.item()), rel=1e-12)
+
+
 def test_the_split_digest_changes_with_an_image_that_moves_and_with_the_order() -> None:
     train, test = labelled(10), labelled(4, start=50)
     digests = {

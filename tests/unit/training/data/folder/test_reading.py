@@ -1,5 +1,6 @@
 """Pictures are read in threads, cached, and named if they cannot be read."""
 
+import io
 import os
 import time
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from service.pictures.fit import NONE, RESIZE, Fit
 from service.pictures.fitting import fit_file
@@ -156,6 +158,19 @@ def test_the_progress_is_said_without_a_terminal(files: list[Path], monkeypatch:
     lines.clear()
     read(files, say=lines.append)
     assert len(lines) == 1 and lines[0].endswith(" s, 6 of them from the cache")
+
+
+def test_a_bar_moves_in_a_terminal(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(reading, "Console", lambda: Console(file=terminal, force_terminal=True, width=80))
+    lines: list[str] = []
+    read(files, say=lines.append)
+    assert "reading pictures" in terminal.getvalue() and "6/6" in terminal.getvalue() and len(lines) == 1
+    quiet = io.StringIO()
+    monkeypatch.setattr(reading, "Console", lambda: Console(file=quiet, force_terminal=True))
+    cache_file(files).unlink()
+    read(files)
+    assert not quiet.getvalue()
 
 
 def test_what_is_no_readable_file_is_a_problem_and_is_not_waited_for(
