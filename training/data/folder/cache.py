@@ -1,4 +1,4 @@
-"""The cache of images: DATA_DIR/cache/, one file for each folder, fit and shape, which may be deleted at any time.
+"""The cache of images: DATA_DIR/.cache/, one file for each folder, fit and shape, which may be deleted at any time.
 
 An entry is valid for a file of the same path below the folder, size, and times of modification and change. Each image
 has its digest, so that a damaged entry is read again. A cache that cannot be read or written costs time, and no run.
@@ -30,7 +30,8 @@ from service.pictures.fit import Fit
 from training.data.content import image_digest
 from training.data.folder.memory import size
 
-FOLDER = "cache"
+# Hidden, so that it is no class folder of pictures in DATA_DIR itself.
+FOLDER = ".cache"
 # All cache files together; the oldest are deleted first.
 MAX_BYTES = 20 * 2**30
 # A file that a killed job left half-written is deleted after this time.

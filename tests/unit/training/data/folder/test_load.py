@@ -12,6 +12,7 @@ from PIL import Image
 from service.pictures.fit import DRAWING, NONE, RESIZE, Fit
 from training.data import datasets
 from training.data.dataset import Dataset, training_and_validation
+from training.data.folder import cache, reading
 from training.errors import DataError
 
 
@@ -253,3 +254,12 @@ def test_class_names_of_any_language_with_spaces_and_signs_are_labels(tmp_path: 
         for number in range(2):
             paint(tmp_path / name / f"{number}.png", (0, 0, 0))
     assert list(datasets.load(f"folder:{tmp_path}", Path("unused")).label_names) == names
+
+
+def test_the_data_folder_itself_may_hold_the_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache inside it is no class."""
+    monkeypatch.setattr(reading, "WORTH_A_CACHE_SECONDS", 0)
+    fill(tmp_path, {".": 3})
+    for _ in range(2):
+        assert datasets.load(f"folder:{tmp_path}", tmp_path).label_names == ("a", "b")
+    assert (tmp_path / cache.FOLDER).is_dir()

@@ -53,7 +53,7 @@ def read(files: Sequence[Path], fit: Fit = FIT, **options: object) -> Pictures:
 
 
 def cache_file(files: Sequence[Path]) -> Path:
-    (path,) = (files[0].parents[1] / "data" / "cache").iterdir()
+    (path,) = (files[0].parents[1] / "data" / cache.FOLDER).iterdir()
     return path
 
 
@@ -138,7 +138,7 @@ def test_a_quick_reading_is_not_cached(files: list[Path], monkeypatch: pytest.Mo
 def test_the_oldest_cache_files_make_room_and_what_killed_jobs_left_is_deleted(
     files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = files[0].parents[1] / "data" / "cache"
+    folder = files[0].parents[1] / "data" / cache.FOLDER
     folder.mkdir(parents=True)
     for age, name in enumerate(("new.npy", "old.npy", "left.tmp", "being written.tmp")):
         (folder / name).write_bytes(bytes(4000))
