@@ -16,8 +16,8 @@ from torch import Tensor
 
 from service.pictures.fit import Fit
 from training.data import datasets
-from training.data.dataset import Dataset, Split, split_validation
-from training.data.image_folder import PREFIX
+from training.data.dataset import Dataset, Split, training_and_validation
+from training.data.folder.load import PREFIX
 from training.errors import GateError, InvalidSetting, TrainingError
 from training.networks.classifier import Classifier, Normalization
 from training.networks.pooling import Pooling
@@ -102,10 +102,9 @@ def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
     network = find_network(settings.model)
     dataset_name = _dataset_name(settings, network)
     fit = datasets.own_fit(dataset_name) if settings.fit == "auto" else Fit(settings.fit)
-    dataset = _load_dataset(dataset_name, settings.data_dir, network, fit, processes)
+    dataset = _load_dataset(dataset_name, settings, network, fit, processes)
     recipe = recipe_for(settings.recipe, network, dataset, seed=settings.seed, changes=recipe_changes(settings))
-    validation_size = int(len(dataset.train) * recipe.validation_share)
-    training, validation = split_validation(dataset.train, size=validation_size, seed=SPLIT_SEED)
+    training, validation = training_and_validation(dataset, fraction=recipe.validation_share, seed=SPLIT_SEED)
     initial = _initial_weights(settings)
     return Experiment(
         settings=settings,
@@ -194,14 +193,25 @@ def _dataset_name(settings: Settings, network: Network) -> str:
     return network.dataset if settings.dataset == "auto" else settings.dataset
 
 
-def _load_dataset(name: str, data_dir: Path, network: Network, fit: Fit, processes: ProcessGroup) -> Dataset:
-    """Load the data set; the main process first, which downloads missing files while the others wait."""
+def _load_dataset(name: str, settings: Settings, network: Network, fit: Fit, processes: ProcessGroup) -> Dataset:
+    """Load the data set; the main process first, which downloads or caches files while the others wait."""
     if not processes.is_main:
         processes.any(False)
-    dataset = datasets.load(name, data_dir, network.image_shape, fit)
+    dataset = datasets.load(
+        name,
+        settings.data_dir,
+        network.image_shape,
+        fit,
+        skip_unreadable=settings.skip_unreadable,
+        say=_print_line if processes.is_main else None,
+    )
     if processes.is_main:
         processes.any(False)
     if dataset.image_shape != network.image_shape:
         expected, found = ("×".join(map(str, shape)) for shape in (network.image_shape, dataset.image_shape))
         raise TrainingError(f"{network.name} takes images of {expected}; those of {dataset.name} are {found}")
     return dataset
+
+
+def _print_line(text: str) -> None:
+    print(text, flush=True)

@@ -46,6 +46,7 @@ def training_facts(
             "training": len(experiment.training),
             "validation": len(experiment.validation),
             "test": len(experiment.dataset.test),
+            "excluded": dict(experiment.dataset.excluded),
         },
         "fit": experiment.fit.record(),
         "recipe": dataclasses.asdict(experiment.recipe),

@@ -41,8 +41,10 @@ class Settings(BaseSettings):
     """Data set: mnist, mnist-sample, fashion-mnist, cifar10, or folder:PATH with one folder per class; auto is the network's own."""  # noqa: E501
     fit: Literal["auto", "drawing", "resize", "none"] = "auto"
     """How pictures become the network's images, for the service too: auto is drawing for MNIST, resize for other data; none takes exact sizes only."""  # noqa: E501
+    skip_unreadable: bool = False
+    """Leave out picture files that cannot be used; otherwise they stop the job, which names them."""
     data_dir: Path = Path("data")
-    """Folder that data sets are read from and downloaded to."""
+    """Folder that data sets are read from and downloaded to, and where images of pictures are cached."""
     repository: Path = Path("models")
     """Model repository to publish into."""
     name: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$", max_length=100)] = ""

@@ -6,13 +6,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from PIL import Image
 
 from service.client import Client
 from service.pictures.fit import RESIZE, Fit
 from tests.support.local_service import local_service
 from tests.support.models import BATCHING_CONFIG, add_version, toy_model
 from tests.support.pictures import odd_files
-from training.data import image_folder
+from training.data.folder.load import load
 
 FILES = odd_files()
 
@@ -37,12 +38,13 @@ def test_service_and_training_job_make_the_same_image_of_every_file(
 ) -> None:
     for folder in ("train/odd", "train/other", "test/odd", "test/other"):
         (tmp_path / "data" / folder).mkdir(parents=True)
-        (tmp_path / "data" / folder / "0.png").write_bytes(FILES["grey.png"].data)
+        colour = {"train": 255, "test": 0}[folder.split("/")[0]]
+        Image.new("L", (20, 20), colour).save(tmp_path / "data" / folder / "0.png")
     for name, file in FILES.items():
         (tmp_path / "data/train/odd" / name).write_bytes(file.data)
     files = sorted((tmp_path / "data/train/odd").iterdir())
     assert len(files) == len(FILES) + 1
-    trained = image_folder.load(tmp_path / "data", shape, Fit(RESIZE)).train.images.numpy()
+    trained = load(tmp_path / "data", shape, Fit(RESIZE), data_dir=tmp_path / "cache").train.images.numpy()
 
     add_version(tmp_path / "models", "pixels", pixels_model(*shape), config=BATCHING_CONFIG)
     with local_service(tmp_path / "models", "aio") as service, Client(service.address) as client:

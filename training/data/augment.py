@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # For rotation, zoom, horizontal shift, vertical shift and flip.
-RANDOM_NUMBERS_PER_IMAGE, FLIP_NUMBER = 5, 4
+RANDOM_NUMBERS_PER_IMAGE = 5
+FLIP_COLUMN = 4  # below 0.5, the image is flipped
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Augmentation:
         signed = 2 * numbers - 1
         angle, zoom = math.radians(self.degrees) * signed[:, 0], 1 + self.zoom * signed[:, 1]
         cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-        side = torch.where(numbers[:, FLIP_NUMBER] < 0.5, -1.0, 1.0) if self.flip else 1.0
+        side = torch.where(numbers[:, FLIP_COLUMN] < 0.5, -1.0, 1.0) if self.flip else 1.0
         # Without rotation or zoom, shift by whole pixels, which needs no interpolation and so does not blur.
         shift = self.shift * signed[:, 2:4] if self.degrees or self.zoom else _whole_pixels(numbers[:, 2:4], self.shift)
         maps = torch.stack(  # from a pixel of the result to its source, in grid_sample's units of half an image
@@ -58,28 +59,50 @@ NO_AUGMENTATION = Augmentation()
 DIGIT_AUGMENTATION = Augmentation(degrees=10, zoom=0.1, shift=2)
 PHOTO_AUGMENTATION = Augmentation(shift=3, flip=True, padding_mode="reflection")
 CLOTHING_AUGMENTATION = Augmentation(shift=2, flip=True)
-MIRROR_AUGMENTATION = Augmentation(shift=2, flip=True, padding_mode="reflection")
+MIRROR_AUGMENTATION = Augmentation(  # for folders whose labels a mirror image leaves true
+    shift=2, flip=True, padding_mode="reflection"
+)
 DEFAULT_AUGMENTATION = Augmentation(shift=2)  # for images of unknown content, which may not be rotated or flipped
 
-
+# By the names that a user chooses from; `auto` is that of the data set.
+AUTO = "auto"
 AUGMENTATIONS: Mapping[str, Augmentation] = {
     "off": NO_AUGMENTATION,
     "digits": DIGIT_AUGMENTATION,
-    "clothing": CLOTHING_AUGMENTATION,
     "photos": PHOTO_AUGMENTATION,
+    "clothing": CLOTHING_AUGMENTATION,
     "shift": DEFAULT_AUGMENTATION,
     "mirror": MIRROR_AUGMENTATION,
 }
+OF_DATASETS = {"mnist": "digits", "mnist-sample": "digits", "cifar10": "photos", "fashion-mnist": "clothing"}
 
 
-def augmentation_for(dataset: str) -> Augmentation:
-    """The augmentation that leaves the data set's labels true."""
-    return {
-        "mnist": DIGIT_AUGMENTATION,
-        "mnist-sample": DIGIT_AUGMENTATION,
-        "cifar10": PHOTO_AUGMENTATION,
-        "fashion-mnist": CLOTHING_AUGMENTATION,
-    }.get(dataset, DEFAULT_AUGMENTATION)
+def augmentation_for(dataset: str, choice: str = AUTO) -> Augmentation:
+    """The augmentation of this name; that of `auto` leaves the data set's labels true.
+
+    Raises:
+        KeyError: there is none of this name.
+    """
+    return AUGMENTATIONS[OF_DATASETS.get(dataset, "shift") if choice == AUTO else choice]
+
+
+def flipped_first(images: int, seed: int) -> Tensor:
+    """Which of the images (N,) are flipped in the epochs 0, 2, 4 …; a random half, fixed by the seed."""
+    order = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
+    return order < images // 2
+
+
+def with_alternating_flips(numbers: Tensor, is_flipped_first: Tensor, epoch: int) -> Tensor:
+    """The numbers of a batch (B, RANDOM_NUMBERS_PER_IMAGE), so that each image is flipped in every other epoch.
+
+    Two epochs then show each image both ways, where chance shows half of them the same way twice.
+    `is_flipped_first` (B,) are the rows of flipped_first() of the batch; `epoch` counts from 0.
+    Source: https://arxiv.org/abs/2404.00498
+    """
+    numbers = numbers.clone()
+    is_flipped = is_flipped_first if epoch % 2 == 0 else ~is_flipped_first
+    numbers[:, FLIP_COLUMN] = torch.where(is_flipped, 0.25, 0.75)
+    return numbers
 
 
 def _whole_pixels(numbers: Tensor, limit: float) -> Tensor:

@@ -3,7 +3,7 @@
 Files are verified by digest before they are used, and downloaded if they are missing. Below the data folder they have
 torchvision's layout; CIFAR-10 may also have its official binary layout.
 
-Not here: a user's own images (image_folder.py).
+Not here: a user's own images (folder/).
 """
 
 import gzip
@@ -17,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from service.pictures.fit import DRAWING, RESIZE, Fit
-from training.data import image_folder
 from training.data.dataset import Dataset, Split
+from training.data.folder.load import PREFIX
+from training.data.folder.load import load as load_folder
+from training.data.folder.reading import Say
 from training.errors import DataError
 
 SAMPLE_FILE = Path(__file__).parent / "samples" / "mnist-sample.npz"
@@ -60,16 +62,26 @@ def own_fit(name: str) -> Fit:
     return Fit(DRAWING if name in DRAWINGS else RESIZE)
 
 
-def load(name: str, data_dir: Path, image_shape: tuple[int, int, int] = (28, 28, 1), fit: Fit | None = None) -> Dataset:
+def load(
+    name: str,
+    data_dir: Path,
+    image_shape: tuple[int, int, int] = (28, 28, 1),
+    fit: Fit | None = None,
+    *,
+    skip_unreadable: bool = False,
+    say: Say | None = None,
+) -> Dataset:
     """Load the data set `name`; the pictures of `folder:PATH` become images of `image_shape` (H, W, C) by `fit`.
 
-    `fit` is own_fit() if it is not given. Other data sets hold images, which need no fit.
+    `fit` is own_fit() if it is not given. Other data sets hold images, which need no fit. For `skip_unreadable` and
+    `say` see folder/load.py.
 
     Raises:
         DataError: a file is missing and cannot be downloaded, or is not what its name says.
     """
-    if name.startswith(image_folder.PREFIX):
-        return image_folder.load(Path(name.removeprefix(image_folder.PREFIX)), image_shape, fit or own_fit(name))
+    if name.startswith(PREFIX):
+        path, fit = Path(name.removeprefix(PREFIX)), fit or own_fit(name)
+        return load_folder(path, image_shape, fit, data_dir=data_dir, skip_unreadable=skip_unreadable, say=say)
     return LOADERS[name](data_dir)
 
 

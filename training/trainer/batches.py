@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.data.augment import FLIP_NUMBER, RANDOM_NUMBERS_PER_IMAGE
+from training.data.augment import RANDOM_NUMBERS_PER_IMAGE, flipped_first, with_alternating_flips
 from training.data.dataset import Split
 from training.trainer.recipe import Recipe
 
@@ -49,8 +49,7 @@ class Batches:
         count = len(self.training)
         self.numbers = torch.rand(count, RANDOM_NUMBERS_PER_IMAGE, generator=self._generator(AUGMENTATION, view))
         if self.recipe.augmentation.alternate:
-            half = torch.rand(count, generator=self._generator(FLIP, 0)) < 0.5
-            self.numbers[:, FLIP_NUMBER] = torch.where(half ^ (view % 2 == 1), 0.75, 0.25)
+            self.numbers = with_alternating_flips(self.numbers, flipped_first(count, self._seed(FLIP, 0)), view)
         self.view = view
 
     def images(self, indices: Tensor) -> Tensor:

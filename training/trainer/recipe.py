@@ -103,20 +103,24 @@ def recipe_for(
     if name == "reference":
         recipe = dataclasses.replace(recipe, batch_size=batch_size, **REFERENCE)
     recipe = changed(recipe, changes or {})
-    if recipe.patience and not int(len(dataset.train) * recipe.validation_share):
+    own = dataset.validation
+    validation_images = len(own) if own else int(len(dataset.train) * recipe.validation_share)
+    if recipe.patience and not validation_images:
         raise InvalidSetting("--patience needs validation images: give --validation-share too")
     if changes and "select_best" in changes:
         return recipe
-    return dataclasses.replace(recipe, select_best=selects_best(recipe, len(dataset.train)))
+    return dataclasses.replace(recipe, select_best=selects_best(recipe, validation_images))
 
 
-def selects_best(recipe: Recipe, train_images: int) -> bool:
+def selects_best(recipe: Recipe, validation_images: int) -> bool:
     """Whether the epoch with the best validation accuracy is kept.
 
-    Not under one cycle: the learning rate ends near zero, so that the last epochs differ by chance alone. And not if
-    there are too few validation images to tell epochs apart.
+    Not under `reference`, which keeps the last weights as the sources do. Not under one cycle: the learning rate ends
+    near zero, so that the last epochs differ by chance alone. And not if there are too few validation images to tell
+    epochs apart.
     """
-    return not recipe.one_cycle and int(train_images * recipe.validation_share) >= MIN_IMAGES_TO_SELECT
+    may_choose = recipe.name != "reference" and not recipe.one_cycle
+    return may_choose and validation_images >= MIN_IMAGES_TO_SELECT
 
 
 def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -163,8 +167,8 @@ def normalization_for(recipe: Recipe, network: Network, training: Split) -> Norm
     """How pixels are normalized; this becomes part of the graph."""
     if not recipe.standardize:
         return network.normalization
-    std, mean = torch.std_mean(training.images.to(torch.float32) / 255)
-    return Normalization(round(mean.item(), 4), round(std.item(), 4) or 1.0)
+    mean, std = training.mean_and_std()
+    return Normalization(round(mean, 4), round(std, 4) or 1.0)
 
 
 def optimizer_for(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

@@ -1,13 +1,18 @@
 """Augmentation: shifts, flips, rotation and zoom, and the augmentation of each data set."""
 
+import pytest
 import torch
 
 from training.data.augment import (
+    AUGMENTATIONS,
     DIGIT_AUGMENTATION,
+    NO_AUGMENTATION,
     PHOTO_AUGMENTATION,
     RANDOM_NUMBERS_PER_IMAGE,
     Augmentation,
     augmentation_for,
+    flipped_first,
+    with_alternating_flips,
 )
 
 
@@ -44,3 +49,29 @@ def test_digits_are_not_flipped_and_images_of_unknown_content_are_only_shifted()
     assert not augmentation_for("mnist").flip and augmentation_for("cifar10").flip
     other = augmentation_for("folder:mine")
     assert not other.flip and not other.zoom and not other.degrees and other.shift
+
+
+def test_an_augmentation_that_is_chosen_by_name_is_that_of_every_data_set() -> None:
+    for name, augmentation in AUGMENTATIONS.items():
+        assert augmentation_for("mnist", name) is augmentation_for("folder:mine", name) is augmentation
+    assert AUGMENTATIONS["off"] == NO_AUGMENTATION
+    mirror = AUGMENTATIONS["mirror"]
+    assert mirror.flip and mirror.shift and not mirror.degrees and not mirror.zoom
+    with pytest.raises(KeyError):
+        augmentation_for("mnist", "wild")
+
+
+def test_with_alternating_flips_every_image_is_seen_both_ways_in_two_epochs() -> None:
+    images = torch.zeros(101, 5, 5, 1, dtype=torch.uint8)
+    images[:, :, 0] = 255
+    first = flipped_first(101, seed=3)
+    assert first.sum() == 50 and torch.equal(first, flipped_first(101, seed=3))
+    assert not torch.equal(first, flipped_first(101, seed=4))
+    flip, random = Augmentation(flip=True), torch.rand(101, RANDOM_NUMBERS_PER_IMAGE)
+    seen = []
+    for epoch in range(4):
+        numbers = with_alternating_flips(random, first, epoch)
+        assert torch.equal(numbers[:, :4], random[:, :4]), "the other changes stay random"
+        seen.append(flip(images, numbers)[:, 0, 4, 0] > 128)
+    assert torch.equal(seen[0], first) and torch.equal(seen[1], ~first)
+    assert torch.equal(seen[2], first) and torch.equal(seen[3], ~first)

@@ -2,17 +2,15 @@
 
 import gzip
 import hashlib
-import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
 
-from service.pictures.fit import DRAWING, NONE, RESIZE, Fit
 from tests.support.data import MNIST, full
 from tests.support.paths import ROOT
 from training.data import dataset, datasets
@@ -120,6 +118,74 @@ def test_the_digest_changes_with_a_label() -> None:
     assert sample.digest() == datasets.load("mnist-sample", Path("unused")).digest() != changed.digest()
 
 
+def labelled(count: int, *, start: int = 0, class_id: int | None = None) -> dataset.Split:
+    """Images of one pixel each, of this and the next values, in 2 classes or one."""
+    values = torch.arange(start, start + count)
+    labels = values % 2 if class_id is None else torch.full((count,), class_id)
+    pixels = torch.stack([values // 256, values % 256], dim=1).to(torch.uint8)
+    return dataset.Split(pixels.reshape(count, 1, 2, 1), labels)
+
+
+def data_set(train: dataset.Split, **options: Any) -> dataset.Dataset:
+    return dataset.Dataset("mine", train, labelled(4), ("a", "b"), **options)
+
+
+def test_a_validation_split_of_the_users_own_is_taken_as_it_is() -> None:
+    train, own = labelled(100), labelled(7, start=500)
+    training, validation = dataset.training_and_validation(data_set(train, validation=own), fraction=0.1, seed=0)
+    assert training is train and validation is own
+    assert data_set(train).digest() != data_set(train, validation=own).digest()
+
+
+def test_named_data_sets_are_divided_by_the_seed_alone() -> None:
+    train = labelled(100)
+    found = dataset.training_and_validation(data_set(train), fraction=0.1, seed=3)
+    expected = dataset.split_validation(train, size=10, seed=3)
+    assert [split.digest() for split in found] == [split.digest() for split in expected]
+
+
+def test_a_validation_split_by_content_follows_the_seed_and_an_added_image_moves_no_other() -> None:
+    def validation(count: int, seed: int) -> set[int]:
+        found = data_set(labelled(count), is_split_by_content=True)
+        training, validation = dataset.training_and_validation(found, fraction=0.1, seed=seed)
+        assert len(training) + len(validation) == count
+        return {int(image[0, 0, 0]) * 256 + int(image[0, 1, 0]) for image in validation.images}
+
+    assert 60 < len(validation(1000, 0)) < 140
+    assert validation(1000, 0) == {value for value in validation(1200, 0) if value < 1000}
+    assert validation(1000, 0) != validation(1000, 1)
+
+
+def test_a_class_keeps_an_image_to_train_on() -> None:
+    for start in range(100):
+        rare = labelled(1, start=1000 + start, class_id=1)
+        many = labelled(20, class_id=0)
+        train = dataset.Split(torch.cat([many.images, rare.images]), torch.cat([many.labels, rare.labels]))
+        found = data_set(train, is_split_by_content=True)
+        training, _ = dataset.training_and_validation(found, fraction=0.5, seed=0)
+        assert 1 in training.labels.tolist()
+    empty = dataset.training_and_validation(data_set(labelled(20), is_split_by_content=True), fraction=0.0, seed=0)
+    assert [len(split) for split in empty] == [20, 0]
+
+
+def test_the_mean_and_deviation_of_pixels_are_those_of_their_floats() -> None:
+    train = datasets.load("mnist-sample", Path("unused")).train
+    std, mean = torch.std_mean(train.images.double() / 255)
+    assert train.mean_and_std() == pytest.approx((mean.item(), std.item()), rel=1e-12)
+
+
+def test_the_split_digest_changes_with_an_image_that_moves_and_with_the_order() -> None:
+    train, test = labelled(10), labelled(4, start=50)
+    digests = {
+        dataset.split_digest(train[:8], train[8:], test),
+        dataset.split_digest(train[:7], train[7:], test),
+        dataset.split_digest(train[:8], test, train[8:]),
+        dataset.split_digest(train[torch.arange(7, -1, -1)], train[8:], test),
+    }
+    assert len(digests) == 4 and all(len(digest) == 64 for digest in digests)
+    assert dataset.split_digest(train[:8], train[8:], test) in digests
+
+
 # --- Fashion-MNIST and CIFAR-10 ---
 
 
@@ -220,156 +286,9 @@ def test_the_error_for_missing_cifar_files_names_them_and_the_folder(
         datasets.load("cifar10", tmp_path)
 
 
-# --- a folder of images ---
-
-
-def paint(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (40, 60)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
-
-
-def test_a_folder_of_images_by_class_is_loaded_with_one_in_six_as_test_images(tmp_path: Path) -> None:
-    for number in range(12):
-        paint(tmp_path / "reds" / f"{number}.png", (255, 0, 0))
-        paint(tmp_path / "blues" / "deeper" / f"{number}.JPG", (0, 0, 255))
-    (tmp_path / "reds" / "notes.txt").write_text("not an image")
-    (tmp_path / ".cache").mkdir()
-    found = datasets.load(f"folder:{tmp_path}", Path("unused"), (32, 32, 3))
-    assert found.label_names == ("blues", "reds") and found.name == f"folder:{tmp_path.name}"
-    assert found.train.labels.bincount().tolist() == [10, 10] and found.test.labels.bincount().tolist() == [2, 2]
-    red = found.train.images[found.train.labels == 1]
-    assert red.shape == (10, 32, 32, 3) and red.unique(dim=0).shape[0] == 1 and red[0, 0, 0].tolist() == [255, 0, 0]
-    grey = datasets.load(f"folder:{tmp_path}", Path("unused"), (28, 28, 1))
-    assert grey.image_shape == (28, 28, 1)
-
-
-def test_a_folder_with_train_and_test_keeps_these_splits(tmp_path: Path) -> None:
-    for split, count in (("train", 3), ("test", 1)):
-        for label in ("a", "b"):
-            for number in range(count):
-                paint(tmp_path / split / label / f"{number}.png", (number, 0, 0))
-    found = datasets.load(f"folder:{tmp_path}", Path("unused"))
-    assert found.train.labels.tolist() == [0, 0, 0, 1, 1, 1] and found.test.labels.tolist() == [0, 1]
-    paint(tmp_path / "test" / "c" / "0.png", (0, 0, 0))
-    with pytest.raises(DataError, match=r"has classes that .*train lacks: c"):
-        datasets.load(f"folder:{tmp_path}", Path("unused"))
-
-
-def test_a_folder_without_classes_or_images_is_refused_with_the_reason(tmp_path: Path) -> None:
-    def is_refused_with(text: str) -> None:
-        with pytest.raises(DataError, match=text):
-            datasets.load(f"folder:{tmp_path / 'mine'}", Path("unused"))
-
-    is_refused_with("mine is not a folder of images by class")
-    for number in range(3):
-        paint(tmp_path / "mine" / "a" / f"{number}.png", (0, 0, 0))
-    is_refused_with("has 1 folders of images; at least 2 are needed")
-    paint(tmp_path / "mine" / "b" / "0.png", (0, 0, 0))
-    is_refused_with(r"b has 1 images \(.*\); at least 2 are needed")
-
-
-def test_hidden_files_are_no_pictures_of_a_class(tmp_path: Path) -> None:
-    for label in ("blue", "red"):
-        for number in range(2):
-            paint(tmp_path / label / f"{number}.png", (0, 0, 200))
-        (tmp_path / label / "._0.png").write_bytes(b"\0\5\x16\7")  # macOS puts these beside copies on other disks
-        paint(tmp_path / label / ".thumbnails" / "0.png", (0, 0, 200))
-    loaded = datasets.load(f"folder:{tmp_path}", tmp_path, (8, 8, 3))
-    assert len(loaded.train) + len(loaded.test) == 4
-
-
-def test_files_that_are_no_pictures_are_all_named_at_once_up_to_ten(tmp_path: Path) -> None:
-    """A saved web page, a download that was cut off, and an empty file."""
-    for label in ("a", "b"):
-        for number in range(12):
-            paint(tmp_path / label / f"{number:02}.png", (0, 0, 0))
-    whole = (tmp_path / "a" / "00.png").read_bytes()
-    for file, content in (("a/03.png", b"<html>404</html>"), ("a/07.png", whole[:-30]), ("b/01.png", b"")):
-        (tmp_path / file).write_bytes(content)
-
-    def message() -> str:
-        with pytest.raises(DataError) as caught:
-            datasets.load(f"folder:{tmp_path}", Path("unused"))
-        return str(caught.value)
-
-    assert message().startswith(f"3 of 24 files below {tmp_path} cannot be used with --fit resize: a/03.png: ")
-    assert "; a/07.png: " in message() and "; b/01.png: " in message() and "more" not in message()
-    for number in range(12):
-        (tmp_path / "a" / f"{number:02}.png").write_bytes(b"")
-    assert message().startswith("13 of 24 files") and message().endswith("; and 3 more")
-    assert "a/09.png" in message() and "a/10.png" not in message()
-
-
-@pytest.mark.parametrize(
-    ("fit", "darkest", "lightest"),
-    [(RESIZE, 100, 255), (DRAWING, 0, 155), (NONE, 100, 255)],
-    ids=[RESIZE, DRAWING, NONE],
-)
-def test_the_fit_decides_how_files_become_images(tmp_path: Path, fit: str, darkest: int, lightest: int) -> None:
-    """A grey stroke on a white page, of the network's size, is inverted as a drawing only."""
-    for label in ("a", "b"):
-        for number in range(2):
-            page = Image.new("L", (28, 28), 255)
-            page.paste(100, (10, 4, 14, 24))
-            (tmp_path / label).mkdir(exist_ok=True)
-            page.save(tmp_path / label / f"{number}.png")
-    images = datasets.load(f"folder:{tmp_path}", Path("unused"), fit=Fit(fit)).train.images
-    assert (int(images.min()), int(images.max())) == (darkest, lightest)
-
-
-def test_without_a_fit_a_file_must_have_the_networks_size(tmp_path: Path) -> None:
-    for label in ("a", "b"):
-        for number in range(2):
-            paint(tmp_path / label / f"{number}.png", (0, 0, 0), size=(32, 32) if number else (32, 33))
-    with pytest.raises(
-        DataError, match=r"2 of 4 files .* --fit none: a/0.png: expected 32 × 32 pixels, RGB, got 32 × 33"
-    ):
-        datasets.load(f"folder:{tmp_path}", Path("unused"), (32, 32, 3), Fit(NONE))
-
-
-@pytest.mark.parametrize("splits", [False, True])
-def test_a_folder_knows_the_file_of_each_test_image(tmp_path: Path, splits: bool) -> None:
-    for split in ("train", "test") if splits else (".",):
-        for label, red in (("a", 0), ("b", 100)):
-            for number in range(14):
-                paint(tmp_path / split / label / f"{number}.png", (red + number, 0, 0))
-    found = datasets.load(f"folder:{tmp_path}", Path("unused"), (32, 32, 3))
-    assert len(found.test_files) == len(found.test) == (28 if splits else 4)
-    of_files = [int(np.asarray(Image.open(file))[0, 0, 0]) for file in found.test_files]
-    assert of_files == found.test.images[:, 0, 0, 0].tolist()
-    assert not set(of_files) & set(found.train.images[:, 0, 0, 0].tolist()) or splits
-
-
 def test_digits_are_recorded_as_drawings_and_other_data_as_resized() -> None:
     recorded = {name: datasets.own_fit(name).method for name in (*datasets.LOADERS, "folder:mnist")}
     assert recorded == {
         "mnist": "drawing", "mnist-sample": "drawing", "fashion-mnist": "resize", "cifar10": "resize",
         "folder:mnist": "resize",
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "name",
-    [b"b\nc", b"b\rc", b"b\r", b"\n", b" ", "b\u2028c".encode(), b"b\x0bc", "\ufeffb".encode(), b"b\xff"],
-)
-@pytest.mark.parametrize("splits", [False, True])
-def test_a_class_folder_whose_name_cannot_be_a_line_of_labels_is_refused_by_name(
-    tmp_path: Path, name: bytes, splits: bool
-) -> None:
-    bad = os.fsdecode(name)
-    for split in ("train", "test") if splits else (".",):
-        for label in ("a", bad, "d"):
-            for number in range(2):
-                paint(tmp_path / split / label / f"{number}.png", (0, 0, 0))
-    with pytest.raises(DataError) as caught:
-        datasets.load(f"folder:{tmp_path}", Path("unused"))
-    assert f"name {bad!r} cannot be one line of labels.txt" in str(caught.value)
-    str(caught.value).encode()  # an error that cannot be printed would hide the name
-
-
-def test_class_names_of_any_language_with_spaces_and_signs_are_labels(tmp_path: Path) -> None:
-    names = sorted(["große Katze", "犬", "naïve, (b)", "tab\tname", " x", "ا"])
-    for name in names:
-        for number in range(2):
-            paint(tmp_path / name / f"{number}.png", (0, 0, 0))
-    assert list(datasets.load(f"folder:{tmp_path}", Path("unused")).label_names) == names

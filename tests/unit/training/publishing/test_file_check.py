@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.pictures.fit import RESIZE, Fit
-from training.data import image_folder
 from training.data.dataset import Dataset
+from training.data.folder.load import load
 from training.errors import FileMismatch
 from training.publishing import file_check
 
@@ -31,7 +31,7 @@ def dataset(tmp_path: Path) -> Dataset:
                 path = tmp_path / split / label / f"{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("L", (40, 30), level).save(path)
-    return image_folder.load(tmp_path, (28, 28, 1), FIT)
+    return load(tmp_path, (28, 28, 1), FIT, data_dir=tmp_path / "unused")
 
 
 def test_files_that_get_the_labels_of_their_images_are_counted(dataset: Dataset) -> None:
