@@ -12,9 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import training
 from tests.support.paths import ROOT
 from tests.support.processes import clean_environment, run_command
+from tests.support.training import SAMPLE
+from training.networks.classifier import predict
 
 SHORT = ("--dataset", "mnist-sample", "--device", "cpu", "--min-accuracy", "0")
 
@@ -85,7 +89,7 @@ def test_a_run_that_a_signal_stopped_resumes_and_publishes_the_same_bits(
 ) -> None:
     with started(*SHORT, "--epochs", "3", *folder_flags(tmp_path)) as process:
         folder = printed_run_folder(wait_for(process, "run "))
-        wait_for(process, "epoch 1/3")
+        wait_for(process, "epoch 2/3")  # the first epoch's checkpoint exists, the second's may be being written
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), errors
@@ -100,6 +104,7 @@ def test_a_run_that_a_signal_stopped_resumes_and_publishes_the_same_bits(
 
     result = run_command("training", "--resume", str(folder), "--repository", str(tmp_path))
     assert result.returncode == 0, result.stderr
+    assert re.search(r"^resuming at step \d+ of 141$", result.stdout, re.MULTILINE), result.stdout
     assert published_graph(tmp_path) == published_graph(uninterrupted[0])
     assert logged_steps(folder) == logged_steps(uninterrupted[1])
     again = run_command("training", "--resume", str(folder))
@@ -139,6 +144,47 @@ def test_a_damaged_checkpoint_is_one_line_and_status_1(uninterrupted: tuple[Path
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert "checkpoint.pt cannot be read" in line and "delete it to start the run from the first step" in line
+
+
+@pytest.fixture(scope="module")
+def of_pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder of pictures of three digits, and the folder of a run on it that took all steps and did not publish."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(60):
+        digit, image = index % 3, SAMPLE.train.images[SAMPLE.train.labels == index % 3][index]
+        (folder / "digits" / str(digit)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[:, :, 0].numpy()).save(folder / "digits" / str(digit) / f"{index}.png")
+    flags = ("--dataset", f"folder:{folder / 'digits'}", "--fit", "none", "--epochs", "1", "--device", "cpu")
+    result = run_command("training", *flags, "--min-accuracy", "1", *folder_flags(folder))
+    assert result.returncode == 1 and "below --min-accuracy" in result.stderr, result.stdout + result.stderr
+    return folder / "digits", printed_run_folder(result.stdout)
+
+
+def test_a_run_whose_data_changed_is_not_resumed_and_one_that_did_not_publish_can_be(
+    of_pictures: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pictures, folder = of_pictures
+    more = pictures / "1" / "more.png"
+    Image.new("L", (28, 28), 77).save(more)
+    refused = run_command("training", "--resume", str(folder), "--min-accuracy", "0", "--repository", str(tmp_path))
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("error: the run cannot be resumed, because what it trains on has changed: ")
+    assert re.search(r"images of '1': \d+ before, \d+ now", line)
+    assert not list(tmp_path.iterdir())
+    more.unlink()
+    result = run_command("training", "--resume", str(folder), "--min-accuracy", "0", "--repository", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    steps = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
+    assert f"resuming at step {steps} of {steps}\n" in result.stdout and "epoch 1/1" not in result.stdout
+    assert (tmp_path / "mnist-simplecnn-digits" / "1" / "model.onnx").exists()
+
+
+def test_a_loaded_run_answers_as_the_job_did(uninterrupted: tuple[Path, Path]) -> None:
+    model = training.load(uninterrupted[1])
+    assert model.labels == tuple("0123456789") and model.fit.method == "drawing"
+    with np.load(uninterrupted[1] / "test.npz") as predictions:
+        np.testing.assert_allclose(predict(model, SAMPLE.test.images), predictions["probabilities"], atol=1e-6)
 
 
 # --- distributed training ---

@@ -1,6 +1,6 @@
 """Where the newest checkpoint is stored.
 
-Not here: a checkpoint's content (trainer.py).
+Not here: a checkpoint's content (loop.py), what a run depends on (runs/pins.py).
 """
 
 import io
@@ -33,15 +33,18 @@ class CheckpointFile:
         """The checkpoint; None if there is none.
 
         Raises:
-            TrainingError: the file is damaged.
+            TrainingError: the file is damaged or cannot be read.
         """
         if not self.path.exists():
             return None
         try:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:
+        except OSError as error:
+            raise TrainingError(f"{self.path} cannot be read: {error}") from error
+        except Exception as error:  # of many types, whose texts tell to load it without safeguards
             raise TrainingError(
-                f"{self.path} cannot be read ({error}); delete it to start the run from the first step"
+                f"{self.path} cannot be read: its {self.path.stat().st_size:,} bytes are no whole checkpoint "
+                f"({type(error).__name__}); delete it to start the run from the first step"
             ) from error
         return state
 

@@ -1,5 +1,6 @@
 """Training progress, and its display: a progress bar in a terminal, one line per epoch in a log."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -73,9 +74,12 @@ class ProgressDisplay(Protocol):
 
 
 def progress_display() -> ProgressDisplay:
-    """A progress bar if standard output is a terminal, else log lines."""
-    console = Console()
-    return ProgressBar(console) if console.is_terminal else LogLines()
+    """A progress bar if standard output is a terminal, else log lines.
+
+    Console.is_terminal is also true where colours are forced: in Jupyter's kernels and many CI systems, whose output
+    would then hold every state of the bar.
+    """
+    return ProgressBar(Console()) if sys.stdout.isatty() else LogLines()
 
 
 class LogLines:

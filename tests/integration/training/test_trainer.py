@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 
-from tests.support.training import NETWORK, SAMPLE, MemoryStore, short_recipe, splits, train
+from tests.support.training import NETWORK, SAMPLE, MemoryStore, pins, short_recipe, splits, train
 from training.data.augment import DIGIT_AUGMENTATION
 from training.errors import Interrupted, TrainingError
+from training.runs.pins import PinnedCheckpoints
 from training.trainer import loop
 from training.trainer.loop import Trainer
 from training.trainer.progress import TrainingProgress
@@ -64,6 +65,23 @@ def test_the_last_weights_are_kept_or_those_with_the_best_validation_accuracy(
     model, result = train(short_recipe(epochs=3, select_best=select_best))
     assert result.validation_accuracy == accuracy
     assert torch.equal(flat_weights(model), seen[kept])
+
+
+def test_a_run_resumed_with_another_number_of_threads_ends_with_the_same_bits() -> None:
+    """Sums over a batch are in another order with other threads; the checkpoint restores their number."""
+    number = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        expected = flat_weights(train(short_recipe(epochs=2))[0])
+        store, questions = MemoryStore(), iter(range(1, 100))
+        checkpoints = PinnedCheckpoints(store, pins(threads=2), print)
+        with pytest.raises(Interrupted):
+            train(short_recipe(epochs=2), checkpoints=checkpoints, should_stop=lambda: next(questions) == 4)
+        torch.set_num_threads(1)
+        model, _ = train(short_recipe(epochs=2), checkpoints=PinnedCheckpoints(store, pins(threads=1), print))
+    finally:
+        torch.set_num_threads(number)
+    assert torch.equal(flat_weights(model), expected)
 
 
 def test_a_run_that_took_its_last_step_resumes_with_its_weights_and_takes_no_step() -> None:

@@ -91,12 +91,15 @@ def test_a_folder_that_is_no_run_is_refused_by_name(trained: tuple[RunFolder, Cl
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, -5000])
-def test_a_checkpoint_that_was_cut_off_is_refused(
+def test_a_checkpoint_that_was_cut_off_is_refused_with_its_size_and_without_dangerous_advice(
     trained: tuple[RunFolder, Classifier], tmp_path: Path, size: int
 ) -> None:
     path = copy_of(trained[0], tmp_path) / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(TrainingError, match=r"checkpoint\.pt cannot be read"):
+    expected = (
+        rf"checkpoint\.pt cannot be read: its {path.stat().st_size:,} bytes are no whole checkpoint \(\w+\); delete"
+    )
+    with pytest.raises(TrainingError, match=expected):
         training.load(tmp_path)
 
 

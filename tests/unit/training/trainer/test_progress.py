@@ -27,6 +27,11 @@ def test_a_log_gets_one_line_without_control_codes_per_epoch(capsys: pytest.Capt
     assert "\x1b" not in first
 
 
+def test_forced_colours_make_no_terminal_of_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert isinstance(progress.progress_display(), progress.LogLines)
+
+
 def test_the_time_left_is_that_of_the_steps_left_at_the_mean_speed_so_far() -> None:
     assert dataclasses.replace(PROGRESS, step=20, steps=100, seconds=10.0).seconds_left == 40.0
 
