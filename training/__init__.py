@@ -12,8 +12,9 @@ In reading order:
     evaluation/    accuracy and other figures on the test split
     publishing/    the ONNX graph, its proofs, and the model repository
     manifest.py    what a published version says about itself
-    runs/          the files that a run leaves (atomic_files.py)
+    runs/          the files that a run leaves (atomic_files.py, strict_json.py)
     report/        report.html, with pictures of what was learned
+    evaluate_version.py  a published version on any data set, for --evaluate
 
 The service and the job share the files that publishing/publish.py writes and, of code, service/pictures/ alone: how a
 picture becomes an image of the network is part of the model.

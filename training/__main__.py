@@ -47,7 +47,12 @@ def main() -> None:
 
 def _run(settings: Settings, signals: SignalHandler) -> int:
     """Do what the settings ask for; the exit status."""
-    from training import experiment, pipeline, summary  # the import of torch takes seconds: --help does without it
+    from training import (
+        evaluate_version,
+        experiment,
+        pipeline,
+        summary,
+    )  # the import of torch takes seconds: --help does without it
     from training.errors import Interrupted, TrainingError
 
     try:
@@ -55,6 +60,8 @@ def _run(settings: Settings, signals: SignalHandler) -> int:
             print(summary.network_list(settings.repository))
         elif settings.summary:
             print(summary.network_summary(settings.model, settings.pooling))
+        elif settings.evaluate:
+            print(evaluate_version.evaluate_version(settings))
         elif settings.skip_if_published and (published := experiment.published_version(settings)):
             print(f"{published} exists; nothing to do (--skip-if-published)")
         elif published := pipeline.run(settings, signals):

@@ -2,6 +2,7 @@
 
     recipe.py       every hyperparameter
     loop.py         the training loop
+    calibration.py  the temperature of the trained network's probabilities
     checkpoint.py   where the newest checkpoint is stored
     progress.py     training progress and its display
     device.py       precision and memory

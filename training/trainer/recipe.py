@@ -1,7 +1,7 @@
 """The recipe: every hyperparameter of a training run.
 
     tuned       one-cycle learning rate, AdamW, augmentation, an exponential moving average (EMA) of the weights, mixed
-                precision; the epoch with the best validation accuracy is kept
+                precision; the epoch with the best validation accuracy is kept, and its probabilities are calibrated
     reference   as in the networks' sources: Adam at a constant learning rate, float32, no augmentation, no validation
                 split; the last weights are kept
 
@@ -42,6 +42,7 @@ class Recipe:
     validation_fraction: float = 1 / 20  # of the training split, set aside to choose the best epoch
     standardize: bool = True  # normalize pixels to mean 0 and deviation 1; else with the network's constants
     mixed_precision: bool = True  # compute in 16 bits if the device's hardware does
+    calibrate: bool = True  # fit a temperature on the validation images, if they are enough; see calibration.py
     augmentation: Augmentation = NO_AUGMENTATION
 
 
@@ -70,6 +71,7 @@ def recipe_for(
             validation_fraction=0.0,
             standardize=False,
             mixed_precision=False,
+            calibrate=False,
             augmentation=NO_AUGMENTATION,
         )
     return recipe
