@@ -93,7 +93,7 @@ def test_the_card_tells_data_recipe_accuracy_calibration_classes_robustness_and_
     for expected in (
         "**97.50 %**, standard error 0.49 %, on 1,000 images",
         "| test | 1,000 | `333",
-        "Recipe `tuned`: 2 epochs of batches of 10, AdamW, learning rate 0.1",
+        "Recipe `tuned`: 2 epochs in batches of 10, AdamW, learning rate 0.1",
         "A processor (cpu, bfloat16, 2 threads)",
         "the temperature 0.625, fitted on 3,000 validation images",
         "| a\\|b | 900 | 90.00 % | 100.00 % |",
