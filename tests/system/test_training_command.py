@@ -23,7 +23,7 @@ QUICK = ("--dataset", "mnist-sample", "--epochs", "1", "--device", "cpu")
 
 def test_the_manifest_records_network_data_recipe_metrics_and_versions(published: Path) -> None:
     found = json.loads((published / "mnist-simplecnn" / "1" / "manifest.json").read_text())
-    assert found["schema"] == 4
+    assert found["schema"] == 5
     assert found["fit"] == {"method": "drawing", "version": 1, "share": 20 / 28}
     assert (found["golden"]["tolerance"], found["golden"]["picture_tolerance"]) == (1e-4, 0.0301)
     assert found["golden"]["pictures"] == 4 and 10 <= found["golden"]["samples"] <= 20

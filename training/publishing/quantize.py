@@ -32,7 +32,7 @@ FIRST_CONVOLUTION = ("int8", "float32")
 # The speed comparison: rows per batch, and runs of each graph in a round. It ends after QUIET_ROUNDS in which no graph
 # beat its fastest run by 1 %, which a busy machine delays, or after MAX_ROUNDS.
 TIMED_ROWS, TIMED_RUNS = 16, 100
-QUIET_ROUNDS, MAX_ROUNDS = 3, 30
+QUIET_ROUNDS, MAX_ROUNDS = 3, 10
 # Images to compare the accuracy on, at most. Fewer validation images than the minimum cannot tell 0.2 points.
 MIN_VALIDATION_IMAGES, MAX_IMAGES = 1000, 10_000
 # 8-bit kernels of other processors round differently, so probabilities agree less closely than in float32.
