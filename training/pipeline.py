@@ -225,7 +225,7 @@ def _publish_int8(experiment: Experiment, graph: bytes, facts: dict[str, Any], c
     """Quantize the graph, and publish it as a model of its own if it is good enough."""
     best = quantize.best_int8(graph, experiment.training, experiment.validation)
     outcome = (
-        f"int8: {100 * best.accuracy_loss:.2f} points less accurate on {best.images:,} {best.split} images, "
+        f"int8: accuracy loss {100 * best.accuracy_loss:.2f} points on {best.images:,} {best.split} images, "
         f"{best.speedup:.2f} times as fast on this machine"
     )
     if best.reason_to_reject:

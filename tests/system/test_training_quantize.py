@@ -18,7 +18,7 @@ def test_the_command_publishes_an_8_bit_model_beside_the_float32_one_or_prints_t
     result = run_command("training", *flags, "--quantize", "int8", "--repository", str(tmp_path))
     assert result.returncode == 0, result.stderr
     line = (
-        r"^int8: -?[\d.]+ points less accurate on 4,238 training images, ([\d.]+) times as fast on this machine; (.*)$"
+        r"^int8: accuracy loss -?[\d.]+ points on 4,238 training images, ([\d.]+) times as fast on this machine; (.*)$"
     )
     outcome = re.search(line, result.stdout, re.MULTILINE)
     assert outcome
