@@ -13,8 +13,9 @@ In reading order:
     evaluation/    accuracy and other figures on the test split
     publishing/    the ONNX graph, its proofs, and the model repository
     manifest.py    what a published version says about itself
-    runs/          the files that a run leaves (atomic_files.py)
+    runs/          the files that a run leaves (atomic_files.py, strict_json.py)
     report/        report.html, with pictures of what was learned
+    evaluate_version.py  a published version on any data set, for --evaluate
 
 The service and the job share the files that publishing/publish.py writes and, of code, service/pictures/ alone: how a
 picture becomes an image of the network is part of the model.
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def load(run: str | Path) -> "TrainedClassifier":
-    """The classifier that the run in this folder trained, on the CPU, with its `labels`, `fit` and `temperature`.
+    """The classifier that the run in this folder trained, on the CPU, with its `labels` and `fit`.
 
     It takes raw pixels uint8 (N, H, W, C) and returns probabilities float32 (N, classes). Of an unfinished run it has
     the weights of the last checkpoint.

@@ -49,7 +49,8 @@ def main() -> None:
 def _run(settings: Settings, signals: SignalHandler) -> int:
     """Do what the settings ask for; the exit status."""
     wait_passively()
-    from training import experiment, pipeline, summary  # the import of torch takes seconds: --help does without it
+    # The import of torch takes seconds: --help does without it.
+    from training import evaluate_version, experiment, pipeline, summary
     from training.errors import Interrupted, TrainingError
 
     try:
@@ -57,6 +58,8 @@ def _run(settings: Settings, signals: SignalHandler) -> int:
             print(summary.network_list(settings.repository))
         elif settings.summary:
             print(summary.network_summary(settings.model, settings.pooling))
+        elif settings.evaluate:
+            print(evaluate_version.evaluate_version(settings))
         elif settings.skip_if_published and (published := experiment.published_version(settings)):
             print(f"{published} exists; nothing to do (--skip-if-published)")
         elif published := pipeline.run(settings, signals):

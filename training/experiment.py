@@ -168,7 +168,7 @@ def published_name(name: str, network: Network, dataset: str) -> str:
 
 def reproducibility_settings(settings: Settings) -> dict[str, Any]:
     """The settings that decide the weights."""
-    return settings.model_dump(exclude={*RESUME_OVERRIDES, "list", "summary"})
+    return settings.model_dump(exclude={*RESUME_OVERRIDES, "list", "summary", "evaluate"})
 
 
 def repeat_command(settings: Settings) -> str:

@@ -3,6 +3,7 @@
 Every stage is a function of another module; here are their order and the lines that a user sees.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from service.pictures.fit import Fit
 from training import manifest
 from training.errors import Interrupted
-from training.evaluation.evaluate import Evaluation, evaluate
+from training.evaluation.evaluate import Evaluation, evaluate, figures
+from training.evaluation.robustness import perturbed_accuracy
 from training.experiment import Experiment, prepare
 from training.networks.classifier import Classifier
-from training.publishing import export, golden, quantize
+from training.publishing import card, export, golden, quantize
 from training.publishing.file_check import check_files
 from training.publishing.golden import Golden
 from training.publishing.publish import Artifact, publish
@@ -29,8 +31,9 @@ from training.runs.run_folder import MetricsLog, RunFolder, open_run_folder
 from training.settings import Settings
 from training.signals import SignalHandler
 from training.teachers import load_teachers
+from training.trainer.calibration import Calibration, calibrate
 from training.trainer.checkpoint import CheckpointStore
-from training.trainer.device import mixed_precision_dtype, use_threads
+from training.trainer.device import computing_dtype, use_threads
 from training.trainer.distributed import ProcessGroup, process_group
 from training.trainer.loop import TrainingResult, train
 from training.trainer.progress import ProgressListener, progress_display
@@ -55,20 +58,39 @@ def run(settings: Settings, signals: SignalHandler) -> Path | None:
         result = _train(experiment, model, teachers, folder, checkpoints, processes, device, signals)
     if folder is None:
         return None
+    calibration = _calibrate(experiment, model, folder)
     evaluation = _evaluate(experiment, model, folder, result)
-    facts = manifest.training_facts(experiment, folder.path.name, model, result, evaluation)
+    facts = manifest.training_facts(
+        experiment,
+        folder.path.name,
+        model,
+        result,
+        evaluation,
+        calibration,
+        device=device,
+        processes=processes.size,
+    )
     try:
-        return _publish_versions(experiment, model, folder, evaluation, facts)
+        experiment.check_accuracy(evaluation.accuracy)
+        graph, parity = _export(experiment, model, evaluation)
+        evaluation = dataclasses.replace(
+            evaluation, perturbed_accuracy=perturbed_accuracy(export.runner(graph), experiment.dataset.test)
+        )
+        facts["metrics"] |= evaluation.metrics()
+        return _publish_versions(experiment, graph, parity, folder, evaluation, facts)
     finally:  # also of a run that published nothing
         _write_report(experiment, model, folder, evaluation, facts)
 
 
 def _publish_versions(
-    experiment: Experiment, model: Classifier, folder: RunFolder, evaluation: Evaluation, facts: dict[str, Any]
+    experiment: Experiment,
+    graph: bytes,
+    parity: export.Parity,
+    folder: RunFolder,
+    evaluation: Evaluation,
+    facts: dict[str, Any],
 ) -> Path:
-    """Export the network, prove the graph and publish it; then, if asked for, its 8-bit version."""
-    experiment.check_accuracy(evaluation.accuracy)
-    graph, parity = _export(experiment, model, evaluation)
+    """Publish the graph; then, if asked for, its 8-bit version."""
     test = experiment.dataset.test
     chosen = golden.choose(export.runner(graph), test, evaluation.probabilities, experiment.fit)
     float32 = manifest.float32_manifest(facts, parity, chosen)
@@ -141,7 +163,7 @@ def _print_start(experiment: Experiment, folder: RunFolder, processes: ProcessGr
     training, validation, test = (
         f"{len(split):,}" for split in (experiment.training, experiment.validation, experiment.dataset.test)
     )
-    dtype = (mixed_precision_dtype(device) if experiment.recipe.mixed_precision else None) or torch.float32
+    dtype = computing_dtype(device, mixed_precision=experiment.recipe.mixed_precision)
     print(
         f"training {experiment.network.name} on {experiment.dataset.name}: "
         f"{training} training, {validation} validation and {test} test images; "
@@ -153,13 +175,25 @@ def _print_start(experiment: Experiment, folder: RunFolder, processes: ProcessGr
     print(f"run {folder.path}", flush=True)
 
 
+def _calibrate(experiment: Experiment, model: Classifier, folder: RunFolder) -> Calibration | None:
+    """Calibrate the network on the validation images, and save the temperature, which the checkpoint lacks."""
+    if not experiment.recipe.calibrate or not (calibration := calibrate(model, experiment.validation)):
+        return None
+    folder.write_json(run_folder.CALIBRATION, dataclasses.asdict(calibration))
+    print(
+        f"calibrated: temperature {calibration.temperature:.3f}, "
+        f"fitted on {calibration.validation_images:,} validation images"
+    )
+    return calibration
+
+
 def _evaluate(experiment: Experiment, model: Classifier, folder: RunFolder, result: TrainingResult) -> Evaluation:
     """Evaluate on the test split, for the first time, and save the predictions."""
     test = experiment.dataset.test
     evaluation = evaluate(model, test)
     taught = f", {result.teacher_seconds:.1f} s of them for the teachers' answers" if result.teacher_seconds else ""
     print(
-        f"trained in {result.seconds:.1f} s{taught}; test accuracy {evaluation.accuracy:.2%} on {len(test):,} images",
+        f"trained in {result.seconds:.1f} s{taught}; test accuracy {evaluation.accuracy_text}",
         flush=True,
     )
     folder.write_predictions(evaluation.probabilities.numpy(), test.labels.numpy())
@@ -182,8 +216,9 @@ def _export(experiment: Experiment, model: Classifier, evaluation: Evaluation) -
     images = experiment.dataset.test.images
     graph = export.to_onnx(model, images[:2], experiment.fit)
     parity = export.check_parity(graph, images, evaluation.probabilities)
+    ties = f" but {parity.ties:,} ties" if parity.ties else ""
     print(
-        f"exported: ONNX Runtime gives the same label for all {len(images):,} test images, "
+        f"exported: ONNX Runtime gives the same label for all {len(images):,} test images{ties}, "
         f"largest difference {parity.max_abs_diff:.1e}",
         flush=True,
     )
@@ -213,20 +248,26 @@ def _publish(
         golden=chosen.arrays(run, images, probabilities, fit),
         label_names=experiment.dataset.label_names,
         image_shape=experiment.network.image_shape,
+        card=card.render,
     )
     return publish(experiment.settings.repository, artifact)
 
 
 def _publish_int8(experiment: Experiment, graph: bytes, facts: dict[str, Any], chosen: Golden) -> None:
     """Quantize the graph, and publish it as a model of its own if it is good enough."""
-    test, accuracy = experiment.dataset.test, facts["metrics"]["test_accuracy"]
-    calibration_images = experiment.training.images[: quantize.CALIBRATION_IMAGES].numpy()
-    quantized = quantize.to_int8(graph, calibration_images)
-    comparison = quantize.compare(graph, quantized, test.images.numpy(), test.labels.numpy(), accuracy)
-    outcome = f"int8: test accuracy {comparison.accuracy:.2%}, {comparison.speedup:.2f} times as fast on this machine"
-    if comparison.reason_to_reject:
-        print(f"{outcome}; not published: {comparison.reason_to_reject}")
+    best = quantize.best_int8(graph, experiment.training, experiment.validation)
+    outcome = (
+        f"int8: accuracy loss {100 * best.accuracy_loss:.2f} points on {best.images:,} {best.split} images, "
+        f"{best.speedup:.2f} times as fast on this machine"
+    )
+    if best.reason_to_reject:
+        print(f"{outcome}; not published: {best.reason_to_reject}")
         return
-    int8 = manifest.int8_manifest(facts, comparison, len(calibration_images), chosen)
-    version = _publish(experiment, f"{experiment.name}-int8", quantized, int8, chosen, comparison.probabilities)
-    print(f"{outcome}; published {version}")
+    test, run = experiment.dataset.test, export.runner(best.model)
+    evaluation = figures(torch.from_numpy(run(test.images.numpy())), test.labels)
+    evaluation = dataclasses.replace(evaluation, perturbed_accuracy=perturbed_accuracy(run, test))
+    int8 = manifest.int8_manifest(facts, best, evaluation, chosen)
+    version = _publish(
+        experiment, f"{experiment.name}-int8", best.model, int8, chosen, evaluation.probabilities.numpy()
+    )
+    print(f"{outcome}; test accuracy {evaluation.accuracy_text}; published {version}")

@@ -64,7 +64,7 @@ def test_the_service_reads_every_file_that_the_job_writes(published: Path) -> No
     assert files.pictures is not None and len(files.pictures.files) == 4 and files.pictures.answers.shape == (4, 10)
     assert files.manifest.fit == Fit(DRAWING).record()
     assert sorted(path.name for path in folder.version_path(1).iterdir()) == [
-        "golden.npz", "manifest.json", "model.onnx",
+        "README.md", "golden.npz", "manifest.json", "model.onnx",
     ]  # fmt: skip
 
 

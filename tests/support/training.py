@@ -91,4 +91,5 @@ def artifact(model: bytes = b"a graph") -> publish.Artifact:
         golden={"images": np.zeros((2, 4, 4, 1), np.uint8), "probabilities": np.ones((2, 3), np.float32)},
         label_names=("a", "b", "c"),
         image_shape=(4, 4, 1),
+        card=lambda manifest: f"{manifest['model']}, version {manifest['version']}",
     )

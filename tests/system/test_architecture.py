@@ -46,7 +46,7 @@ def test_imports_follow_the_layers() -> None:
     [
         ("service.app.server", ["torch", "torchvision", "onnx", "training", "matplotlib"]),
         ("service.client", ["torch", "onnxruntime", "numpy", "PIL", "training"]),
-        ("training.publishing.publish", ["grpc", "google.protobuf", "service", "structlog"]),
+        ("training.publishing.publish", ["grpc", "google.rpc", "service", "structlog"]),
         ("training.settings", ["torch", "grpc"]),
     ],
 )

@@ -23,7 +23,7 @@ QUICK = ("--dataset", "mnist-sample", "--epochs", "1", "--device", "cpu")
 
 def test_the_manifest_records_network_data_recipe_metrics_and_versions(published: Path) -> None:
     found = json.loads((published / "mnist-simplecnn" / "1" / "manifest.json").read_text())
-    assert found["schema"] == 4
+    assert found["schema"] == 5
     assert found["fit"] == {"method": "drawing", "version": 1, "share": 20 / 28}
     assert (found["golden"]["tolerance"], found["golden"]["picture_tolerance"]) == (1e-4, 0.0301)
     assert found["golden"]["pictures"] == 4 and 10 <= found["golden"]["samples"] <= 20
@@ -212,3 +212,17 @@ def test_skip_if_published_trains_nothing_if_the_repository_has_a_version(publis
         (published / "mnist-simplecnn-my-pictures" / "3").rmdir()
         (published / "mnist-simplecnn-my-pictures").rmdir()
     assert exists.returncode == 0 and "mnist-simplecnn-my-pictures/3 exists" in exists.stdout
+
+
+def test_evaluate_prints_the_figures_of_a_published_version_and_publishes_nothing(published: Path) -> None:
+    versions = sorted((published / "mnist-simplecnn").iterdir())
+    result = run_command("training", "--evaluate", "mnist-simplecnn/1", "--repository", str(published))
+    assert result.returncode == 0, result.stderr
+    assert "on mnist-sample, test split\naccuracy 9" in result.stdout and "most confused: " in result.stdout
+    assert sorted((published / "mnist-simplecnn").iterdir()) == versions
+
+
+def test_evaluating_a_version_that_is_not_there_is_one_line_and_status_1(tmp_path: Path) -> None:
+    result = run_command("training", "--evaluate", "nothing", "--repository", str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: --evaluate nothing: no version there") and result.stderr.count("\n") == 1

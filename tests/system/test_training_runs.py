@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -63,8 +64,11 @@ def logged_steps(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def published_graph(repository: Path) -> bytes:
-    return (repository / "mnist-simplecnn" / "1" / "model.onnx").read_bytes()
+def published_graph(repository: Path) -> tuple[str, bytes]:
+    """The digest of the graph in the manifest, and the published graph without its description, which has the run."""
+    version = repository / "mnist-simplecnn" / "1"
+    model = onnx.load(version / "model.onnx")
+    return json.loads((version / "manifest.json").read_text())["graph_sha256"], model.graph.SerializeToString()
 
 
 @pytest.fixture(scope="module")

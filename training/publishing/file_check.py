@@ -14,7 +14,7 @@ from service.pictures.fit import Fit
 from service.pictures.fitting import fit_file
 from training.data.dataset import Dataset
 from training.errors import FileMismatch
-from training.publishing.export import Run
+from training.publishing.export import Run, labels_differ
 
 # Test files that are checked, at most; of more, an even sample.
 MAX_FILES = 500
@@ -39,10 +39,9 @@ def check_files(run: Run, dataset: Dataset, probabilities: NDArray[np.float32], 
             raise FileMismatch(
                 f"{file} was used for testing, and now cannot be ({error}); nothing was published"
             ) from error
-        if (before := int(probabilities[index].argmax())) != (now := int(answer.argmax())):
-            differing.append(
-                f"{file} was {labels[before]!r} in the test and is {labels[now]!r} as the service reads it"
-            )
+        if labels_differ(probabilities[index][None], answer[None]).any():
+            before, now = labels[probabilities[index].argmax()], labels[answer.argmax()]
+            differing.append(f"{file} was {before!r} in the test and is {now!r} as the service reads it")
     if differing:
         raise FileMismatch(
             f"{len(differing)} of {len(chosen)} test files get another label than their images did, first: "

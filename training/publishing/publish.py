@@ -2,24 +2,24 @@
 
     REPOSITORY/NAME/config.pbtxt
                     labels.txt  .last_version
-                    N/model.onnx  manifest.json  golden.npz
+                    N/model.onnx  manifest.json  golden.npz  README.md
 
 A version appears whole, by one rename, or not at all, under a number that no version of the model had before.
-config.pbtxt and labels.txt are written before the first version. The manifest has the labels and the hashes of the
-other two files, and golden.npz repeats the labels: nothing beside a version decides what its answers mean. labels.txt
-is for Triton.
+config.pbtxt and labels.txt are written before the first version. The manifest has the labels and the hashes of graph
+and golden answers, and golden.npz repeats the labels: nothing beside a version decides what its answers mean.
+labels.txt is for Triton.
 
-Not here: the rest of the manifest's content (manifest.py).
+Not here: the rest of the manifest's content (manifest.py), what the graph says of itself (description.py), README.md's
+text (card.py).
 """
 
 import fcntl
 import hashlib
 import io
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.atomic_files import sync_folder, write_and_sync, write_atomically
+from training.publishing.description import describe
+from training.strict_json import to_json
 
-MANIFEST_SCHEMA = 4
+MANIFEST_SCHEMA = 5
 MAX_BATCH_SIZE = 64
 GOLDEN_LABELS = "labels"
 # Remembers the number of a version that was deleted, because clients, logs and caches still know it. Servers ignore it.
@@ -48,6 +50,7 @@ class Artifact:
     golden: Mapping[str, NDArray[Any]]  # the arrays of golden.npz, see golden.py; none is named GOLDEN_LABELS
     label_names: tuple[str, ...]  # by class id
     image_shape: tuple[int, int, int]  # (H, W, C)
+    card: Callable[[Mapping[str, Any]], str] | None = None  # the text of README.md, from the whole manifest
 
 
 def publish(repository: Path, artifact: Artifact) -> Path:
@@ -68,7 +71,7 @@ def publish(repository: Path, artifact: Artifact) -> Path:
         staging = folder / f".{number}.tmp"
         staging.mkdir()
         try:
-            _write_version(staging, artifact)
+            _write_version(staging, artifact, number)
             write_atomically(folder / LAST_VERSION, f"{number}\n".encode())  # first: a killed job skips a number
             staging.rename(folder / str(number))
         except BaseException:
@@ -78,19 +81,26 @@ def publish(repository: Path, artifact: Artifact) -> Path:
     return folder / str(number)
 
 
-def _write_version(folder: Path, artifact: Artifact) -> None:
+def _write_version(folder: Path, artifact: Artifact, number: int) -> None:
     golden = _golden_file(artifact)
     manifest = {
         "schema": MANIFEST_SCHEMA,
         "model": artifact.name,
-        "sha256": hashlib.sha256(artifact.model).hexdigest(),
-        "golden_sha256": hashlib.sha256(golden).hexdigest(),
+        "version": number,
         "labels": artifact.label_names,
         **artifact.manifest,
     }
-    write_and_sync(folder / "model.onnx", artifact.model)
-    write_and_sync(folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
+    model = describe(artifact.model, manifest)
+    manifest |= {
+        "sha256": hashlib.sha256(model).hexdigest(),
+        "graph_sha256": hashlib.sha256(artifact.model).hexdigest(),  # without the description, which names the run
+        "golden_sha256": hashlib.sha256(golden).hexdigest(),
+    }
+    write_and_sync(folder / "model.onnx", model)
+    write_and_sync(folder / "manifest.json", to_json(manifest, indent=2).encode() + b"\n")
     write_and_sync(folder / "golden.npz", golden)
+    if artifact.card:
+        write_and_sync(folder / "README.md", artifact.card(manifest).encode())
     sync_folder(folder)
 
 

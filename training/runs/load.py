@@ -10,8 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from service.pictures.fit import Fit, UnknownFit
 from training.errors import TrainingError, UnknownNetwork
@@ -20,6 +19,7 @@ from training.networks.pooling import Pooling
 from training.networks.registry import NETWORKS
 from training.runs.pins import Pins
 from training.runs.run_folder import CALIBRATION, SETTINGS, RunFolder
+from training.trainer.calibration import apply_temperature
 
 # Until the checkpoint's weights, which include the normalization, are loaded.
 NO_NORMALIZATION = Normalization(0.0, 1.0)
@@ -31,13 +31,9 @@ class TrainedClassifier(Classifier):
     It is an ordinary module in evaluation mode: raw uint8 (N, H, W, C) in, probabilities float32 (N, classes) out.
     """
 
-    def __init__(self, body: nn.Module, *, labels: tuple[str, ...], fit: Fit, temperature: float = 1.0) -> None:
+    def __init__(self, body: nn.Module, *, labels: tuple[str, ...], fit: Fit) -> None:
         super().__init__(body, NO_NORMALIZATION)
         self.labels, self.fit = labels, fit
-        self.temperature = temperature  # the logits are divided by it
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.softmax(self.body(self.normalize(images)) / self.temperature, dim=1)
 
 
 def load(path: Path) -> TrainedClassifier:
@@ -59,13 +55,15 @@ def load(path: Path) -> TrainedClassifier:
     try:
         body = NETWORKS[pins.network].build(Pooling(**pins.pooling), len(pins.labels))
         fit = Fit.from_record(pins.fit)
-        model = TrainedClassifier(body, labels=tuple(pins.labels), fit=fit, temperature=_temperature(path))
+        model = TrainedClassifier(body, labels=tuple(pins.labels), fit=fit)
         model.load_state_dict(state["weights"])
     except (KeyError, TypeError, RuntimeError, UnknownFit) as error:
         raise TrainingError(
             f"the checkpoint of {path} does not fit the network {pins.network} of this code "
             f"({type(error).__name__}: {error}); load it with the code that made it"
         ) from error
+    if (temperature := _temperature(path)) != 1:
+        apply_temperature(model, temperature, NETWORKS[pins.network].image_shape)
     return model.eval()
 
 

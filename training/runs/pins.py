@@ -9,7 +9,6 @@ Not here: a checkpoint's state and recipe (trainer/loop.py), its file (trainer/c
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ import torch
 from training.data.dataset import Split, split_digest
 from training.errors import TrainingError
 from training.experiment import Experiment
+from training.processors import available_processors
 from training.trainer.checkpoint import CheckpointStore
-from training.trainer.device import mixed_precision_dtype
+from training.trainer.device import computing_dtype
 from training.trainer.distributed import ProcessGroup
 
 PINS = "pins"  # the key in a checkpoint
@@ -54,7 +54,6 @@ class Pins:
         """The pins of a run of this experiment, here and now."""
         dataset = experiment.dataset
         splits = {"training": experiment.training, "validation": experiment.validation, "test": dataset.test}
-        dtype = (mixed_precision_dtype(device) if experiment.recipe.mixed_precision else None) or torch.float32
         return cls(
             network=experiment.network.name,
             pooling=dataclasses.asdict(experiment.pooling),
@@ -66,7 +65,9 @@ class Pins:
             code=code_digest(),
             pytorch=str(torch.__version__),
             device=_device_name(device),
-            precision=str(dtype).removeprefix("torch."),
+            precision=str(computing_dtype(device, mixed_precision=experiment.recipe.mixed_precision)).removeprefix(
+                "torch."
+            ),
             processes=processes.size,
             threads=torch.get_num_threads(),
         )
@@ -150,7 +151,7 @@ class PinnedCheckpoints:
         self._pins["threads"] = before.threads
         if before.threads != pins.threads:
             torch.set_num_threads(before.threads)
-            cores = _available_cores()
+            cores = available_processors()
             more = f", though only {cores} cores are available: slower, for the same bits"
             say(f"threads: {before.threads}, as when the run began{more if before.threads > cores else ''}")
         say(f"resuming at step {self._found['step']:,} of {self._found['steps']:,}")
@@ -193,7 +194,3 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda, {torch.cuda.get_device_name(device)}"
     return f"{device.type}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,8 +4,8 @@
                 metrics.jsonl     training progress, one line per report
                 checkpoint.pt     the newest checkpoint
                 events…           TensorBoard events, if asked for
-                calibration.json  the temperature of the logits, if one was fitted
                 test.npz          the model's probabilities for every test image, and the labels
+                calibration.json  the temperature that the logits are divided by, if it was fitted
                 report.html       the report
                 result.json       what was published, and its test accuracy
 
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from training.atomic_files import write_atomically
 from training.errors import TrainingError
 from training.settings import Settings
+from training.strict_json import to_json
 from training.trainer.checkpoint import CheckpointFile
 from training.trainer.progress import TrainingProgress
 
@@ -73,7 +74,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: object) -> Path:
         """Write a JSON file into the folder, atomically."""
-        return self.write(name, json.dumps(content, indent=2, default=str).encode() + b"\n")
+        return self.write(name, to_json(content, indent=2).encode() + b"\n")
 
     def write_predictions(self, probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
         """Write the probabilities (N, classes) and labels (N,) of the test images."""
@@ -118,7 +119,7 @@ class MetricsLog:
             self._is_first = False
         line = dataclasses.asdict(progress) | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
         with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(to_json(line) + "\n")
         if self._events is not None:
             for name in SCALARS:
                 if line[name] is not None:
@@ -126,7 +127,7 @@ class MetricsLog:
 
     def _remove_lines_from(self, step: int) -> None:
         kept = [line for line in _read_metrics(self._path) if line["step"] < step]
-        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_atomically(self._path, "".join(to_json(line) + "\n" for line in kept).encode())
 
 
 def open_run_folder(settings: Settings, name: str) -> RunFolder:
@@ -136,7 +137,7 @@ def open_run_folder(settings: Settings, name: str) -> RunFolder:
         TrainingError: the run to resume has already published.
     """
     if settings.resume is None:
-        saved = settings.model_dump(mode="json", exclude={"resume", "list", "summary", "skip_if_published"})
+        saved = settings.model_dump(mode="json", exclude={"resume", "list", "summary", "evaluate", "skip_if_published"})
         return create_run_folder(settings.runs_dir, name, saved)
     folder = RunFolder(settings.resume)
     if folder.result:

@@ -1,8 +1,9 @@
-"""The hardware: its 16-bit type for mixed precision, threads, and memory."""
+"""The hardware: its name, its 16-bit type for mixed precision, threads, and memory."""
 
 import ctypes
 import os
 import platform
+from pathlib import Path
 
 import torch
 
@@ -10,6 +11,7 @@ from training.processors import available_processors
 
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def mixed_precision_dtype(device: torch.device) -> torch.dtype | None:
@@ -27,6 +29,23 @@ def use_threads(wanted: int) -> None:
     """
     if wanted or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(wanted or available_processors())
+
+
+def computing_dtype(device: torch.device, *, mixed_precision: bool) -> torch.dtype:
+    """What a training step computes in: the hardware's 16-bit type if the recipe allows it, else float32."""
+    return (mixed_precision_dtype(device) if mixed_precision else None) or torch.float32
+
+
+def processor_name(device: torch.device) -> str:
+    """The model of the processor or the GPU that computes; the architecture if Linux does not tell the model."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "") or platform.machine()
 
 
 def keep_freed_memory() -> None:

@@ -47,7 +47,8 @@ class TeacherAnswers:
         total = torch.zeros(())
         for teacher in self.teachers:
             with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-                logits = teacher.body(teacher.normalize(images).contiguous(memory_format=torch.channels_last)).float()
+                inputs = teacher.normalize(images).contiguous(memory_format=torch.channels_last)
+                logits = teacher.body(inputs).float() / teacher.temperature
             total = total + F.softmax(logits / self.temperature, dim=1)
         return (total / len(self.teachers)).half()
 

@@ -1,7 +1,7 @@
 """The recipe: every hyperparameter of a training run.
 
     tuned       one-cycle learning rate, AdamW, augmentation, an exponential moving average (EMA) of the weights, mixed
-                precision; the last average is kept
+                precision; the last average is kept, and its probabilities are calibrated
     distilled   as tuned, for longer, and with the answers of teachers as labels
     reference   as in the networks' sources: Adam at a constant learning rate, float32, no augmentation, no validation
                 split; the last weights are kept
@@ -39,6 +39,7 @@ REFERENCE: Mapping[str, Any] = {
     "validation_share": 0.0,
     "standardize": False,
     "mixed_precision": False,
+    "calibrate": False,
     "augmentation": NO_AUGMENTATION,
 }
 # Fields that are no choice of the user's here: they have flags of their own.
@@ -73,6 +74,7 @@ class Recipe:
     patience: Annotated[int, Field(ge=0)] = 0  # epochs without a lower validation loss that end training; 0 is no end
     standardize: bool = True  # normalize pixels to mean 0 and deviation 1; else with the network's constants
     mixed_precision: bool = True  # compute in 16 bits if the device's hardware does
+    calibrate: bool = True  # fit a temperature on the validation images, if they are enough; see calibration.py
     augmentation: Augmentation = NO_AUGMENTATION
     teacher_weight: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the teachers in the loss; the labels have the rest
     teacher_temperature: Annotated[float, Field(gt=0)] = 1.0  # divides logits: a higher one shows more of wrong classes

@@ -1,4 +1,6 @@
-"""The evaluation's figures are correct: accuracy, loss, calibration error and perturbations."""
+"""The evaluation's figures are correct: accuracy with its standard error, loss and calibration error."""
+
+import json
 
 import numpy as np
 import pytest
@@ -37,6 +39,17 @@ def test_accuracy_precision_recall_and_confusion_matrix_are_correct(evaluation: 
     assert evaluation.recall == pytest.approx((1, 1 / 2, 0))
 
 
+def test_the_accuracy_is_told_with_its_binomial_standard_error(evaluation: Evaluation) -> None:
+    assert evaluation.accuracy_error == pytest.approx((0.6 * 0.4 / 5) ** 0.5)
+    assert evaluation.accuracy_text == "60.00% ± 21.91 on 5 images"
+
+
+def test_the_metrics_are_strict_json_although_a_class_was_never_predicted(evaluation: Evaluation) -> None:
+    metrics = evaluation.metrics()
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert metrics["precision"] == [0.66667, 0.5, None] and metrics["test_accuracy"] == 3 / 5
+
+
 def test_the_loss_is_the_mean_negative_log_likelihood_of_the_true_class(evaluation: Evaluation) -> None:
     expected = -np.log([0.9, 0.6, 0.3, 0.8, 1e-12]).mean()
     assert evaluation.loss == pytest.approx(expected, rel=1e-5)
@@ -50,17 +63,3 @@ def test_the_calibration_error_is_the_mean_gap_between_confidence_and_accuracy(e
     two_bins = Evaluation(**{**vars(evaluation), "calibration_bins": bins})
     assert two_bins.calibration_error == pytest.approx(30 / 40 * 0.2)
     assert CALIBRATION_BINS == 15
-
-
-def test_perturbations_have_the_named_size_in_both_directions() -> None:
-    images = torch.zeros(2, 9, 9, 1, dtype=torch.uint8)
-    images[:, 4, 4] = 200
-    perturbed = dict(evaluate._perturbed(images))
-    positions = [tuple((image[:, :, 0] == 200).nonzero()[0].tolist()) for image in perturbed["shifted 2 pixels"]]
-    assert sorted(positions) == [(2, 2), (6, 6)]
-    assert list(perturbed) == [
-        "shifted 1 pixel", "shifted 2 pixels", "rotated 10°", "rotated 20°", "noise 5%", "noise 10%", "noise 20%",
-    ]  # fmt: skip
-    flat = torch.full((50, 20, 20, 1), 128, dtype=torch.uint8)
-    noisy = dict(evaluate._perturbed(flat))["noise 10%"].float()
-    assert noisy.std().item() == pytest.approx(25.5, rel=0.02) and noisy.mean().item() == pytest.approx(128, abs=0.5)

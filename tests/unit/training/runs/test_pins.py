@@ -85,7 +85,7 @@ def test_the_number_of_threads_is_restored_and_kept_in_later_checkpoints(threads
 
 
 def test_more_threads_than_cores_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pins_module, "_available_cores", lambda: 2)
+    monkeypatch.setattr(pins_module, "available_processors", lambda: 2)
     (line, _) = resumed(pins(threads=3), pins(threads=2))
     assert line == "threads: 3, as when the run began, though only 2 cores are available: slower, for the same bits"
     (line, _) = resumed(pins(threads=1), pins(threads=2))
