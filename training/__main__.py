@@ -54,7 +54,7 @@ def _run(settings: Settings, signals: SignalHandler) -> int:
         if settings.list:
             print(summary.network_list(settings.repository))
         elif settings.summary:
-            print(summary.network_summary(settings.model, settings.pooling))
+            print(summary.network_summary(settings.model, experiment.pooling_from(settings)))
         elif settings.skip_if_published and (published := experiment.published_version(settings)):
             print(f"{published} exists; nothing to do (--skip-if-published)")
         elif published := pipeline.run(settings, signals):

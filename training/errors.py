@@ -2,6 +2,7 @@
 
     TrainingError        exit status 1
     ├── UnknownNetwork   no network has this name; exit status 2, as for every invalid setting
+    ├── ImpossibleSize   a network's layers do not fit its images; exit status 2
     ├── DataError        a data set is missing, truncated, or not what its name says
     ├── OutOfMemory      the device has too little memory
     ├── ParityError      ONNX Runtime and PyTorch disagree
@@ -23,6 +24,12 @@ class TrainingError(Exception):
 
 class UnknownNetwork(TrainingError):
     """No network has this name."""
+
+    exit_status = 2
+
+
+class ImpossibleSize(TrainingError):
+    """A window is larger than what it moves over, so a network cannot be built."""
 
     exit_status = 2
 

@@ -43,8 +43,8 @@ class Experiment:
     def build_model(self) -> Classifier:
         """The network with its initial weights, which the seed decides."""
         torch.manual_seed(self.settings.seed)
-        pooling, classes = Pooling(self.settings.pooling), len(self.dataset.label_names)
-        return self.network.classifier(pooling, classes, self.normalization)
+        classes = len(self.dataset.label_names)
+        return self.network.classifier(pooling_from(self.settings), classes, self.normalization)
 
     def check_accuracy(self, accuracy: float) -> None:
         """Apply the accuracy gate.
@@ -75,10 +75,12 @@ def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
 
     Raises:
         UnknownNetwork: no network has this name.
+        ImpossibleSize: its layers do not fit its images with the pooling that the settings ask for.
         DataError: the data set cannot be loaded.
         TrainingError: its images do not have the shape that the network takes.
     """
     network = find_network(settings.model)
+    network.build(pooling_from(settings), 2)  # an impossible size is found before the data set is read
     dataset_name = _dataset_name(settings, network)
     fit = datasets.own_fit(dataset_name) if settings.fit == "auto" else Fit(settings.fit)
     dataset = _load_dataset(dataset_name, settings.data_dir, network, fit, processes)
@@ -103,6 +105,11 @@ def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
         recipe=recipe,
         normalization=normalization_for(recipe, network, training),
     )
+
+
+def pooling_from(settings: Settings) -> Pooling:
+    """The pooling that the settings ask for."""
+    return Pooling(settings.pooling, settings.pooling_window, settings.pooling_stride)
 
 
 def published_version(settings: Settings) -> Path | None:

@@ -37,6 +37,8 @@ def training_facts(
         "network": {
             "name": experiment.network.name,
             "pooling": experiment.settings.pooling,
+            "pooling_window": experiment.settings.pooling_window,
+            "pooling_stride": experiment.settings.pooling_stride,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "normalization": dataclasses.asdict(experiment.normalization),
         },
