@@ -80,7 +80,7 @@ def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
         TrainingError: its images do not have the shape that the network takes.
     """
     network = find_network(settings.model)
-    network.build(pooling_from(settings), 2)  # an impossible size is found before the data set is read
+    network.build(pooling_from(settings), 10)  # an impossible size is found before the data set is read
     dataset_name = _dataset_name(settings, network)
     fit = datasets.own_fit(dataset_name) if settings.fit == "auto" else Fit(settings.fit)
     dataset = _load_dataset(dataset_name, settings.data_dir, network, fit, processes)

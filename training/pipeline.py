@@ -26,7 +26,7 @@ from training.runs import run_folder
 from training.runs.run_folder import MetricsLog, RunFolder, open_run_folder
 from training.settings import Settings
 from training.signals import SignalHandler
-from training.trainer.device import mixed_precision_dtype
+from training.trainer.device import computing_dtype, processor_name
 from training.trainer.distributed import ProcessGroup, process_group
 from training.trainer.loop import TrainingResult, train
 from training.trainer.progress import ProgressListener, progress_display
@@ -112,12 +112,12 @@ def _print_start(experiment: Experiment, folder: RunFolder, processes: ProcessGr
     training, validation, test = (
         f"{len(split):,}" for split in (experiment.training, experiment.validation, experiment.dataset.test)
     )
-    dtype = (mixed_precision_dtype(device) if experiment.recipe.mixed_precision else None) or torch.float32
+    dtype = computing_dtype(device, mixed_precision=experiment.recipe.mixed_precision)
     print(
         f"training {experiment.network.name} on {experiment.dataset.name}: "
         f"{training} training, {validation} validation and {test} test images; "
-        f"epochs: {experiment.recipe.epochs}; device: {f'{processes.size} × ' if processes.size > 1 else ''}{device}, "
-        f"{str(dtype).removeprefix('torch.')}"
+        f"epochs: {experiment.recipe.epochs}; device: {f'{processes.size} × ' if processes.size > 1 else ''}{device} "
+        f"({processor_name(device)}), {str(dtype).removeprefix('torch.')}"
     )
     print(f"run {folder.path}", flush=True)
 
@@ -139,7 +139,8 @@ def _write_report(
 ) -> None:
     """Write the report. Its failure loses nothing but the report."""
     try:
-        content = page.render(experiment, model, evaluation, folder.metrics, facts)
+        version = Path(folder.result["published"]) if folder.result else None
+        content = page.render(experiment, model, evaluation, folder.metrics, facts, version)
         print(f"report {folder.write(run_folder.REPORT, content.encode())}", flush=True)
     except Exception as error:  # noqa: BLE001 # whatever a network of unknown shape or a full disk raises
         print(f"report not written: {type(error).__name__}: {error}", flush=True)

@@ -1,12 +1,14 @@
-"""The hardware: its 16-bit type for mixed precision, and its memory."""
+"""The hardware: its name, its 16-bit type for mixed precision, and its memory."""
 
 import ctypes
 import platform
+from pathlib import Path
 
 import torch
 
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def mixed_precision_dtype(device: torch.device) -> torch.dtype | None:
@@ -15,6 +17,23 @@ def mixed_precision_dtype(device: torch.device) -> torch.dtype | None:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     capabilities = torch.cpu.get_capabilities()
     return torch.bfloat16 if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16")) else None
+
+
+def computing_dtype(device: torch.device, *, mixed_precision: bool) -> torch.dtype:
+    """What a training step computes in: the hardware's 16-bit type if the recipe allows it, else float32."""
+    return (mixed_precision_dtype(device) if mixed_precision else None) or torch.float32
+
+
+def processor_name(device: torch.device) -> str:
+    """The model of the processor or the GPU that computes; the architecture if Linux does not tell the model."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "") or platform.machine()
 
 
 def keep_freed_memory() -> None:
