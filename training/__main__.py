@@ -57,7 +57,7 @@ def _run(settings: Settings, signals: SignalHandler) -> int:
         if settings.list:
             print(summary.network_list(settings.repository))
         elif settings.summary:
-            print(summary.network_summary(settings.model, settings.pooling))
+            print(summary.network_summary(settings.model, experiment.pooling_from(settings)))
         elif settings.evaluate:
             print(evaluate_version.evaluate_version(settings))
         elif settings.skip_if_published and (published := experiment.published_version(settings)):

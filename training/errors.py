@@ -2,7 +2,8 @@
 
     TrainingError        exit status 1
     ├── InvalidSetting   a setting is not allowed; exit status 2
-    │   └── UnknownNetwork  no network has this name
+    │   ├── UnknownNetwork  no network has this name
+    │   └── ImpossibleSize  a network's layers do not fit its images
     ├── DataError        a data set is missing, truncated, or not what its name says
     ├── OutOfMemory      the device has too little memory
     ├── ParityError      ONNX Runtime and PyTorch disagree
@@ -30,6 +31,10 @@ class InvalidSetting(TrainingError):
 
 class UnknownNetwork(InvalidSetting):
     """No network has this name."""
+
+
+class ImpossibleSize(InvalidSetting):
+    """A window is larger than what it moves over, so a network cannot be built."""
 
 
 class DataError(TrainingError):

@@ -52,8 +52,8 @@ class Experiment:
 
     @property
     def pooling(self) -> Pooling:
-        """The kind of pooling, as set."""
-        return Pooling(self.settings.pooling)
+        """The pooling that the settings ask for."""
+        return pooling_from(self.settings)
 
     def build_model(self) -> Classifier:
         """The network with its initial weights: random, which the seed decides, or those of `--init-from`.
@@ -96,10 +96,12 @@ def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
 
     Raises:
         UnknownNetwork: no network has this name.
+        ImpossibleSize: its layers do not fit its images with the pooling that the settings ask for.
         DataError: the data set cannot be loaded.
         TrainingError: its images do not have the shape that the network takes.
     """
     network = find_network(settings.model)
+    network.build(pooling_from(settings), 10)  # an impossible size is found before the data set is read
     dataset_name = _dataset_name(settings, network)
     fit = datasets.own_fit(dataset_name) if settings.fit == "auto" else Fit(settings.fit)
     dataset = _load_dataset(dataset_name, settings, network, fit, processes)
@@ -142,6 +144,11 @@ def recipe_changes(settings: Settings) -> dict[str, Any]:
             raise InvalidSetting(f"--set {item}: expected KEY=VALUE, such as ema_fraction=0.1")
         changes[key.strip()] = value.strip()
     return changes
+
+
+def pooling_from(settings: Settings) -> Pooling:
+    """The pooling that the settings ask for."""
+    return Pooling(settings.pooling, settings.pooling_window, settings.pooling_stride)
 
 
 def published_version(settings: Settings) -> Path | None:

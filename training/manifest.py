@@ -61,6 +61,8 @@ def training_facts(
             "name": experiment.network.name,
             "image_shape": experiment.network.image_shape,
             "pooling": experiment.settings.pooling,
+            "pooling_window": experiment.settings.pooling_window,
+            "pooling_stride": experiment.settings.pooling_stride,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "normalization": dataclasses.asdict(experiment.normalization),
         },

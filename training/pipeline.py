@@ -33,7 +33,7 @@ from training.signals import SignalHandler
 from training.teachers import load_teachers
 from training.trainer.calibration import Calibration, calibrate
 from training.trainer.checkpoint import CheckpointStore
-from training.trainer.device import computing_dtype, use_threads
+from training.trainer.device import computing_dtype, processor_name, use_threads
 from training.trainer.distributed import ProcessGroup, process_group
 from training.trainer.loop import TrainingResult, train
 from training.trainer.progress import ProgressListener, progress_display
@@ -167,8 +167,8 @@ def _print_start(experiment: Experiment, folder: RunFolder, processes: ProcessGr
     print(
         f"training {experiment.network.name} on {experiment.dataset.name}: "
         f"{training} training, {validation} validation and {test} test images; "
-        f"epochs: {experiment.recipe.epochs}; device: {f'{processes.size} × ' if processes.size > 1 else ''}{device}, "
-        f"{str(dtype).removeprefix('torch.')}; threads: {torch.get_num_threads()}"
+        f"epochs: {experiment.recipe.epochs}; device: {f'{processes.size} × ' if processes.size > 1 else ''}{device} "
+        f"({processor_name(device)}), {str(dtype).removeprefix('torch.')}; threads: {torch.get_num_threads()}"
     )
     if experiment.initial_weights:
         print(f"starts from the weights of {experiment.settings.init_from}")
@@ -205,7 +205,8 @@ def _write_report(
 ) -> None:
     """Write the report. Its failure loses nothing but the report."""
     try:
-        content = page.render(experiment, model, evaluation, folder.metrics, facts)
+        version = Path(folder.result["published"]) if folder.result else None
+        content = page.render(experiment, model, evaluation, folder.metrics, facts, version)
         print(f"report {folder.write(run_folder.REPORT, content.encode())}", flush=True)
     except Exception as error:  # noqa: BLE001 # whatever a network of unknown shape or a full disk raises
         print(f"report not written: {type(error).__name__}: {error}", flush=True)

@@ -57,8 +57,12 @@ class Settings(BaseSettings):
     """Run folder of a trained network whose answers the recipe distilled teaches; give it several times for the mean of several."""  # noqa: E501
     init_from: Path | None = None
     """Run folder or published version whose weights training starts from; the last layer may have other classes."""
-    pooling: Literal["max", "avg", "lp", "mixed", "avg-topk", "global"] = "max"
-    """Kind of pooling."""
+    pooling: Literal["max", "min", "avg", "lp", "mixed", "avg-topk", "stride", "global", "global-max"] = "max"
+    """Kind of pooling; stride is a convolution in its place."""
+    pooling_window: Annotated[int, Field(ge=1)] = 2
+    """Side of the pooling windows, in values of the feature map."""
+    pooling_stride: Annotated[int, Field(ge=1)] = 2
+    """Step between pooling windows; they overlap if it is smaller than their side."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Passes over the training images; 0 takes the recipe's number for the network."""
     batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0

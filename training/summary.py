@@ -10,16 +10,17 @@ from training.networks.pooling import Pooling
 from training.networks.registry import NETWORKS, find_network
 
 
-def network_summary(name: str, pooling: str) -> str:
-    """The layer table of a network with this kind of pooling.
+def network_summary(name: str, pooling: Pooling) -> str:
+    """The layer table of a network with this pooling.
 
     Raises:
         UnknownNetwork: no network has this name.
+        ImpossibleSize: its layers do not fit its images with this pooling.
     """
     network = find_network(name)
     height, width, channels = network.image_shape
-    body = network.classifier(Pooling(pooling)).body
-    return layer_table(layer_summaries(body, torch.zeros(1, channels, height, width)))
+    body = network.classifier(pooling).body
+    return layer_table(body, layer_summaries(body, torch.zeros(1, channels, height, width)))
 
 
 def network_list(repository: Path) -> str:

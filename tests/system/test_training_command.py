@@ -84,6 +84,8 @@ def test_a_repository_that_cannot_be_written_is_one_line_and_status_1(tmp_path: 
         (["--dataset", "cats"], "cats"),
         (["--model", "vgg"], "vgg"),
         (["--pooling", "median"], "median"),
+        (["--pooling-window", "40", "--data-dir", "nowhere"], "40×40 does not fit on a map of 28×28"),
+        (["--pooling-stride", "0"], "--pooling-stride"),
         (["--recipe", "best"], "best"),
         (["--name", "../models"], "../models"),
         (["--resume", "nowhere"], "--resume nowhere: not a run folder"),

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from training.errors import UnknownNetwork
-from training.networks.architectures import CifarCNN, CifarTeacher, LeNet, MnistCNN, MnistTeacher, SimpleCNN
+from training.networks.architectures import CifarCNN, LeNet, MnistCNN, OneLayer, SimpleCNN
 from training.networks.classifier import Classifier, Normalization
 from training.networks.pooling import MAX_POOLING, Pooling
+from training.networks.teachers import CifarTeacher, MnistTeacher
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,16 @@ NETWORKS = {
             normalization=Normalization(0.5, 0.5),
             reference=Hyperparameters(2, 100),  # the source names no optimizer
             tuned=Hyperparameters(40, 256, 8e-3),
+            min_accuracy=0.45,
+        ),
+        Network(
+            name="cifar10-onelayer",
+            build=OneLayer,
+            image_shape=(32, 32, 3),
+            dataset="cifar10",
+            normalization=Normalization(0.5, 0.5),
+            reference=Hyperparameters(10, 64),  # ours: there is no source
+            tuned=Hyperparameters(20, 256, 8e-3),
             min_accuracy=0.45,
         ),
         Network(

@@ -1,4 +1,4 @@
-"""The pipeline calibrates what the recipe asks for, and leaves the temperature for whoever loads the checkpoint."""
+"""The pipeline says what it trains on, calibrates what the recipe asks for, and leaves the temperature in the run."""
 
 import copy
 import dataclasses
@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support import reports
 from tests.support.training import NETWORK, short_recipe, splits, train
 from training import pipeline
 from training.runs.run_folder import RunFolder
 from training.trainer import calibration
+from training.trainer.distributed import SINGLE_PROCESS
 
 
 def experiment(**changes: Any) -> Any:
@@ -48,3 +50,19 @@ def test_a_recipe_without_calibration_leaves_the_network_and_the_folder_as_they_
     assert not list(tmp_path.iterdir()) and all(
         torch.equal(before[name], tensor) for name, tensor in model.state_dict().items()
     )
+
+
+@pytest.mark.parametrize(
+    ("device", "shown"),
+    [("cuda", "device: cuda (NVIDIA H200), float32"), ("cpu", "device: cpu (a processor), float32")],
+)
+def test_the_name_of_the_hardware_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, device: str, shown: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    cpu_info = tmp_path / "cpuinfo"
+    cpu_info.write_text("processor\t: 0\nmodel name\t: a processor\n")
+    monkeypatch.setattr("training.trainer.device.CPU_INFO", cpu_info)
+    experiment = reports.report_input(monkeypatch, reports.mlp, recipe="reference").experiment
+    pipeline._print_start(experiment, RunFolder(tmp_path), SINGLE_PROCESS, torch.device(device))
+    assert shown in capsys.readouterr().out

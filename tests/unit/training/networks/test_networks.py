@@ -1,14 +1,13 @@
-"""The networks: their layers, normalization and layer table, and the formula of every kind of pooling."""
+"""The networks: their layers and normalization, and the sizes that follow from another pooling window or stride."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from tests.support.training import random_images
-from training import summary
+from training.errors import ImpossibleSize
 from training.networks.layers import layer_summaries
-from training.networks.pooling import KINDS, AvgTopKPool, LpPool, MixedPool, Pooling
+from training.networks.pooling import KINDS, Pooling
 from training.networks.registry import NETWORKS
 
 # By network: its layers, their output shapes for max pooling (which show the padding), and its number of parameters.
@@ -33,6 +32,11 @@ EXPECTED = {
         "6×28×28 6×28×28 6×14×14 16×10×10 16×10×10 16×5×5 400 120 120 84 84 10",
         62_006,
     ),
+    "cifar10-onelayer": (
+        "Conv2d ReLU MaxPool2d Flatten Linear",
+        "32×30×30 32×30×30 32×15×15 7200 10",
+        72_906,
+    ),
 }
 
 
@@ -46,10 +50,10 @@ def test_a_network_has_the_layers_shapes_and_parameters_of_its_source(name: str)
     assert sum(layer.parameters for layer in layers) == parameters
 
 
-def test_networks_have_the_accuracies_of_their_sources_and_teachers_have_none() -> None:
+def test_networks_have_the_accuracies_of_their_sources_and_our_own_have_none() -> None:
     assert {name: network.reference_accuracy for name, network in NETWORKS.items()} == {
         "mnist-simplecnn": 0.9923, "mnist-cnn": 0.9901, "cifar10-cnn": 0.7040, "cifar10-lenet": None,
-        "mnist-teacher": None, "cifar10-teacher": None,
+        "cifar10-onelayer": None, "mnist-teacher": None, "cifar10-teacher": None,
     }  # fmt: skip
 
 
@@ -77,59 +81,24 @@ def test_the_classifier_normalizes_raw_pixels_and_returns_probabilities(name: st
     torch.testing.assert_close(model(images).sum(1), torch.ones(3))
 
 
-WINDOWS = torch.tensor([[[[1.0, 2, 5, 0], [3, 4, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2]]]])
+@pytest.mark.parametrize(("window", "stride"), [(3, 2), (2, 1), (3, 3), (1, 2), (4, 3)])
+@pytest.mark.parametrize("name", list(EXPECTED))
+def test_the_fully_connected_layers_follow_the_window_and_the_stride(name: str, window: int, stride: int) -> None:
+    for kind in KINDS:
+        model = NETWORKS[name].classifier(Pooling(kind, window, stride), classes=3).eval()
+        assert model(random_images(NETWORKS[name], 2)).shape == (2, 3)
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"),
+    ("name", "window", "stride", "message"),
     [
-        ("max", [[4, 5], [0, 2]]),
-        ("avg", [[2.5, 1.25], [0, 2]]),
-        ("lp", [[30**0.5, 5], [0, 4]]),
-        ("mixed", [[3.25, 3.125], [0, 2]]),
-        ("avg-topk", [[3.5, 2.5], [0, 2]]),
+        ("mnist-simplecnn", 8, 8, r"8×8 does not fit on a map of 3×3.*⌊\(n \+ 2p − f\) / s⌋ \+ 1 = ⌊\(3−8\)/8⌋\+1 = 0"),
+        ("cifar10-cnn", 30, 2, r"3×3 does not fit on a map of 1×1.*⌊\(1−3\)/1⌋\+1 = -1"),
+        ("cifar10-lenet", 29, 1, r"29×29 does not fit on a map of 28×28.*⌊\(28−29\)/1⌋\+1 = 0"),
     ],
 )
-def test_each_kind_of_pooling_computes_its_formula(kind: str, expected: list[list[float]]) -> None:
-    pooled = Pooling(kind).layer()(WINDOWS)[0, 0]
-    torch.testing.assert_close(pooled, torch.tensor(expected, dtype=torch.float32), atol=2e-6, rtol=0)
-
-
-def test_global_pooling_leaves_one_value_per_feature_map() -> None:
-    pooling = Pooling("global")
-    assert pooling.last_layer()(WINDOWS).flatten().tolist() == [WINDOWS.mean().item()]
-    torch.testing.assert_close(pooling.layer()(WINDOWS), F.max_pool2d(WINDOWS, 2))
-    assert pooling.output_area(7) == 1 and Pooling("max").output_area(7) == 49
-
-
-@pytest.mark.parametrize("size", range(2, 12))
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "global"])
-def test_the_output_size_of_pooling_follows_its_formula(kind: str, size: int) -> None:
-    assert Pooling(kind).layer()(torch.rand(1, 2, size, size)).shape == (1, 2, *[(size - 2) // 2 + 1] * 2)
-
-
-def test_avg_topk_is_max_pooling_for_k_1_and_average_pooling_for_k_4() -> None:
-    x = torch.randn(3, 4, 9, 9)
-    torch.testing.assert_close(AvgTopKPool(1)(x), F.max_pool2d(x, 2))
-    torch.testing.assert_close(AvgTopKPool(4)(x), F.avg_pool2d(x, 2))
-    assert (AvgTopKPool(2)(x) >= AvgTopKPool(3)(x)).all()
-
-
-def test_lp_pooling_has_a_finite_gradient_at_zero_and_mixed_pooling_learns_its_weight() -> None:
-    zeros = torch.zeros(1, 1, 2, 2, requires_grad=True)
-    LpPool()(zeros).sum().backward()
-    assert zeros.grad is not None and zeros.grad.isfinite().all()
-    mixed = MixedPool()
-    mixed(WINDOWS).sum().backward()
-    assert mixed.weight.grad is not None and mixed.weight.grad != 0
-
-
-def test_the_layer_table_has_a_header_a_line_per_layer_and_the_total() -> None:
-    lines = summary.network_summary("cifar10-lenet", "max").splitlines()
-    assert [line.split() for line in lines[:2]] == [
-        ["layer", "output", "parameters"],
-        ["Conv", "3→6,", "5×5", "6×28×28", "456"],
-    ]
-    assert (
-        len(lines) == 14 and lines[-1].split() == ["total", "62,006"] and all(line == line.rstrip() for line in lines)
-    )
+def test_a_window_that_does_not_fit_is_refused_with_the_formula_and_its_numbers(
+    name: str, window: int, stride: int, message: str
+) -> None:
+    with pytest.raises(ImpossibleSize, match=message):
+        NETWORKS[name].classifier(Pooling("max", window, stride))
