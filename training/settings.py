@@ -11,11 +11,13 @@ RESUME_OVERRIDES = (
     "data_dir",
     "repository",
     "min_accuracy",
+    "publish",
     "device",
     "quantize",
     "runs_dir",
     "resume",
     "tensorboard",
+    "mlflow",
     "skip_if_published",
 )
 
@@ -51,16 +53,20 @@ class Settings(BaseSettings):
     """Exit at once if the repository already has a version of the model."""
     recipe: Literal["tuned", "reference"] = "tuned"
     """Hyperparameters: tuned are our own; reference are those of the networks' sources."""
-    pooling: Literal["max", "avg", "lp", "mixed", "avg-topk", "global"] = "max"
-    """Kind of pooling."""
+    pooling: Literal["max", "avg", "lp", "mixed", "avg-topk", "global", "all"] = "max"
+    """Kind of pooling; all trains the network with each kind, publishes nothing and compares them on one page."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Passes over the training images; 0 takes the recipe's number for the network."""
     batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Images per step, over all processes; 0 takes the recipe's number for the network and the data set."""
     seed: Annotated[int, Field(ge=0, lt=2**40)] = 0
     """Random seed; on the same machine the same seed gives the same weights."""
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Number of seeds to train with, from --seed on; only the first one's model is published. Prints mean ± deviation of the accuracy."""  # noqa: E501
     min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     """Accuracy gate: the lowest test accuracy, from 0 to 1, that is published; by default the network's own or, on other data, the share of the commonest class."""  # noqa: E501
+    publish: bool = True
+    """Publish the model; --no-publish trains, evaluates and reports only; --resume RUN --publish does it later."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; auto is CUDA if there is a GPU."""
     quantize: Literal["none", "int8"] = "none"
@@ -71,6 +77,8 @@ class Settings(BaseSettings):
     """Run folder to resume, from its checkpoint and with its settings."""
     tensorboard: bool = False
     """Also write TensorBoard events; needs the package tensorboard."""
+    mlflow: str = ""
+    """Also log to the MLflow tracking server at this URI, such as http://localhost:5000; needs the package mlflow-skinny."""  # noqa: E501
     list: bool = False
     """List the networks, with the accuracies that their sources report and those published here, and exit."""
     summary: bool = False
