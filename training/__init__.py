@@ -4,6 +4,7 @@ In reading order:
 
     settings.py    every flag and environment variable
     __main__.py    the command (signals.py, errors.py, summary.py, processors.py)
+    comparison.py  several runs: --seeds, --pooling all
     pipeline.py    all stages, from data to the published version
     experiment.py  what the settings ask for, with data set, network and recipe
     teachers.py    the trained networks that a student learns from
@@ -13,8 +14,9 @@ In reading order:
     evaluation/    accuracy and other figures on the test split
     publishing/    the ONNX graph, its proofs, and the model repository
     manifest.py    what a published version says about itself
-    runs/          the files that a run leaves (atomic_files.py, strict_json.py)
-    report/        report.html, with pictures of what was learned
+    runs/          the files that a run leaves (atomic_files.py, strict_json.py), and the table of all runs
+                   (runs_command.py)
+    report/        the pages of one run, of all runs and of a comparison
     evaluate_version.py  a published version on any data set, for --evaluate
 
 The service and the job share the files that publishing/publish.py writes and, of code, service/pictures/ alone: how a

@@ -1,5 +1,7 @@
 """`python -m training`: train a network, evaluate it, export it to ONNX and publish it.
 
+`python -m training runs` lists all runs (runs_command.py).
+
 Exit status: 0 published; 1 not published, with the reason in one line; 2 an invalid setting; 130 or 143 stopped by
 SIGINT (Ctrl-C) or SIGTERM, after a checkpoint was saved if training had begun.
 """
@@ -10,6 +12,7 @@ import sys
 from argparse import ArgumentParser
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp, CliSettingsSource, SettingsError
@@ -21,6 +24,10 @@ from training.signals import SignalHandler
 
 def main() -> None:
     """Run the command and exit."""
+    if sys.argv[1:2] == ["runs"]:
+        from training import runs_command
+
+        sys.exit(runs_command.main(sys.argv[2:]))
     try:
         settings = _read_settings()
     except ValidationError as error:
@@ -50,7 +57,7 @@ def _run(settings: Settings, signals: SignalHandler) -> int:
     """Do what the settings ask for; the exit status."""
     wait_passively()
     # The import of torch takes seconds: --help does without it.
-    from training import evaluate_version, experiment, pipeline, summary
+    from training import comparison, evaluate_version, experiment, pipeline, summary
     from training.errors import Interrupted, TrainingError
 
     try:
@@ -62,8 +69,10 @@ def _run(settings: Settings, signals: SignalHandler) -> int:
             print(evaluate_version.evaluate_version(settings))
         elif settings.skip_if_published and (published := experiment.published_version(settings)):
             print(f"{published} exists; nothing to do (--skip-if-published)")
-        elif published := pipeline.run(settings, signals):
-            print(f"published {published}")
+        elif comparison.is_comparison(settings):
+            comparison.run(settings, signals)
+        elif outcome := pipeline.run(settings, signals):
+            print(f"published {outcome.version}" if outcome.version else _how_to_publish(outcome.folder))
     except Interrupted as error:
         if str(error):
             print(f"\n{error}", file=sys.stderr)
@@ -77,6 +86,10 @@ def _run(settings: Settings, signals: SignalHandler) -> int:
     return 0
 
 
+def _how_to_publish(run: Path) -> str:
+    return f"not published (--no-publish); publish with: python -m training --resume {run} --publish"
+
+
 def _read_settings() -> Settings:
     """The settings of the command line and the environment or, with `--resume`, those of the run.
 
@@ -84,6 +97,7 @@ def _read_settings() -> Settings:
         ValueError: `--resume` is not a run folder, or a setting contradicts the run's.
     """
     source: CliSettingsSource[ArgumentParser] = CliSettingsSource(Settings)
+    source.root_parser.epilog = "python -m training runs lists all runs, with their accuracies and states."
     source.root_parser.add_argument(
         "--version", action="version", version=f"simplecnn {version('simplecnn')}", help="Print the version and exit."
     )

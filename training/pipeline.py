@@ -4,8 +4,9 @@ Every stage is a function of another module; here are their order and the lines 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from training.publishing import card, export, golden, quantize
 from training.publishing.file_check import check_files
 from training.publishing.golden import Golden
 from training.publishing.publish import Artifact, publish
-from training.report import page
-from training.runs import run_folder
+from training.report import page, runs_page
+from training.runs import files
 from training.runs.pins import PinnedCheckpoints, Pins
 from training.runs.run_folder import MetricsLog, RunFolder, open_run_folder
+from training.runs.session import run_session
+from training.runs.tracking import Results, Tracker
 from training.settings import Settings
 from training.signals import SignalHandler
 from training.teachers import load_teachers
@@ -39,47 +42,72 @@ from training.trainer.loop import TrainingResult, train
 from training.trainer.progress import ProgressListener, progress_display
 
 
-def run(settings: Settings, signals: SignalHandler) -> Path | None:
-    """Run the job; the folder of the published version, or None in every process but the main one.
+@dataclass(frozen=True)
+class Outcome:
+    """A run that reached its end: its folder, the experiment and the trained network, and what it published."""
+
+    folder: Path
+    experiment: Experiment
+    model: Classifier
+    version: Path | None
+
+
+def run(
+    settings: Settings, signals: SignalHandler, *, opened: Callable[[Path], None] = lambda _: None
+) -> Outcome | None:
+    """Run the job; the outcome, or None in every process but the main one.
+
+    `opened` is called with the run folder before the first step.
 
     Raises:
         TrainingError: nothing was published; the message says why.
         OSError: a file cannot be written.
     """
     use_threads(settings.threads)
-    with process_group(settings.device) as (processes, device):
-        experiment = prepare(settings, processes)
-        teachers = load_teachers(experiment)
-        folder = open_run_folder(settings, experiment.name) if processes.is_main else None
-        model = experiment.build_model()
-        if folder:
-            _print_start(experiment, folder, processes, device)
-        checkpoints = _pinned_checkpoints(experiment, folder, processes, device)
-        result = _train(experiment, model, teachers, folder, checkpoints, processes, device, signals)
-    if folder is None:
-        return None
-    calibration = _calibrate(experiment, model, folder)
-    evaluation = _evaluate(experiment, model, folder, result)
-    facts = manifest.training_facts(
-        experiment,
-        folder.path.name,
-        model,
-        result,
-        evaluation,
-        calibration,
-        device=device,
-        processes=processes.size,
-    )
-    try:
-        experiment.check_accuracy(evaluation.accuracy)
-        graph, parity = _export(experiment, model, evaluation)
-        evaluation = dataclasses.replace(
-            evaluation, perturbed_accuracy=perturbed_accuracy(export.runner(graph), experiment.dataset.test)
+    with ExitStack() as stack:
+        with process_group(settings.device) as (processes, device):
+            experiment = prepare(settings, processes)
+            teachers = load_teachers(experiment)
+            folder = open_run_folder(settings, experiment.name) if processes.is_main else None
+            model = experiment.build_model()
+            trackers: Sequence[Tracker] = ()
+            if folder:
+                stack.callback(_write_index, folder.path.parent)  # at the very end, however the run ends
+                trackers = stack.enter_context(run_session(experiment, folder))
+                opened(folder.path)
+                _print_start(experiment, folder, processes, device)
+            checkpoints = _pinned_checkpoints(experiment, folder, processes, device)
+            result = _train(experiment, model, teachers, folder, checkpoints, trackers, processes, device, signals)
+        if folder is None:
+            return None
+        calibration = _calibrate(experiment, model, folder)
+        evaluation = _evaluate(experiment, model, folder, result)
+        facts = manifest.training_facts(
+            experiment,
+            folder.path.name,
+            model,
+            result,
+            evaluation,
+            calibration,
+            device=device,
+            processes=processes.size,
         )
-        facts["metrics"] |= evaluation.metrics()
-        return _publish_versions(experiment, graph, parity, folder, evaluation, facts)
-    finally:  # also of a run that published nothing
-        _write_report(experiment, model, folder, evaluation, facts)
+        version = None
+        try:
+            if settings.publish:
+                experiment.check_accuracy(evaluation.accuracy)
+            graph, parity = _export(experiment, model, evaluation)
+            evaluation = dataclasses.replace(
+                evaluation, perturbed_accuracy=perturbed_accuracy(export.runner(graph), experiment.dataset.test)
+            )
+            facts["metrics"] |= evaluation.metrics()
+            if settings.publish:
+                version = _publish_versions(experiment, graph, parity, folder, evaluation, facts)
+        finally:  # also of a run that published nothing
+            folder.write_facts(facts)
+            _write_report(experiment, model, folder, evaluation, facts)
+            _log_results(trackers, Results(model, evaluation, facts, version))
+        return Outcome(folder.path, experiment, model, version)
 
 
 def _publish_versions(
@@ -95,7 +123,7 @@ def _publish_versions(
     chosen = golden.choose(export.runner(graph), test, evaluation.probabilities, experiment.fit)
     float32 = manifest.float32_manifest(facts, parity, chosen)
     version = _publish(experiment, experiment.name, graph, float32, chosen, parity.probabilities)
-    folder.write_json(run_folder.RESULT, {"published": str(version), "test_accuracy": evaluation.accuracy})
+    folder.write_json(files.RESULT, {"published": str(version), "test_accuracy": evaluation.accuracy})
     if experiment.settings.quantize == "int8":
         _publish_int8(experiment, graph, facts, chosen)
     return version
@@ -126,17 +154,16 @@ def _train(
     teachers: Sequence[Classifier],
     folder: RunFolder | None,
     checkpoints: CheckpointStore | None,
+    trackers: Sequence[Tracker],
     processes: ProcessGroup,
     device: torch.device,
     signals: SignalHandler,
 ) -> TrainingResult:
     """Train in every process; the main one shows progress and writes checkpoints, and all resume from them."""
-    settings = experiment.settings
     with signals, ExitStack() as stack:
         listeners: list[ProgressListener] = []
         if folder:
-            metrics_log = MetricsLog(folder.path, tensorboard=settings.tensorboard)
-            listeners += [stack.enter_context(progress_display()), stack.enter_context(metrics_log)]
+            listeners += [stack.enter_context(progress_display()), MetricsLog(folder.path), *trackers]
         try:
             return train(
                 model,
@@ -179,7 +206,7 @@ def _calibrate(experiment: Experiment, model: Classifier, folder: RunFolder) -> 
     """Calibrate the network on the validation images, and save the temperature, which the checkpoint lacks."""
     if not experiment.recipe.calibrate or not (calibration := calibrate(model, experiment.validation)):
         return None
-    folder.write_json(run_folder.CALIBRATION, dataclasses.asdict(calibration))
+    folder.write_json(files.CALIBRATION, dataclasses.asdict(calibration))
     print(
         f"calibrated: temperature {calibration.temperature:.3f}, "
         f"fitted on {calibration.validation_images:,} validation images"
@@ -207,9 +234,26 @@ def _write_report(
     try:
         version = Path(folder.result["published"]) if folder.result else None
         content = page.render(experiment, model, evaluation, folder.metrics, facts, version)
-        print(f"report {folder.write(run_folder.REPORT, content.encode())}", flush=True)
+        print(f"report {folder.write(files.REPORT, content.encode())}", flush=True)
     except Exception as error:  # noqa: BLE001 # whatever a network of unknown shape or a full disk raises
         print(f"report not written: {type(error).__name__}: {error}", flush=True)
+
+
+def _log_results(trackers: Sequence[Tracker], results: Results) -> None:
+    """Give the results to the trackers. Their failure loses nothing but what they show."""
+    for tracker in trackers:
+        try:
+            tracker.log_results(results)
+        except Exception as error:  # noqa: BLE001 # whatever their packages and disks raise
+            print(f"results not shown by {type(tracker).__name__}: {type(error).__name__}: {error}", flush=True)
+
+
+def _write_index(runs_dir: Path) -> None:
+    """Write the page of all runs. Its failure loses nothing: the next run writes it again."""
+    try:
+        runs_page.write_index(runs_dir)
+    except Exception as error:  # noqa: BLE001 # whatever lies in the folder of somebody else
+        print(f"{files.INDEX} not written: {type(error).__name__}: {error}", flush=True)
 
 
 def _export(experiment: Experiment, model: Classifier, evaluation: Evaluation) -> tuple[bytes, export.Parity]:

@@ -11,11 +11,13 @@ RESUME_OVERRIDES = (
     "data_dir",
     "repository",
     "min_accuracy",
+    "publish",
     "device",
     "quantize",
     "runs_dir",
     "resume",
     "tensorboard",
+    "mlflow",
     "skip_if_published",
 )
 
@@ -57,8 +59,8 @@ class Settings(BaseSettings):
     """Run folder of a trained network whose answers the recipe distilled teaches; give it several times for the mean of several."""  # noqa: E501
     init_from: Path | None = None
     """Run folder or published version whose weights training starts from; the last layer may have other classes."""
-    pooling: Literal["max", "min", "avg", "lp", "mixed", "avg-topk", "stride", "global", "global-max"] = "max"
-    """Kind of pooling; stride is a convolution in its place."""
+    pooling: Literal["max", "min", "avg", "lp", "mixed", "avg-topk", "stride", "global", "global-max", "all"] = "max"
+    """Kind of pooling; stride is a convolution in its place. all trains the network with each kind, publishes nothing and compares them on one page."""  # noqa: E501
     pooling_window: Annotated[int, Field(ge=1)] = 2
     """Side of the pooling windows, in values of the feature map."""
     pooling_stride: Annotated[int, Field(ge=1)] = 2
@@ -87,8 +89,12 @@ class Settings(BaseSettings):
     """Threads that compute; 0 takes the processors that this process may use. The bits of the weights depend on it."""
     seed: Annotated[int, Field(ge=0, lt=2**40)] = 0
     """Random seed; on the same machine the same seed gives the same weights."""
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Number of seeds to train with, from --seed on; only the first one's model is published. Prints mean ± deviation of the accuracy."""  # noqa: E501
     min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     """Accuracy gate: the lowest test accuracy, from 0 to 1, that is published; by default the network's own or, on other data, the share of the commonest class."""  # noqa: E501
+    publish: bool = True
+    """Publish the model; --no-publish trains, evaluates and reports only; --resume RUN --publish does it later."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; auto is CUDA if there is a GPU."""
     quantize: Literal["none", "int8"] = "none"
@@ -101,6 +107,8 @@ class Settings(BaseSettings):
     """Also write TensorBoard events; needs the package tensorboard."""
     evaluate: str = ""
     """Evaluate a published version on the test split of --dataset, and exit: its folder, or NAME or NAME/VERSION in the repository."""  # noqa: E501
+    mlflow: str = ""
+    """Also log to the MLflow tracking server at this URI, such as http://localhost:5000; needs the package mlflow-skinny."""  # noqa: E501
     list: bool = False
     """List the networks, with the accuracies that their sources report and those published here, and exit."""
     summary: bool = False

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from training.errors import TrainingError
 from training.networks.layers import column_widths, layer_summaries, layer_table
 from training.networks.pooling import Pooling
 from training.networks.registry import NETWORKS, find_network
@@ -16,7 +17,10 @@ def network_summary(name: str, pooling: Pooling) -> str:
     Raises:
         UnknownNetwork: no network has this name.
         ImpossibleSize: its layers do not fit its images with this pooling.
+        TrainingError: the kind is `all`.
     """
+    if pooling.kind == "all":
+        raise TrainingError("--summary shows the layers with one kind of pooling, not with --pooling all")
     network = find_network(name)
     height, width, channels = network.image_shape
     body = network.classifier(pooling).body

@@ -216,7 +216,7 @@ def test_a_documented_command_has_flags_and_values_that_exist(
 ) -> None:
     checked = 0
     for arguments in commands(module):
-        if arguments[:1] == ["check"] or "…" in arguments:
+        if arguments[:1] in (["check"], ["runs"]) or "…" in arguments:
             continue
         stand_ins = {"NAME": "mnist-cnn", "S": "1", "SEED": "1"}
         try:

@@ -11,11 +11,14 @@ from service.pictures.fit import Fit
 from training.data import datasets
 from training.data.augment import DIGIT_AUGMENTATION
 from training.data.dataset import Split, split_validation
+from training.experiment import Experiment, prepare
 from training.networks import registry
 from training.networks.classifier import Classifier
 from training.publishing import publish
 from training.runs.pins import Pins
+from training.settings import Settings
 from training.trainer import loop
+from training.trainer.distributed import SINGLE_PROCESS
 from training.trainer.loop import TrainingResult
 from training.trainer.progress import ProgressListener
 from training.trainer.recipe import Recipe
@@ -23,6 +26,13 @@ from training.trainer.recipe import Recipe
 CPU = torch.device("cpu")
 NETWORK = registry.NETWORKS["mnist-simplecnn"]
 SAMPLE = datasets.load("mnist-sample", Path("unused"))
+
+
+def prepared(**settings: Any) -> Experiment:
+    """The experiment of these settings, on mnist-sample."""
+    # Settings() would read the command line of the tests.
+    given = Settings.model_construct(**{"dataset": "mnist-sample", "device": "cpu"} | settings)
+    return prepare(given, SINGLE_PROCESS)
 
 
 def splits(count: int = 600) -> tuple[Split, Split]:

@@ -48,6 +48,7 @@ def test_imports_follow_the_layers() -> None:
         ("service.client", ["torch", "onnxruntime", "numpy", "PIL", "training"]),
         ("training.publishing.publish", ["grpc", "google.rpc", "service", "structlog"]),
         ("training.settings", ["torch", "grpc"]),
+        ("training.runs_command", ["torch", "matplotlib", "numpy", "PIL"]),
     ],
 )
 def test_a_module_does_not_load_forbidden_packages(module: str, forbidden: list[str]) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from training.errors import InvalidSetting, TrainingError
 from training.networks.classifier import Classifier, Normalization
-from training.runs.run_folder import SETTINGS, RunFolder
+from training.runs.files import SETTINGS
+from training.runs.run_folder import RunFolder
 
 GRAPH, MANIFEST = "model.onnx", "manifest.json"
 # Decimals of a normalization's mean and deviation, as recipe.py rounds them.

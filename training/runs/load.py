@@ -17,8 +17,9 @@ from training.errors import TrainingError, UnknownNetwork
 from training.networks.classifier import Classifier, Normalization
 from training.networks.pooling import Pooling
 from training.networks.registry import NETWORKS
+from training.runs.files import CALIBRATION, SETTINGS
 from training.runs.pins import Pins
-from training.runs.run_folder import CALIBRATION, SETTINGS, RunFolder
+from training.runs.run_folder import RunFolder
 from training.trainer.calibration import apply_temperature
 
 # Until the checkpoint's weights, which include the normalization, are loaded.

@@ -3,42 +3,35 @@
     RUNS_DIR/ID/settings.json     its settings
                 metrics.jsonl     training progress, one line per report
                 checkpoint.pt     the newest checkpoint
-                events…           TensorBoard events, if asked for
+                events…           TensorBoard events, if asked for (tensorboard_tracker.py)
                 test.npz          the model's probabilities for every test image, and the labels
                 calibration.json  the temperature that the logits are divided by, if it was fitted
                 report.html       the report
+                facts.json        what the manifest says of the run: network, data, recipe and figures
                 result.json       what was published, and its test accuracy
+                error.txt         why the run failed, if it did
 
 Not here: a checkpoint's file (trainer/checkpoint.py) and content (trainer/loop.py, pins.py).
 """
 
-import contextlib
 import dataclasses
 import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.atomic_files import write_atomically
 from training.errors import TrainingError
+from training.runs.files import CHECKPOINT, FACTS, METRICS, PREDICTIONS, RESULT, SETTINGS, read_metrics
 from training.settings import Settings
 from training.strict_json import to_json
 from training.trainer.checkpoint import CheckpointFile
 from training.trainer.progress import TrainingProgress
 
-SETTINGS, METRICS, CHECKPOINT, CALIBRATION, PREDICTIONS, REPORT, RESULT = (
-    "settings.json", "metrics.jsonl", "checkpoint.pt", "calibration.json", "test.npz", "report.html", "result.json",
-)  # fmt: skip
-# What TensorBoard shows of the training progress.
-SCALARS = (
-    "loss", "accuracy", "learning_rate", "images_per_second", "validation_accuracy", "validation_loss", "test_accuracy",
-    "test_loss",
-)  # fmt: skip
 # Folders of runs that start in the same second with the same name and seed are numbered up to this.
 MAX_RUNS_PER_SECOND = 1000
 
@@ -65,7 +58,7 @@ class RunFolder:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """Every line of metrics.jsonl."""
-        return _read_metrics(self.path / METRICS)
+        return read_metrics(self.path / METRICS)
 
     def write(self, name: str, content: bytes) -> Path:
         """Write a file into the folder, atomically."""
@@ -76,6 +69,11 @@ class RunFolder:
         """Write a JSON file into the folder, atomically."""
         return self.write(name, to_json(content, indent=2).encode() + b"\n")
 
+    def write_facts(self, facts: dict[str, Any]) -> None:
+        """Write what the manifest says of the run, without the figures of each class, which test.npz gives."""
+        metrics = {name: value for name, value in facts["metrics"].items() if not isinstance(value, list)}
+        self.write_json(FACTS, facts | {"metrics": metrics})
+
     def write_predictions(self, probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
         """Write the probabilities (N, classes) and labels (N,) of the test images."""
         buffer = io.BytesIO()
@@ -84,33 +82,11 @@ class RunFolder:
 
 
 class MetricsLog:
-    """Writes training progress to metrics.jsonl and, if asked for, to TensorBoard events.
+    """Writes training progress to metrics.jsonl. If a resumed run repeats steps, their former lines are removed."""
 
-    If a resumed run repeats steps, their former lines are removed.
-    """
-
-    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path) -> None:
         self._path = folder / METRICS
-        self._tensorboard = tensorboard
-        self._events: Any = None
         self._is_first = True  # whether no report came yet
-
-    def __enter__(self) -> Self:
-        if self._tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise TrainingError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
-            lines = _read_metrics(self._path)
-            self._events = SummaryWriter(str(self.folder), purge_step=lines[-1]["step"] + 1 if lines else None)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._events is not None:
-            self._events.close()
 
     def __call__(self, progress: TrainingProgress) -> None:
         """Append a line."""
@@ -120,13 +96,9 @@ class MetricsLog:
         line = dataclasses.asdict(progress) | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
         with self._path.open("a") as file:
             file.write(to_json(line) + "\n")
-        if self._events is not None:
-            for name in SCALARS:
-                if line[name] is not None:
-                    self._events.add_scalar(name, line[name], progress.step)
 
     def _remove_lines_from(self, step: int) -> None:
-        kept = [line for line in _read_metrics(self._path) if line["step"] < step]
+        kept = [line for line in read_metrics(self._path) if line["step"] < step]
         write_atomically(self._path, "".join(to_json(line) + "\n" for line in kept).encode())
 
 
@@ -158,12 +130,3 @@ def create_run_folder(runs_dir: Path, name: str, settings: dict[str, Any]) -> Ru
         folder.write_json(SETTINGS, settings)
         return folder
     raise TrainingError(f"{runs_dir} already has {MAX_RUNS_PER_SECOND} runs called {run_id}")
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line that was cut off is skipped."""
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(line))
-    return lines

@@ -2,16 +2,13 @@
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from training.errors import TrainingError
-from training.runs.run_folder import MetricsLog, RunFolder, create_run_folder
+from training.runs.run_folder import RunFolder, create_run_folder
 from training.signals import SignalHandler
-from training.trainer.progress import TrainingProgress
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
@@ -33,34 +30,6 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
 def test_runs_that_start_in_the_same_second_get_different_folders(tmp_path: Path) -> None:
     folders = [create_run_folder(tmp_path, "m", {"seed": 1}) for _ in range(3)]
     assert len({folder.path for folder in folders}) == 3
-
-
-def test_tensorboard_gets_the_figures_of_training_and_validation(tmp_path: Path) -> None:
-    event_file = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
-    progress = TrainingProgress(
-        epoch=1, epochs=1, step=5, steps=5, images=9, seconds=1.0, images_per_second=9.0, loss=0.5, accuracy=0.8,
-        epoch_loss=0.7, epoch_accuracy=0.6, learning_rate=0.1, validation_accuracy=0.9, validation_loss=0.3,
-    )  # fmt: skip
-    with MetricsLog(tmp_path, tensorboard=True) as log:
-        log(progress)
-    (path,) = tmp_path.glob("events*")
-    found = {
-        value.tag: value.tensor.float_val[0]
-        for event in event_file.EventFileLoader(str(path)).Load()
-        for value in event.summary.value
-    }
-    assert found == pytest.approx(
-        {
-            "loss": 0.5, "accuracy": 0.8, "learning_rate": 0.1, "images_per_second": 9.0, "validation_accuracy": 0.9,
-            "validation_loss": 0.3,
-        }
-    )  # fmt: skip
-
-
-def test_tensorboard_without_its_package_is_a_training_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(TrainingError, match="pip install tensorboard"), MetricsLog(tmp_path, tensorboard=True):
-        pass
 
 
 def test_during_training_the_second_signal_interrupts_and_otherwise_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
