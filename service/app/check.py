@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.app.settings import Device, Threads
 from service.core import logs
-from service.core.errors import LoadError
+from service.core.load_errors import LoadError
 from service.core.spec import TensorSpec
 from service.core.version import VERSION
 from service.models.engine_settings import EngineOptions

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from service.batching.queue import QueuePolicy
 from service.batching.scheduler import BatchingPolicy
-from service.core.errors import ConfigurationError
+from service.core.load_errors import ConfigurationError
 from service.core.spec import ModelSpec
 from service.pb.model_config_pb2 import ModelInstanceGroup, ModelQueuePolicy
 from service.runtime.cuda import DEFAULT_GPU_OPTIONS, GpuOptions

@@ -22,7 +22,7 @@ from service.batching.predictions import Predictions, predictions_for
 from service.batching.scheduler import BatchingPolicy
 from service.batching.statistics import Statistics
 from service.core.batch_sizes import batch_sizes
-from service.core.errors import FilesError, GraphError
+from service.core.load_errors import FilesError, GraphError
 from service.core.spec import ModelSpec
 from service.models.engine_settings import EngineOptions, batching_policy, engine_devices, is_strict
 from service.models.repository.checksums import check_repository_agents

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import structlog
 
-from service.core.errors import FilesError, FilesUnreadable, LoadError, NotFound, NotReady
+from service.core.errors import NotFound, NotReady
+from service.core.load_errors import FilesError, FilesUnreadable, LoadError
 from service.core.texts import listed, quoted
 from service.models.loader import LoadedModel
 from service.models.registry import UNLOADED, ModelEntry, Registry, State, VersionStatus, model_entry

@@ -7,7 +7,7 @@ here: the labels (routing.py), the fingerprint (repository/), what follows from 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from service.core.errors import LoadError
+from service.core.load_errors import LoadError
 from service.models.loader import LoadedModel
 from service.models.registry import ModelEntry, State, VersionStatus
 from service.models.repository.config import read_config

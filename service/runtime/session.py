@@ -16,7 +16,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.core.errors import ConfigurationError, DeviceUnavailable, EngineLost
+from service.core.errors import EngineLost
+from service.core.load_errors import ConfigurationError, DeviceUnavailable
 from service.core.spec import Arrays, ModelSpec
 from service.runtime import cuda
 from service.runtime.cuda import DEFAULT_GPU_OPTIONS, GpuOptions

@@ -12,7 +12,7 @@ from typing import TypeVar
 from google.protobuf import text_format
 
 from service.core.datatypes import BY_CONFIG, BY_ONNX
-from service.core.errors import ConfigurationError
+from service.core.load_errors import ConfigurationError
 from service.core.spec import ModelSpec, TensorSpec
 from service.models.repository.labels import with_labels
 from service.models.repository.unsupported import refused_fields

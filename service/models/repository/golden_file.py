@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.core.errors import FilesError
+from service.core.load_errors import FilesError
 from service.models.repository.manifest import Manifest
 
 LABELS = "labels"  # the array that repeats the manifest's labels

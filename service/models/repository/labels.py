@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import structlog
 
-from service.core.errors import ConfigurationError, FilesError, FilesUnreadable
+from service.core.load_errors import ConfigurationError, FilesError, FilesUnreadable
 from service.core.spec import TensorSpec
 from service.models.repository.version_files import ModelFolder, read_file
 from service.pb.model_config_pb2 import ModelConfig

@@ -25,7 +25,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from service.core.errors import FilesError, FilesUnreadable, LoadError
+from service.core.load_errors import FilesError, FilesUnreadable, LoadError
 from service.models.repository.golden_file import GoldenPictures, parse_golden
 from service.models.repository.graph_files import check_content, check_no_pointer, follow_link_text
 from service.models.repository.manifest import Manifest, parse_manifest

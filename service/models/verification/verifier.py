@@ -15,7 +15,8 @@ import structlog
 from numpy.typing import NDArray
 
 from service.core.datatypes import BYTES
-from service.core.errors import ConfigurationError, EngineLost, FilesError, GoldenMismatch, GraphError
+from service.core.errors import EngineLost
+from service.core.load_errors import ConfigurationError, FilesError, GoldenMismatch, GraphError
 from service.core.spec import Arrays, ModelSpec, Run
 
 log = structlog.get_logger(__name__)

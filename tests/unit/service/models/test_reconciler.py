@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from service.core.errors import FilesUnreadable, GraphError, NotFound, NotReady
+from service.core.errors import NotFound, NotReady
+from service.core.load_errors import FilesUnreadable, GraphError
 from service.models.engine_settings import EngineOptions
 from service.models.loader import LoadedModel, load
 from service.models.reconciler import Reconciler
