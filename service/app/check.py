@@ -20,8 +20,8 @@ from service.core.spec import TensorSpec
 from service.core.version import VERSION
 from service.models.engine_settings import EngineOptions
 from service.models.loader import open_version
+from service.models.repository.routing import read_routing
 from service.models.repository.scan import read_model_folder
-from service.models.routing import read_routing
 from service.models.verification.opened_version import NOT_BATCHED, OpenedVersion
 from service.models.verification.verifier import CannotRun
 from service.runtime.devices import choose_devices

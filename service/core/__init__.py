@@ -1,6 +1,7 @@
 """What all layers share: plain data and helpers.
 
     spec.py          what a model takes and returns; outputs; the Backend protocol
+    signature.py     the inputs, outputs and metadata that a graph declares
     datatypes.py     element types and their names on the wire, in config.pbtxt and in ONNX Runtime
     batch_sizes.py   the sizes that batches are padded to
     errors.py        the errors of requests, with their gRPC status

@@ -46,7 +46,8 @@ def test_imports_follow_the_layers() -> None:
     [
         ("service.app.server", ["torch", "torchvision", "onnx", "training", "matplotlib"]),
         ("service.client", ["torch", "onnxruntime", "numpy", "PIL", "training"]),
-        ("training.publishing.publish", ["grpc", "google.protobuf", "service", "structlog"]),
+        ("service.models.repository.acceptance", ["grpc", "google.rpc", "structlog", "onnxruntime", "PIL", "training"]),
+        ("training.publishing.publish", ["grpc", "google.rpc", "structlog", "prometheus_client"]),
         ("training.settings", ["torch", "grpc"]),
     ],
 )

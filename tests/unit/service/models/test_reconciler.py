@@ -589,7 +589,7 @@ def test_a_fault_in_one_model_does_not_stop_the_others(
 ) -> None:
     add_version(repository, "another", doubling_model())
     monkeypatch.setattr(
-        "service.models.selection.read_config",
+        "service.models.repository.selection.read_config",
         lambda folder: 1 / 0 if folder.name == "another" else read_config(folder),
     )
     registry = Registry(repository)

@@ -263,7 +263,7 @@ def test_large_weights_are_mapped_and_not_copied(tmp_path: Path) -> None:
         folder=folder,
         weights=open_weights(folder / "model.onnx", content, [tmp_path]),
     )
-    assert engine.inputs[0].shape == (None, 2**24)
+    assert engine.signature.inputs[0].shape == (None, 2**24)
     assert private_bytes() - before < 16 * 2**20
 
 
