@@ -57,8 +57,8 @@ def _run(settings: Settings, signals: SignalHandler) -> int:
             print(summary.network_summary(settings.model, settings.pooling))
         elif settings.skip_if_published and (published := experiment.published_version(settings)):
             print(f"{published} exists; nothing to do (--skip-if-published)")
-        elif published := pipeline.run(settings, signals):
-            print(f"published {published}")
+        else:
+            pipeline.run(settings, signals)
     except Interrupted as error:
         if str(error):
             print(f"\n{error}", file=sys.stderr)

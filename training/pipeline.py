@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from service.pictures.fit import Fit
-from training import manifest
+from training import manifest, preflight
 from training.errors import Interrupted
 from training.evaluation.evaluate import Evaluation, evaluate
-from training.experiment import Experiment, prepare
+from training.experiment import Experiment, int8_name, prepare
 from training.networks.classifier import Classifier
 from training.publishing import export, golden, quantize
 from training.publishing.file_check import check_files
@@ -32,33 +32,40 @@ from training.trainer.loop import TrainingResult, train
 from training.trainer.progress import ProgressListener, progress_display
 
 
-def run(settings: Settings, signals: SignalHandler) -> Path | None:
-    """Run the job; the folder of the published version, or None in every process but the main one.
+def run(settings: Settings, signals: SignalHandler) -> None:
+    """Run the job. The main process prints what it publishes.
 
     Raises:
         TrainingError: nothing was published; the message says why.
         OSError: a file cannot be written.
     """
     with process_group(settings.device) as (processes, device):
+        if processes.is_main:
+            preflight.check_folders(settings)
         experiment = prepare(settings, processes)
+        if processes.is_main:
+            preflight.check_publication(experiment)
         folder = open_run_folder(settings, experiment.name) if processes.is_main else None
         model = experiment.build_model()
         if folder:
             _print_start(experiment, folder, processes, device)
         result = _train(experiment, model, folder, processes, device, signals)
     if folder is None:
-        return None
+        return
     evaluation = _evaluate(experiment, model, folder, result)
     facts = manifest.training_facts(experiment, folder.path.name, model, result, evaluation)
     try:
-        return _publish_versions(experiment, model, folder, evaluation, facts)
+        if folder.result:  # a resumed run that lacks its report alone
+            print(f"published {folder.result['published']} before")
+        else:
+            _publish_versions(experiment, model, folder, evaluation, facts)
     finally:  # also of a run that published nothing
         _write_report(experiment, model, folder, evaluation, facts)
 
 
 def _publish_versions(
     experiment: Experiment, model: Classifier, folder: RunFolder, evaluation: Evaluation, facts: dict[str, Any]
-) -> Path:
+) -> None:
     """Export the network, prove the graph and publish it; then, if asked for, its 8-bit version."""
     experiment.check_accuracy(evaluation.accuracy)
     graph, parity = _export(experiment, model, evaluation)
@@ -67,9 +74,9 @@ def _publish_versions(
     float32 = manifest.float32_manifest(facts, parity, chosen)
     version = _publish(experiment, experiment.name, graph, float32, chosen, parity.probabilities)
     folder.write_json(run_folder.RESULT, {"published": str(version), "test_accuracy": evaluation.accuracy})
+    print(f"published {version}", flush=True)
     if experiment.settings.quantize == "int8":
         _publish_int8(experiment, graph, facts, chosen)
-    return version
 
 
 def _train(
@@ -196,5 +203,5 @@ def _publish_int8(experiment: Experiment, graph: bytes, facts: dict[str, Any], c
         print(f"{outcome}; not published: {comparison.reason_to_reject}")
         return
     int8 = manifest.int8_manifest(facts, comparison, len(calibration_images), chosen)
-    version = _publish(experiment, f"{experiment.name}-int8", quantized, int8, chosen, comparison.probabilities)
+    version = _publish(experiment, int8_name(experiment.name), quantized, int8, chosen, comparison.probabilities)
     print(f"{outcome}; published {version}")

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     seed: Annotated[int, Field(ge=0, lt=2**40)] = 0
     """Random seed; on the same machine the same seed gives the same weights."""
     min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Accuracy gate: the lowest test accuracy, from 0 to 1, that is published; by default the network's own or, on other data, the share of the commonest class."""  # noqa: E501
+    """Accuracy gate: the lowest test accuracy, from 0 to 1, that is published; by default the network's own or, on other data, the commonest class's share and two standard errors more."""  # noqa: E501
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; auto is CUDA if there is a GPU."""
     quantize: Literal["none", "int8"] = "none"

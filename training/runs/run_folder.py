@@ -134,13 +134,13 @@ def open_run_folder(settings: Settings, name: str) -> RunFolder:
     """The folder to resume, or a new one for the model `name`.
 
     Raises:
-        TrainingError: the run to resume has already published.
+        TrainingError: the run to resume has already published, and has its report.
     """
     if settings.resume is None:
         saved = settings.model_dump(mode="json", exclude={"resume", "list", "summary", "skip_if_published"})
         return create_run_folder(settings.runs_dir, name, saved)
     folder = RunFolder(settings.resume)
-    if folder.result:
+    if folder.result and (folder.path / REPORT).exists():
         raise TrainingError(f"{folder.path} has ended; it published {folder.result['published']}")
     return folder
 

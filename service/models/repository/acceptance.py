@@ -1,15 +1,19 @@
 """Whether the service takes a version: its files, its configuration and the signature of its graph agree.
 
 The service asks this of each version that it loads, after it opened the graph, and the training job of each version
-before it appears in the repository. Not here: whether the answers are right (verification/), the devices
+before it appears in the repository. Some words of core/ and pb/ are exported here for the job, which
+imports nothing from there. Not here: whether the answers are right (verification/), the devices
 (models/engine_settings.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from service.core.load_errors import ConfigurationError, FilesError
-from service.core.signature import GraphSignature
+import numpy as np
+from numpy.typing import NDArray
+
+from service.core.load_errors import ConfigurationError, FilesError, LoadError
+from service.core.signature import GraphSignature, GraphTensor, read_signature
 from service.core.spec import ModelSpec
 from service.models.repository.checksums import check_repository_agents
 from service.models.repository.config import complete_spec, derives_batching
@@ -20,6 +24,21 @@ from service.models.repository.selection import selection_of
 from service.models.repository.version_files import GRAPH, ModelFolder, VersionFiles, read_version
 from service.pb.model_config_pb2 import ModelConfig
 from service.pictures.fit import Fit
+
+__all__ = [
+    "AcceptedVersion",
+    "GraphSignature",
+    "GraphTensor",
+    "LoadError",
+    "ModelConfig",
+    "accept",
+    "accept_configuration",
+    "check_fields",
+    "check_selected",
+    "check_version",
+    "read_files",
+    "read_signature",
+]
 
 
 @dataclass(frozen=True)
@@ -34,13 +53,12 @@ class AcceptedVersion:
 def read_files(
     folder: ModelFolder, version: int, config: ModelConfig, *, require_manifest: bool = False
 ) -> VersionFiles:
-    """Read the version's files, after the fields of the configuration that do without them.
+    """Read the version's files.
 
     Raises:
-        LoadError: a file or a field is invalid, or there is no manifest and one is required.
+        LoadError: as check_fields(), a file is invalid, or there is no manifest and one is required.
     """
-    check_repository_agents(folder, version, config)
-    check_instance_groups(config)
+    check_fields(folder, version, config)
     files = read_version(folder, version, config.default_model_filename or GRAPH)
     if require_manifest and files.manifest is None:
         raise FilesError(
@@ -59,27 +77,45 @@ def accept(
         LoadError: they contradict each other.
     """
     fit = recorded_fit(folder.version_path(version), files.manifest, graph.metadata)
-    spec = accept_configuration(folder, version, config, graph, files.labels)
+    spec = accept_configuration(folder, version, config, graph, labels=files.labels, golden=files.golden)
     unbatched_spec = spec
     if spec.batches and derives_batching(config):
         unbatched_spec = complete_spec(
             folder, version, config, graph, manifest_labels=files.labels, derive_batching=False
         )
-    if files.golden:
-        count_samples(files.golden, spec)
     return AcceptedVersion(spec, unbatched_spec, fit)
 
 
+def check_fields(folder: ModelFolder, version: int, config: ModelConfig) -> None:
+    """Check the fields of a configuration that say nothing of the graph.
+
+    Raises:
+        LoadError: one is invalid, or a file has another checksum.
+    """
+    check_repository_agents(folder, version, config)
+    check_instance_groups(config)
+
+
 def accept_configuration(
-    folder: ModelFolder, version: int, config: ModelConfig, graph: GraphSignature, labels: tuple[str, ...] | None
+    folder: ModelFolder,
+    version: int,
+    config: ModelConfig,
+    graph: GraphSignature,
+    *,
+    labels: tuple[str, ...] | None,
+    golden: Mapping[str, NDArray[np.generic]],
 ) -> ModelSpec:
-    """Compare the configuration with a graph, and with the labels that the version's manifest has, if it has any.
+    """Compare the configuration with a graph, with the labels in the version's manifest and with its golden samples.
+
+    A version without a manifest has neither: `labels` is None, and `golden` is empty.
 
     Raises:
         LoadError: they contradict each other, or a field of the configuration is invalid.
     """
     spec = complete_spec(folder, version, config, graph, manifest_labels=labels)
     check_batching(spec)
+    if golden:
+        count_samples(golden, spec)
     return spec
 
 
