@@ -146,20 +146,21 @@ def published_version(settings: Settings) -> Path | None:
     Raises:
         UnknownNetwork: no network has this name.
     """
-    folder = settings.repository / published_names(settings)[0]
+    folder = model_folders(settings)[0]
     newest = newest_version(folder)
     return folder / str(newest) if newest else None
 
 
-def published_names(settings: Settings) -> list[str]:
-    """The names that the run publishes under: of the model and, if asked for, of its 8-bit version.
+def model_folders(settings: Settings) -> list[Path]:
+    """The folders that the run publishes into: the model's and, if asked for, that of its 8-bit version.
 
     Raises:
         UnknownNetwork: no network has this name.
     """
     network = find_network(settings.model)
     name = published_name(settings.name, network, _dataset_name(settings, network))
-    return [name, int8_name(name)] if settings.quantize == "int8" else [name]
+    names = [name, int8_name(name)] if settings.quantize == "int8" else [name]
+    return [settings.repository / name for name in names]
 
 
 def int8_name(name: str) -> str:

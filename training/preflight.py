@@ -8,7 +8,7 @@ from pathlib import Path
 
 from training.atomic_files import check_writable
 from training.errors import CannotWrite
-from training.experiment import Experiment, published_names
+from training.experiment import Experiment, model_folders
 from training.publishing.publish import check_publishable
 from training.settings import Settings
 
@@ -20,8 +20,8 @@ def check_folders(settings: Settings) -> None:
         UnknownNetwork: no network has this name.
         CannotWrite: a folder cannot be written; the message names it and the flag that chooses another.
     """
-    for name in published_names(settings):
-        _check(settings.repository / name, "--repository")
+    for folder in model_folders(settings):
+        _check(folder, "--repository")
     if settings.resume:
         _check(settings.resume, "--runs-dir at its start")
     else:
@@ -35,10 +35,8 @@ def check_publication(experiment: Experiment) -> None:
         NotAccepted: the service would refuse the version, or older versions have other classes.
         GateError: there is no gate for this test split.
     """
-    for name in published_names(experiment.settings):
-        check_publishable(
-            experiment.settings.repository, name, experiment.dataset.label_names, experiment.network.image_shape
-        )
+    for folder in model_folders(experiment.settings):
+        check_publishable(folder, experiment.dataset.label_names, experiment.network.image_shape)
     experiment.gate()
 
 

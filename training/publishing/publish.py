@@ -63,7 +63,7 @@ def publish(repository: Path, artifact: Artifact) -> Path:
     with _locked(repository / artifact.name) as folder:
         for abandoned in folder.glob(".*.tmp"):  # a killed job left them
             shutil.rmtree(abandoned) if abandoned.is_dir() else abandoned.unlink()
-        proposal = _proposal(folder, artifact.name, artifact.label_names, artifact.image_shape)
+        proposal = _proposal(folder, artifact.label_names, artifact.image_shape)
         number = proposal.number
         staging = folder / f".{number}.tmp"
         staging.mkdir()
@@ -82,26 +82,21 @@ def publish(repository: Path, artifact: Artifact) -> Path:
     return folder / str(number)
 
 
-def check_publishable(
-    repository: Path, name: str, label_names: tuple[str, ...], image_shape: tuple[int, int, int]
-) -> None:
-    """Find out before training whether publish() would refuse these classes and images (H, W, C) under the name.
+def check_publishable(folder: Path, label_names: tuple[str, ...], image_shape: tuple[int, int, int]) -> None:
+    """Find out before training whether publish() would refuse these classes and images (H, W, C) in a model's folder.
 
     Raises:
         NotAccepted: it would, for the reason that publish() would give.
     """
-    folder = repository / name
     if folder.is_dir():
-        acceptance.check_shape(_proposal(folder, name, label_names, image_shape), image_shape)
+        acceptance.check_shape(_proposal(folder, label_names, image_shape), image_shape)
 
 
-def _proposal(
-    folder: Path, name: str, label_names: tuple[str, ...], image_shape: tuple[int, int, int]
-) -> acceptance.Proposal:
+def _proposal(folder: Path, label_names: tuple[str, ...], image_shape: tuple[int, int, int]) -> acceptance.Proposal:
     """What is to become the next version. A config.pbtxt that exists is kept: it may have an operator's changes."""
     number = max(newest_version(folder), _last_version(folder)) + 1
     keeps_config = os.path.lexists(folder / CONFIG)
-    config = None if keeps_config else model_config(name, label_names, image_shape)
+    config = None if keeps_config else model_config(folder.name, label_names, image_shape)
     return acceptance.Proposal(folder, number, label_names, config)
 
 

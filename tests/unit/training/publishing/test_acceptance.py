@@ -32,7 +32,7 @@ def refusals(repository: Path, wanted: Artifact) -> list[str]:
     """The messages before training and at publication, neither of which may change anything in the repository."""
     before, messages = content(repository), []
     with pytest.raises(NotAccepted) as early:
-        check_publishable(repository, wanted.name, wanted.label_names, wanted.image_shape)
+        check_publishable(repository / wanted.name, wanted.label_names, wanted.image_shape)
     with pytest.raises(NotAccepted) as late:
         publish.publish(repository, wanted)
     messages = [str(early.value), str(late.value)]
@@ -132,7 +132,7 @@ def test_what_the_service_takes_with_an_operators_config_is_published(tmp_path: 
     """An instance group may ask for devices that the service has and this machine lacks."""
     publish.publish(tmp_path, artifact())
     (tmp_path / "toy" / "config.pbtxt").write_text(config)
-    check_publishable(tmp_path, "toy", OURS.label_names, OURS.image_shape)
+    check_publishable(tmp_path / "toy", OURS.label_names, OURS.image_shape)
     assert publish.publish(tmp_path, artifact("second")).name == "2"
     assert (tmp_path / "toy" / "config.pbtxt").read_text() == config
     if "KIND_GPU" not in config:
@@ -180,7 +180,7 @@ def test_a_config_that_was_removed_is_not_replaced_by_one_that_an_older_version_
 
 
 def test_a_new_name_is_publishable_and_the_question_leaves_nothing(tmp_path: Path) -> None:
-    check_publishable(tmp_path / "models", "toy", OURS.label_names, OURS.image_shape)
+    check_publishable(tmp_path / "models" / "toy", OURS.label_names, OURS.image_shape)
     assert not any(tmp_path.iterdir())
 
 
