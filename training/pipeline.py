@@ -17,7 +17,7 @@ from training.errors import Interrupted
 from training.evaluation.evaluate import Evaluation, evaluate
 from training.experiment import Experiment, int8_name, prepare
 from training.networks.classifier import Classifier
-from training.publishing import export, golden, quantize
+from training.publishing import acceptance, export, golden, quantize
 from training.publishing.file_check import check_files
 from training.publishing.golden import Golden
 from training.publishing.publish import Artifact, publish
@@ -74,7 +74,8 @@ def _publish_versions(
     float32 = manifest.float32_manifest(facts, parity, chosen)
     version = _publish(experiment, experiment.name, graph, float32, chosen, parity.probabilities)
     folder.write_json(run_folder.RESULT, {"published": str(version), "test_accuracy": evaluation.accuracy})
-    print(f"published {version}", flush=True)
+    waits = acceptance.waits_for(version)
+    print(f"published {version}{f'; {waits}' if waits else ''}", flush=True)
     if experiment.settings.quantize == "int8":
         _publish_int8(experiment, graph, facts, chosen)
 

@@ -19,6 +19,7 @@ from service.models.repository import acceptance
 from service.models.repository.acceptance import GraphSignature, GraphTensor, LoadError, ModelConfig
 from service.models.repository.config import parse_config, read_config
 from service.models.repository.scan import read_model_folder
+from service.models.repository.selection import select
 from service.models.repository.version_files import GRAPH, ModelFolder, graph_path, own_labels
 from training.errors import NotAccepted
 from training.publishing.export import INPUT, OUTPUT
@@ -69,6 +70,16 @@ def check_files(proposal: Proposal, staging: Path) -> None:
         staged = replace(folder, staged={proposal.number: staging})
         acceptance.check_version(staged, proposal.number, _config(folder, proposal), _signature)
     _check_older_versions(folder, proposal)
+
+
+def waits_for(version: Path) -> str:
+    """What a published version waits for before the service loads it; empty if it loads it now."""
+    selection = select(read_model_folder(version.parent))
+    labels = selection.routing.labels
+    if selection.wants(int(version.name), labels.values()):
+        return ""
+    named = " and ".join(f"{label} {number}" for label, number in labels.items())
+    return f"config.pbtxt names {named}: the service loads version {version.name} once it is named there"
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from tests.support.loading import CPU, load_only
 from tests.support.models import add_version, doubling_model
 from tests.support.training import artifact, toy_graph
 from training.errors import NotAccepted
-from training.publishing import publish
+from training.publishing import acceptance, publish
 from training.publishing.publish import Artifact, check_publishable
 
+STABLE = 'parameters { key: "stable" value { string_value: "1" } }'
 OURS = artifact()
 CONFIG = publish.model_config(OURS.name, OURS.label_names, OURS.image_shape)
 
@@ -123,7 +124,7 @@ def test_a_config_that_cannot_be_read_is_refused_and_kept(tmp_path: Path, kind: 
         CONFIG + "version_policy { all { } }",
         CONFIG + "version_policy { latest { num_versions: 2 } }",
         CONFIG + "version_policy { specific { versions: [ 1, 2 ] } }",
-        CONFIG + 'parameters { key: "stable" value { string_value: "1" } }',
+        CONFIG + STABLE,
         CONFIG + "instance_group { kind: KIND_GPU }",
         CONFIG + "model_warmup { name: 'x' }",
     ],
@@ -137,6 +138,21 @@ def test_what_the_service_takes_with_an_operators_config_is_published(tmp_path: 
     assert (tmp_path / "toy" / "config.pbtxt").read_text() == config
     if "KIND_GPU" not in config:
         assert load_only(tmp_path, 2).verified
+
+
+def test_a_version_that_labels_keep_waiting_is_published_and_named_as_waiting(tmp_path: Path) -> None:
+    """As before a canary: the operator pins the stable version, and names the new one once it is there."""
+    first = publish.publish(tmp_path, artifact())
+    assert acceptance.waits_for(first) == ""
+    (tmp_path / "toy" / "config.pbtxt").write_text(CONFIG + STABLE)
+    second = publish.publish(tmp_path, artifact("second"))
+    assert acceptance.waits_for(second) == (
+        "config.pbtxt names stable 1: the service loads version 2 once it is named there"
+    )
+    (tmp_path / "toy" / "config.pbtxt").write_text(
+        CONFIG + STABLE + STABLE.replace("stable", "canary").replace("1", "2")
+    )
+    assert acceptance.waits_for(second) == ""
 
 
 # --- older versions ---
