@@ -18,6 +18,7 @@ batching/ and runtime/ do not import each other: models/ joins them. Beside the 
     client/       the client library and its command
     pb/           the stubs generated from ../proto
 
-The service imports nothing from the training job and runs without torch. The two share the model repository and
-pictures/, because a picture must reach the network as the network's training images did.
+The service imports nothing from the training job and runs without torch. The two share the model repository and, of
+code, pictures/, because a picture must reach the network as the network's training images did, and models/repository/,
+because the job publishes only what the service takes.
 """

@@ -6,6 +6,7 @@ In reading order:
     __main__.py    the command (signals.py, errors.py, summary.py, processors.py)
     comparison.py  several runs: --seeds, --pooling all
     pipeline.py    all stages, from data to the published version
+    preflight.py   what would keep a run from publishing, found before its first epoch
     experiment.py  what the settings ask for, with data set, network and recipe
     teachers.py    the trained networks that a student learns from
     data/          data sets, splits, augmentation
@@ -19,8 +20,9 @@ In reading order:
     report/        the pages of one run, of all runs and of a comparison
     evaluate_version.py  a published version on any data set, for --evaluate
 
-The service and the job share the files that publishing/publish.py writes and, of code, service/pictures/ alone: how a
-picture becomes an image of the network is part of the model.
+The service and the job share the files that publishing/publish.py writes and, of code, service/pictures/, since how a
+picture becomes an image of the network is part of the model, and service/models/repository/, since "published" means
+that the service takes the version.
 
 In Python, training.load("runs/ID") returns the classifier that a run trained.
 """

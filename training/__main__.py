@@ -71,8 +71,8 @@ def _run(settings: Settings, signals: SignalHandler) -> int:
             print(f"{published} exists; nothing to do (--skip-if-published)")
         elif comparison.is_comparison(settings):
             comparison.run(settings, signals)
-        elif outcome := pipeline.run(settings, signals):
-            print(f"published {outcome.version}" if outcome.version else _how_to_publish(outcome.folder))
+        elif (outcome := pipeline.run(settings, signals)) and not outcome.version:
+            print(_how_to_publish(outcome.folder))
     except Interrupted as error:
         if str(error):
             print(f"\n{error}", file=sys.stderr)

@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all, and survive a power failure."""
+"""Files that appear whole or not at all, and survive a power failure; folders that can be written."""
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -30,3 +31,23 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_writable(folder: Path) -> None:
+    """Find out whether files can be written into a folder, which need not exist yet. Nothing is made or left.
+
+    Raises:
+        OSError: they cannot.
+    """
+    path = folder.absolute()
+    with tempfile.TemporaryFile(dir=next(parent for parent in (path, *path.parents) if _exists(parent))):
+        pass
+
+
+def _exists(path: Path) -> bool:
+    """Whether the path exists; unlike Path.exists(), a link to nothing does, and what cannot be looked at raises."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

@@ -9,6 +9,8 @@
     ├── ParityError      ONNX Runtime and PyTorch disagree
     ├── FileMismatch     a test file gets another label than its image did
     ├── GateError        the test accuracy is below the accuracy gate
+    ├── NotAccepted      the service would refuse the version, or the model's folder has versions of other classes
+    ├── CannotWrite      a folder that the run will write into cannot be written
     └── Interrupted      a signal stopped the job, which can be resumed; exit status 128 plus the signal's number
 
 The command prints the message without a traceback.
@@ -55,6 +57,14 @@ class FileMismatch(TrainingError):
 
 class GateError(TrainingError):
     """The test accuracy is below the accuracy gate; nothing is published."""
+
+
+class NotAccepted(TrainingError):
+    """The service would refuse the version, or the model's folder has versions of other classes."""
+
+
+class CannotWrite(TrainingError):
+    """A folder that the run will write into cannot be written; nothing is trained."""
 
 
 class Interrupted(TrainingError):

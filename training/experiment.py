@@ -4,10 +4,11 @@ It holds the network, the data set and its splits, the fit of pictures, the reci
 publish under and the accuracy gate, and gives the command that repeats it.
 """
 
+import math
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Experiment:
     validation: Split
     recipe: Recipe
     normalization: Normalization
-    initial_weights: Mapping[str, Tensor]  # of a run or version that training starts from; empty if random
+    initial_weights: Mapping[str, Tensor] = field(default_factory=dict)  # of --init-from; empty if random
 
     @property
     def pooling(self) -> Pooling:
@@ -73,22 +74,55 @@ class Experiment:
         Raises:
             GateError: the test accuracy is too low to publish.
         """
-        if accuracy < self.min_accuracy:
-            raise GateError(
-                f"test accuracy {accuracy:.2%} is below --min-accuracy {self.min_accuracy:.2%}; nothing was published"
-            )
+        gate = self.gate()
+        if accuracy < gate.accuracy:
+            raise GateError(f"test accuracy {accuracy:.2%} is below {gate.reason}; nothing was published")
 
-    @property
-    def min_accuracy(self) -> float:
-        """The lowest test accuracy to publish: as set, or the network's own, or else that of the commonest class.
+    def gate(self) -> "Gate":
+        """The accuracy gate: as set, or better than a constant answer and, under the network's own name, its own.
 
-        Predicting the commonest class of the test split for every image reaches the last one.
+        Raises:
+            GateError: a constant answer is right for every test image, so that no accuracy says anything.
         """
-        if self.settings.min_accuracy is not None:
-            return self.settings.min_accuracy
-        if self.name == self.network.name:
-            return self.network.min_accuracy
-        return self.dataset.test.labels.bincount().max().item() / len(self.dataset.test)
+        if (given := self.settings.min_accuracy) is not None:
+            return Gate(given, f"--min-accuracy {given:.2%}")
+        gate = better_than_a_constant(self.dataset.test.labels)
+        own = self.network.min_accuracy if self.name == self.network.name else 0.0
+        if own > gate.accuracy:
+            return Gate(own, f"{own:.2%}, which {self.network.name} exceeds unless its training went wrong")
+        return gate
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The lowest test accuracy that is published, from 0 to 1, and where it comes from."""
+
+    accuracy: float
+    reason: str
+
+
+def better_than_a_constant(labels: Tensor) -> Gate:
+    """The gate that no constant answer passes: the share of the commonest class, and two standard errors of that share.
+
+    `labels` (N,) are those of the test split. In a small one the sum exceeds 1: all answers must be right then.
+
+    Raises:
+        GateError: all labels are the same.
+    """
+    counts, images = labels.bincount(), len(labels)
+    share = counts.max().item() / images
+    if share == 1:
+        raise GateError(
+            f"all {images:,} test images are of one class, so that their accuracy says nothing; nothing was published. "
+            "Add test images of the other classes, or set --min-accuracy"
+        )
+    errors = 2 * math.sqrt(share * (1 - share) / images)
+    accuracy = min(share + errors, 1.0)
+    return Gate(
+        accuracy,
+        f"{accuracy:.2%}, which no constant answer reaches: the commonest class has {share:.2%} of {images:,} test "
+        f"images, and two standard errors are {100 * errors:.2f} points (--min-accuracy sets another gate)",
+    )
 
 
 def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
@@ -157,10 +191,26 @@ def published_version(settings: Settings) -> Path | None:
     Raises:
         UnknownNetwork: no network has this name.
     """
-    network = find_network(settings.model)
-    folder = settings.repository / published_name(settings.name, network, _dataset_name(settings, network))
+    folder = model_folders(settings)[0]
     newest = newest_version(folder)
     return folder / str(newest) if newest else None
+
+
+def model_folders(settings: Settings) -> list[Path]:
+    """The folders that the run publishes into: the model's and, if asked for, that of its 8-bit version.
+
+    Raises:
+        UnknownNetwork: no network has this name.
+    """
+    network = find_network(settings.model)
+    name = published_name(settings.name, network, _dataset_name(settings, network))
+    names = [name, int8_name(name)] if settings.quantize == "int8" else [name]
+    return [settings.repository / name for name in names]
+
+
+def int8_name(name: str) -> str:
+    """The name of the model's 8-bit version."""
+    return f"{name}-int8"
 
 
 def published_name(name: str, network: Network, dataset: str) -> str:

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from service.pictures.fit import Fit
-from training import manifest
+from training import manifest, preflight
 from training.errors import Interrupted
 from training.evaluation.evaluate import Evaluation, evaluate, figures
 from training.evaluation.robustness import perturbed_accuracy
-from training.experiment import Experiment, prepare
+from training.experiment import Experiment, int8_name, prepare
 from training.networks.classifier import Classifier
-from training.publishing import card, export, golden, quantize
+from training.publishing import acceptance, card, export, golden, quantize
 from training.publishing.file_check import check_files
 from training.publishing.golden import Golden
 from training.publishing.publish import Artifact, publish
@@ -55,7 +55,7 @@ class Outcome:
 def run(
     settings: Settings, signals: SignalHandler, *, opened: Callable[[Path], None] = lambda _: None
 ) -> Outcome | None:
-    """Run the job; the outcome, or None in every process but the main one.
+    """Run the job, and print what it publishes; the outcome, or None in every process but the main one.
 
     `opened` is called with the run folder before the first step.
 
@@ -66,8 +66,12 @@ def run(
     use_threads(settings.threads)
     with ExitStack() as stack:
         with process_group(settings.device) as (processes, device):
+            if processes.is_main:
+                preflight.check_folders(settings)
             experiment = prepare(settings, processes)
             teachers = load_teachers(experiment)
+            if processes.is_main and settings.publish:
+                preflight.check_publication(experiment)
             folder = open_run_folder(settings, experiment.name) if processes.is_main else None
             model = experiment.build_model()
             trackers: Sequence[Tracker] = ()
@@ -92,16 +96,18 @@ def run(
             device=device,
             processes=processes.size,
         )
-        version = None
+        version = Path(folder.result["published"]) if folder.result else None
         try:
-            if settings.publish:
+            if version:  # a resumed run that lacks its report alone
+                print(f"published {version} before")
+            elif settings.publish:
                 experiment.check_accuracy(evaluation.accuracy)
             graph, parity = _export(experiment, model, evaluation)
             evaluation = dataclasses.replace(
                 evaluation, perturbed_accuracy=perturbed_accuracy(export.runner(graph), experiment.dataset.test)
             )
             facts["metrics"] |= evaluation.metrics()
-            if settings.publish:
+            if settings.publish and not version:
                 version = _publish_versions(experiment, graph, parity, folder, evaluation, facts)
         finally:  # also of a run that published nothing
             folder.write_facts(facts)
@@ -124,6 +130,8 @@ def _publish_versions(
     float32 = manifest.float32_manifest(facts, parity, chosen)
     version = _publish(experiment, experiment.name, graph, float32, chosen, parity.probabilities)
     folder.write_json(files.RESULT, {"published": str(version), "test_accuracy": evaluation.accuracy})
+    waits = acceptance.waits_for(version)
+    print(f"published {version}{f'; {waits}' if waits else ''}", flush=True)
     if experiment.settings.quantize == "int8":
         _publish_int8(experiment, graph, facts, chosen)
     return version
@@ -313,6 +321,6 @@ def _publish_int8(experiment: Experiment, graph: bytes, facts: dict[str, Any], c
     evaluation = dataclasses.replace(evaluation, perturbed_accuracy=perturbed_accuracy(run, test))
     int8 = manifest.int8_manifest(facts, best, evaluation, chosen)
     version = _publish(
-        experiment, f"{experiment.name}-int8", best.model, int8, chosen, evaluation.probabilities.numpy()
+        experiment, int8_name(experiment.name), best.model, int8, chosen, evaluation.probabilities.numpy()
     )
     print(f"{outcome}; test accuracy {evaluation.accuracy_text}; published {version}")

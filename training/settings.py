@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     seeds: Annotated[int, Field(ge=1, le=1000)] = 1
     """Number of seeds to train with, from --seed on; only the first one's model is published. Prints mean ± deviation of the accuracy."""  # noqa: E501
     min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Accuracy gate: the lowest test accuracy, from 0 to 1, that is published; by default the network's own or, on other data, the share of the commonest class."""  # noqa: E501
+    """Accuracy gate: the lowest test accuracy, from 0 to 1, that is published; by default the network's own or, on other data, the commonest class's share and two standard errors more."""  # noqa: E501
     publish: bool = True
     """Publish the model; --no-publish trains, evaluates and reports only; --resume RUN --publish does it later."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -11,14 +11,16 @@ RUN python -m venv tools \
  && python -m venv --without-pip /opt/venv \
  && tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --no-deps -r training.txt
 # The project's code is a layer of its own (3 MB), so that a change rebuilds only that. Of the service package it keeps
-# pictures/ alone, with which the job decodes and fits pictures as the service does.
+# pictures/, with which the job decodes and fits pictures as the service does, models/repository/, with which it tells as
+# the service does whether a version is taken, and core/ and pb/, of which these need some modules.
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY service service
 COPY training training
 RUN tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheels . \
  && tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --prefix /opt/app wheels/*.whl \
  && rm -r /opt/app/bin/cnn-serve /opt/app/bin/cnn-client \
- && find /opt/app/lib/python*/site-packages/service -mindepth 1 -maxdepth 1 ! -name __init__.py ! -name pictures -exec rm -r {} +
+ && find /opt/app/lib/python*/site-packages/service -mindepth 1 -maxdepth 1 ! -name __init__.py ! -name pictures ! -name models ! -name core ! -name pb -exec rm -r {} + \
+ && find /opt/app/lib/python*/site-packages/service/models -mindepth 1 -maxdepth 1 ! -name __init__.py ! -name repository -exec rm -r {} +
 
 FROM ${PYTHON_IMAGE}
 ARG PYTHON_IMAGE VERSION=0.1.0 REVISION=

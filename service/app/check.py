@@ -15,13 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.app.settings import Device, Threads
 from service.core import logs
-from service.core.errors import LoadError
+from service.core.load_errors import LoadError
 from service.core.spec import TensorSpec
 from service.core.version import VERSION
 from service.models.engine_settings import EngineOptions
 from service.models.loader import open_version
+from service.models.repository.routing import read_routing
 from service.models.repository.scan import read_model_folder
-from service.models.routing import read_routing
 from service.models.verification.opened_version import NOT_BATCHED, OpenedVersion
 from service.models.verification.verifier import CannotRun
 from service.runtime.devices import choose_devices

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from service.app.settings import Settings
 from service.core.auth import BadTokensFile, Tokens, read_tokens_file
-from service.core.errors import DeviceUnavailable
+from service.core.load_errors import DeviceUnavailable
 from service.models.engine_settings import EngineOptions
 from service.runtime.cuda import GpuOptions
 from service.runtime.devices import choose_devices

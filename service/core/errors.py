@@ -1,4 +1,4 @@
-"""Errors that layers share: errors that callers see, with gRPC status, text and details, and errors of loading.
+"""Errors of requests that layers share: with gRPC status, text and details as callers see them.
 
     ServiceError
     ├── InvalidArgument     INVALID_ARGUMENT    the request is invalid: which field, what was expected, what came
@@ -17,17 +17,11 @@
     ├── InvalidTimeout      INTERNAL            the metadata grpc-timeout has another form than gRPC's
     └── EngineFailed        INTERNAL            a fixed text, and an error id that finds the cause in the log
 
-    LoadError               error           a model or version cannot be served; the code labels inference_model_refused
-    ├── FilesError          files           a file is missing, unreadable, or not the one that the manifest describes
-    │   └── FilesUnreadable files           reading failed with an input/output error, which may pass
-    ├── ConfigurationError  configuration   config.pbtxt is invalid, not supported, or contradicts the graph
-    ├── GraphError          graph           ONNX Runtime cannot open or run the graph
-    ├── GoldenMismatch      golden          an answer differs from the golden answer
-    └── DeviceUnavailable   device          the requested device is missing
     EngineLost              a run failed, and every later run on that engine will fail
 
 The text of any other exception never reaches a caller: servers answer it as EngineFailed. An error's text is cut
-when the error is made, so that the text and its details together stay within MAX_METADATA_BYTES.
+when the error is made, so that the text and its details together stay within MAX_METADATA_BYTES. Not here: why a model
+or a version cannot be served (load_errors.py).
 """
 
 import secrets
@@ -47,8 +41,6 @@ DETAILS_KEY = "grpc-status-details-bin"
 MAX_METADATA_BYTES = 1024
 # Of the text of an error with details, which repeat the text once or twice, and of the field that they name.
 MAX_TEXT_WITH_DETAILS, MAX_FIELD = 224, 64
-# Of an error of loading, which goes to the log, to the output of `check` and, shorter, to callers.
-MAX_LOAD_TEXT = 4096
 
 
 class ServiceError(Exception):
@@ -231,52 +223,6 @@ class EngineFailed(ServiceError):
         super().__init__(
             f"the request could not be computed; the server's log has the cause under error id {self.error_id}"
         )
-
-
-class LoadError(Exception):
-    """A model or version cannot be served; the message says what was expected, what was found and where.
-
-    It is one line of at most MAX_LOAD_TEXT bytes, whatever the files hold that it quotes.
-    """
-
-    code: ClassVar[str] = "error"
-
-    def __init__(self, text: str) -> None:
-        super().__init__(bounded(text, MAX_LOAD_TEXT))
-
-
-class FilesError(LoadError):
-    """A file is missing or unreadable, or is not the one that the manifest describes."""
-
-    code = "files"
-
-
-class FilesUnreadable(FilesError):
-    """Reading failed with an input/output error, such as a missing permission, which may pass by itself."""
-
-
-class ConfigurationError(LoadError):
-    """config.pbtxt is invalid, asks for what the service does not support, or contradicts the graph."""
-
-    code = "configuration"
-
-
-class GraphError(LoadError):
-    """ONNX Runtime cannot open the graph, or cannot run it."""
-
-    code = "graph"
-
-
-class GoldenMismatch(LoadError):
-    """An answer differs from the golden answer by more than the tolerance."""
-
-    code = "golden"
-
-
-class DeviceUnavailable(LoadError):
-    """The requested device is missing; the message says what to install or which flag to change."""
-
-    code = "device"
 
 
 class EngineLost(Exception):

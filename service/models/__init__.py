@@ -3,8 +3,7 @@
     registry.py           the loaded versions: look-ups, states and readiness
     reconciler.py         makes the registry follow the repository
     repository_thread.py  the thread on which the reconciler works, and the calls of model control that wait for it
-    selection.py          which versions should answer, and whether they must be loaded
-    routing.py            the labels stable and canary
+    candidate.py          a version that should answer, and whether it must be loaded
     loader.py             loads and verifies one version
     engine_settings.py    devices and batching policy, from the configuration
     verification/         whether a version's answers are right

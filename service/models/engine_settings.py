@@ -1,6 +1,7 @@
 """Devices and batching policy of a version, from its configuration and the service's options.
 
-Not here: reading and completing the configuration (repository/config.py), the rules of batching (batching/).
+Not here: reading and completing the configuration (repository/config.py), refusing its values
+(repository/engine_fields.py), the rules of batching (batching/).
 """
 
 from collections.abc import Sequence
@@ -8,16 +9,15 @@ from dataclasses import dataclass
 
 from service.batching.queue import QueuePolicy
 from service.batching.scheduler import BatchingPolicy
-from service.core.errors import ConfigurationError
+from service.core.load_errors import ConfigurationError
 from service.core.spec import ModelSpec
+from service.models.repository.engine_fields import check_instances
 from service.pb.model_config_pb2 import ModelInstanceGroup, ModelQueuePolicy
 from service.runtime.cuda import DEFAULT_GPU_OPTIONS, GpuOptions
 
 # If the configuration sets no limit, a queue is full with this many batches of rows and this many requests: an ordinary
 # client with hundreds of calls in flight does not meet it.
 DEFAULT_QUEUE_BATCHES, DEFAULT_QUEUE_REQUESTS = 16, 1024
-MAX_PRIORITY_LEVELS = 100
-MAX_INSTANCES = 64
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,6 @@ def engine_devices(groups: Sequence[ModelInstanceGroup], options: EngineOptions)
                 devices = ["cpu"]
             case ModelInstanceGroup.KIND_GPU if not gpus:
                 raise ConfigurationError("instance_group asks for KIND_GPU, but the service runs on the CPU (--device)")
-            case ModelInstanceGroup.KIND_MODEL:
-                raise ConfigurationError(
-                    "instance_group: KIND_MODEL is not supported; use KIND_AUTO, KIND_CPU or KIND_GPU"
-                )
             case _:
                 devices = [f"cuda:{gpu}" for gpu in group.gpus] if gpus and group.gpus else list(options.devices)
         if set(devices) - {"cpu", *options.devices}:
@@ -54,49 +50,16 @@ def engine_devices(groups: Sequence[ModelInstanceGroup], options: EngineOptions)
                 f"instance_group asks for {devices}, but the service has {list(options.devices)} (--device)"
             )
         chosen += devices * max(group.count, 1)
-    if len(chosen) > MAX_INSTANCES:
-        raise ConfigurationError(f"instance_group asks for {len(chosen)} instances, the limit is {MAX_INSTANCES}")
+    check_instances(len(chosen))
     return chosen or list(options.devices)
 
 
-def is_strict(spec: ModelSpec) -> bool:
-    """Whether every batch is padded to one size, so that an answer has the same bits alone and in a batch.
-
-    Raises:
-        ConfigurationError: the parameter `strict` is invalid, or the model does not batch.
-    """
-    text = spec.config.parameters["strict"].string_value if "strict" in spec.config.parameters else "false"
-    if text not in ("true", "false"):
-        raise ConfigurationError(f'the parameter strict expected "true" or "false", got {text!r}')
-    if text == "true" and not spec.batches:
-        raise ConfigurationError("the parameter strict needs a model that batches; set max_batch_size")
-    return text == "true"
-
-
 def batching_policy(spec: ModelSpec, *, sizes: Sequence[int], inline_below_seconds: float) -> BatchingPolicy:
-    """The batching policy that the configuration describes.
-
-    Raises:
-        ConfigurationError: a priority level or a preferred size is invalid.
-    """
+    """The batching policy that the configuration describes, which check_batching() has accepted."""
     batching = spec.config.dynamic_batching  # all zeros if it is absent
     # As in Triton: without dynamic_batching each request runs alone.
     max_batch_size = spec.max_batch_size if spec.batches and spec.config.HasField("dynamic_batching") else 1
     levels = batching.priority_levels
-    if levels > MAX_PRIORITY_LEVELS:
-        raise ConfigurationError(f"priority_levels is {levels}, the limit is {MAX_PRIORITY_LEVELS}")
-    if levels and not 1 <= batching.default_priority_level <= levels:
-        raise ConfigurationError(
-            f"default_priority_level expected 1 to {levels}, got {batching.default_priority_level}"
-        )
-    unknown = sorted(set(batching.priority_queue_policy) - set(range(1, levels + 1)))
-    if unknown:
-        raise ConfigurationError(f"priority_queue_policy names level {unknown[0]}, but priority_levels is {levels}")
-    invalid = [size for size in batching.preferred_batch_size if not 1 <= size <= spec.max_batch_size]
-    if invalid:
-        raise ConfigurationError(
-            f"preferred_batch_size expected 1 to max_batch_size {spec.max_batch_size}, got {invalid[0]}"
-        )
     default = batching.default_queue_policy
     policies = [batching.priority_queue_policy.get(level, default) for level in range(1, max(levels, 1) + 1)]
     batch_rows = max(spec.max_batch_size, 1)

@@ -1,12 +1,11 @@
 """Loads one model version: every check between the files and the first request.
 
-Owns the order: read the files and compare the hash, open the graph, compare the fits that manifest and graph record,
-complete the configuration and compare it with the graph, verify the golden answers in every batch size or compare rows
-alone and in batches, verify the golden pictures, then start a batcher. Not here: the checks themselves (repository/,
-verification/), devices and batching policy (engine_settings.py), the choice of versions (reconciler.py).
+Owns the order: read the files and compare the hash, open the graph, compare files and configuration with it
+(repository/acceptance.py), verify the golden answers in every batch size or compare rows alone and in batches, verify
+the golden pictures, then start a batcher. Not here: the checks themselves (repository/, verification/), devices and
+batching policy (engine_settings.py), the choice of versions (reconciler.py).
 """
 
-import functools
 import os
 import sys
 import threading
@@ -22,22 +21,17 @@ from service.batching.predictions import Predictions, predictions_for
 from service.batching.scheduler import BatchingPolicy
 from service.batching.statistics import Statistics
 from service.core.batch_sizes import batch_sizes
-from service.core.errors import FilesError, GraphError
+from service.core.load_errors import GraphError
 from service.core.spec import ModelSpec
-from service.models.engine_settings import EngineOptions, batching_policy, engine_devices, is_strict
-from service.models.repository.checksums import check_repository_agents
-from service.models.repository.config import complete_spec, derives_batching, read_config
-from service.models.repository.fit_record import recorded_fit
+from service.models.engine_settings import EngineOptions, batching_policy, engine_devices
+from service.models.repository.acceptance import accept, read_files
+from service.models.repository.config import read_config
+from service.models.repository.engine_fields import is_strict
 from service.models.repository.graph_files import open_weights
+from service.models.repository.labels import miscounted
 from service.models.repository.manifest import ReportedMetrics
 from service.models.repository.unsupported import ignored_fields
-from service.models.repository.version_files import (
-    GRAPH,
-    ModelFolder,
-    VersionFiles,
-    given_folders,
-    read_version,
-)
+from service.models.repository.version_files import ModelFolder, VersionFiles, given_folders
 from service.models.verification.opened_version import OpenedVersion
 from service.models.verification.verifier import Verifier
 from service.pb.model_config_pb2 import ModelConfig
@@ -131,21 +125,14 @@ def open_version(
         LoadError: as load().
     """
     config = read_config(folder)
-    check_repository_agents(folder, version, config)
-    files = read_version(folder, version, config.default_model_filename or GRAPH)
-    if require_manifest and files.manifest is None:
-        raise FilesError(
-            f"{folder.version_path(version)} has no manifest.json, which --require-manifest asks for; publish the "
-            "version with the training job, or start the service without the flag"
-        )
+    files = read_files(folder, version, config, require_manifest=require_manifest)
     devices = engine_devices(config.instance_group, options)
     engines = _open_engines(folder, version, files, devices, options)
-    fit = recorded_fit(folder.version_path(version), files.manifest, engines[0].metadata)
-    complete = functools.partial(complete_spec, folder, version, config, engines[0], manifest_labels=files.labels)
-    spec = complete()
-    unbatched_spec = spec
-    if spec.batches and derives_batching(config):
-        unbatched_spec = complete(derive_batching=False)
+    accepted = accept(folder, version, config, files, engines[0].signature)
+    spec = accepted.spec
+    for output, classes in miscounted(spec):
+        facts = {"model": spec.name, "version": version, "output": output.name}
+        log.warning("label count mismatch", **facts, labels=len(output.labels), classes=classes)
     for engine in engines:
         engine.serve(spec)
     batch_rows = max(spec.max_batch_size, 1)
@@ -154,7 +141,7 @@ def open_version(
     bound = [engine.bind(spec, sizes) for engine in engines]
     inline_below_seconds = BatchingPolicy.inline_below_seconds if devices == ["cpu"] else 0.0
     tolerance = max(files.golden_tolerance, FP16_TOLERANCE) if options.gpu.fp16 else files.golden_tolerance
-    unbatched_policy = batching_policy(unbatched_spec, sizes=[], inline_below_seconds=inline_below_seconds)
+    unbatched_policy = batching_policy(accepted.unbatched_spec, sizes=[], inline_below_seconds=inline_below_seconds)
     return OpenedVersion(
         spec=spec,
         files=files,
@@ -164,9 +151,9 @@ def open_version(
             spec, sizes=sizes if strict or any(bound) else [], inline_below_seconds=inline_below_seconds
         ),
         warnings=_warnings(config),
-        unbatched_spec=unbatched_spec,
+        unbatched_spec=accepted.unbatched_spec,
         unbatched_policy=replace(unbatched_policy, max_batch_size=1, preferred=frozenset()),
-        fit=fit,
+        fit=accepted.fit,
     )
 
 

@@ -5,7 +5,7 @@ swap the snapshot, then drain the old versions. A version that fails is refused 
 serving until an operator removes or replaces it. Refused files are loaded again once their content changes, and at
 every look if they could not be read. A model that an operator unloaded stays unloaded until it is loaded again. Each
 trouble is logged once while it lasts. Not here: the table (registry.py), loading (loader.py), the folders on
-disk (repository/), which versions to load (selection.py).
+disk and the versions that they select (repository/), which of these must be loaded (candidate.py).
 """
 
 import threading
@@ -15,13 +15,15 @@ from pathlib import Path
 
 import structlog
 
-from service.core.errors import FilesError, FilesUnreadable, LoadError, NotFound, NotReady
+from service.core.errors import NotFound, NotReady
+from service.core.load_errors import FilesError, FilesUnreadable, LoadError
 from service.core.texts import listed, quoted
+from service.models.candidate import Candidate, candidate_for
 from service.models.loader import LoadedModel
 from service.models.registry import UNLOADED, ModelEntry, Registry, State, VersionStatus, model_entry
 from service.models.repository.scan import find_model, scan
+from service.models.repository.selection import Selection, select
 from service.models.repository.version_files import ModelFolder
-from service.models.selection import Candidate, Selection, candidate_for, select
 
 log = structlog.get_logger(__name__)
 

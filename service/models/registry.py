@@ -2,7 +2,7 @@
 
 Owns look-ups by name, version and label, and the rule for ready. All of it is one frozen Snapshot, which the reconciler
 replaces by one assignment: a reader that needs several facts takes `registry.snapshot` once, and reads need no lock.
-Not here: changes on disk (reconciler.py), loading (loader.py), the canary's share (routing.py).
+Not here: changes on disk (reconciler.py), loading (loader.py), the canary's share (repository/routing.py).
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -15,8 +15,8 @@ from service.core.errors import NotFound, NotReady
 from service.core.texts import bounded, listed, quoted
 from service.models.loader import LoadedModel
 from service.models.repository.fingerprint import Fingerprint
+from service.models.repository.routing import CANARY, NO_ROUTING, STABLE, Routing
 from service.models.repository.version_files import printable_name
-from service.models.routing import CANARY, NO_ROUTING, STABLE, Routing
 
 # Reasons: of a version that an operator unloaded; of a server that has not looked at its repository yet.
 UNLOADED, STILL_LOADING = "unloaded", "models are still loading"
@@ -89,7 +89,7 @@ class Snapshot:
     def get(self, name: str, version: str = "", key: str | None = None) -> LoadedModel:
         """The version with this number or label; for "" the stable version, or the newest one if none has that label.
 
-        With a `key`, a request without a version may go to the canary instead, as routing.py decides.
+        With a `key`, a request without a version may go to the canary instead, as repository/routing.py decides.
 
         Raises:
             NotFound: the model or version is unknown.

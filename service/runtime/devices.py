@@ -2,7 +2,7 @@
 
 import onnxruntime
 
-from service.core.errors import DeviceUnavailable
+from service.core.load_errors import DeviceUnavailable
 from service.runtime import cuda
 
 

@@ -8,7 +8,6 @@ everything specific to GPUs (cuda.py, io_binding.py), the choice of devices (dev
 import ctypes
 import mmap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,7 +15,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.core.errors import ConfigurationError, DeviceUnavailable, EngineLost
+from service.core.errors import EngineLost
+from service.core.load_errors import ConfigurationError, DeviceUnavailable
+from service.core.signature import read_signature
 from service.core.spec import Arrays, ModelSpec
 from service.runtime import cuda
 from service.runtime.cuda import DEFAULT_GPU_OPTIONS, GpuOptions
@@ -28,15 +29,6 @@ CPU = "CPUExecutionProvider"
 BFLOAT16, BFLOAT16_NUMBER = "tensor(bfloat16)", 16
 
 NO_WEIGHTS: Mapping[str, bytes | mmap.mmap] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class GraphTensor:
-    """An input or output as the graph declares it. `type` is ONNX Runtime's name; None in `shape` is a free axis."""
-
-    name: str
-    type: str
-    shape: tuple[int | None, ...]
 
 
 class Engine:
@@ -88,12 +80,11 @@ class Engine:
         self._gpu = gpu
         self._buffers: BatchBindings | None = None
         self._reshapes: Reshapes | None = None
-        self.metadata: Mapping[str, str] = _metadata(self._session)
-        self.inputs = _tensors(self._session.get_inputs())
-        self.outputs = _tensors(self._session.get_outputs())
-        self._input_names = [tensor.name for tensor in self.inputs]
-        self._output_names = [tensor.name for tensor in self.outputs]
-        if any(tensor.type == BFLOAT16 for tensor in (*self.inputs, *self.outputs)):
+        self.signature = read_signature(self._session)
+        inputs, outputs = self.signature.inputs, self.signature.outputs
+        self._input_names = [tensor.name for tensor in inputs]
+        self._output_names = [tensor.name for tensor in outputs]
+        if any(tensor.type == BFLOAT16 for tensor in (*inputs, *outputs)):
             self._session_run = self._run_bfloat16
         else:
             self._session_run = self._session.run
@@ -179,7 +170,7 @@ class Engine:
             tensor.name: make.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), BFLOAT16_NUMBER)
             if tensor.type == BFLOAT16
             else make.ortvalue_from_numpy(np.ascontiguousarray(array))
-            for tensor, array in zip(self.inputs, inputs.values(), strict=True)
+            for tensor, array in zip(self.signature.inputs, inputs.values(), strict=True)
         }
         return [_array(value) for value in self._session.run_with_ort_values(names, values)]
 
@@ -194,18 +185,3 @@ def _array(value: onnxruntime.OrtValue) -> NDArray[np.generic]:
         return np.empty(shape, np.uint16)
     bits = ctypes.cast(value.data_ptr(), ctypes.POINTER(ctypes.c_uint16))
     return np.ctypeslib.as_array(bits, shape).copy()
-
-
-def _metadata(session: onnxruntime.InferenceSession) -> dict[str, str]:
-    """The graph's metadata; empty if it is no UTF-8."""
-    try:
-        return dict(session.get_modelmeta().custom_metadata_map)
-    except UnicodeDecodeError:
-        return {}
-
-
-def _tensors(nodes: Sequence[onnxruntime.NodeArg]) -> tuple[GraphTensor, ...]:
-    return tuple(
-        GraphTensor(node.name, node.type, tuple(axis if isinstance(axis, int) else None for axis in node.shape))
-        for node in nodes
-    )

@@ -57,14 +57,19 @@ def test_a_dockerfile_passes_hadolint_and_keeps_the_projects_rules(dockerfile: P
 
 
 def test_the_training_image_keeps_of_the_service_what_the_job_imports(tmp_path: Path) -> None:
-    """The Dockerfile's own command prunes a copy, from which the whole job is then imported."""
+    """The Dockerfile's own commands prune a copy, from which the whole job is then imported, without gRPC."""
     for package in ("service", "training"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (prune,) = re.findall(r"&& (find .*)", (DEPLOY / "docker/training.Dockerfile").read_text())
-    subprocess.run(["/bin/sh", "-c", prune.replace("/opt/app/lib/python*/site-packages", str(tmp_path))], check=True)
-    assert sorted(path.name for path in (tmp_path / "service").iterdir()) == ["__init__.py", "pictures"]
+    prunes = re.findall(r"&& (find .*?)(?: \\)?$", (DEPLOY / "docker/training.Dockerfile").read_text(), re.MULTILINE)
+    for prune in prunes:
+        command = prune.replace("/opt/app/lib/python*/site-packages", str(tmp_path))
+        subprocess.run(["/bin/sh", "-c", command], check=True)
+    kept = {"__init__.py", "pictures", "models", "core", "pb"}
+    assert len(prunes) == 2 and {path.name for path in (tmp_path / "service").iterdir()} == kept
+    assert {path.name for path in (tmp_path / "service/models").iterdir()} == {"__init__.py", "repository"}
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import service, training.pipeline, training.summary;"
+        "import sys; sys.modules['grpc'] = sys.modules['structlog'] = None;"
+        f"sys.path.insert(0, {str(tmp_path)!r}); import service, training.pipeline, training.summary;"
         "print(service.__path__, training.__path__)"
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.core.errors import DeviceUnavailable
+from service.core.load_errors import DeviceUnavailable
 from service.models.loader import LoadedModel, load
 from service.models.reconciler import Reconciler
 from service.models.registry import Registry, State

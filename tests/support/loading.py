@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.core.errors import LoadError
+from service.core.load_errors import LoadError
 from service.models.engine_settings import EngineOptions
 from service.models.loader import LoadedModel, load
 from service.models.repository.scan import scan

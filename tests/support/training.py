@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from onnx import TensorProto, helper
 
 from service.pictures.fit import Fit
+from tests.support.models import toy_model
 from training.data import datasets
 from training.data.augment import DIGIT_AUGMENTATION
 from training.data.dataset import Split, split_validation
@@ -92,14 +95,49 @@ def random_images(network: registry.Network, count: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, *network.image_shape), dtype=torch.uint8, generator=random)
 
 
-def artifact(model: bytes = b"a graph") -> publish.Artifact:
-    """What a training job publishes, with a toy model."""
+def toy_graph(image_shape: tuple[int, int, int] = (4, 4, 1), classes: int = 3, note: str = "") -> bytes:
+    """A graph that answers every image alike, all classes with equal probability; `note` makes another file of it."""
+    share = helper.make_tensor("share", TensorProto.FLOAT, [1, classes], [1 / classes] * classes)
+    graph = onnx.load_from_string(
+        toy_model(
+            [
+                helper.make_node("Flatten", ["images"], ["flat"]),
+                helper.make_node("Cast", ["flat"], ["pixels"], to=TensorProto.FLOAT),
+                helper.make_node("ReduceMean", ["pixels", "last"], ["mean"], keepdims=1),
+                helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+                helper.make_node("Add", ["nothing", "share"], ["probabilities"]),
+            ],
+            inputs=[("images", TensorProto.UINT8, ["N", *image_shape])],
+            outputs=[("probabilities", TensorProto.FLOAT, ["N", classes])],
+            constants=[
+                helper.make_tensor("last", TensorProto.INT64, [1], [1]),
+                helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+                share,
+            ],
+        )
+    )
+    graph.doc_string = note
+    return graph.SerializeToString()
+
+
+def artifact(
+    note: str = "",
+    *,
+    label_names: tuple[str, ...] = ("a", "b", "c"),
+    image_shape: tuple[int, int, int] = (4, 4, 1),
+    name: str = "toy",
+) -> publish.Artifact:
+    """What a training job publishes, with a toy graph of which `note` makes another."""
+    classes = len(label_names)
     return publish.Artifact(
-        name="toy",
-        model=model,
-        manifest={"seed": 1},
-        golden={"images": np.zeros((2, 4, 4, 1), np.uint8), "probabilities": np.ones((2, 3), np.float32)},
-        label_names=("a", "b", "c"),
-        image_shape=(4, 4, 1),
+        name=name,
+        model=toy_graph(image_shape, classes, note),
+        manifest={"golden": {"samples": 2, "tolerance": 1e-4}},
+        golden={
+            "images": np.zeros((2, *image_shape), np.uint8),
+            "probabilities": np.full((2, classes), 1 / classes, np.float32),
+        },
+        label_names=label_names,
+        image_shape=image_shape,
         card=lambda manifest: f"{manifest['model']}, version {manifest['version']}",
     )

@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 
-from service.core.errors import LoadError
+from service.core.load_errors import LoadError
 from service.models.engine_settings import EngineOptions
 from service.models.loader import load
 from service.models.repository.scan import scan

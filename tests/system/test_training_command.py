@@ -69,11 +69,15 @@ def test_an_accuracy_below_the_gate_publishes_nothing_and_exits_with_1(tmp_path:
     assert not (tmp_path / "models").exists()
 
 
-def test_a_repository_that_cannot_be_written_is_one_line_and_status_1(tmp_path: Path) -> None:
-    (tmp_path / "models").write_text("a file, not a folder")
-    result = run_command("training", *QUICK, "--min-accuracy", "0", "--repository", str(tmp_path / "models"))
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: cannot write: ") and len(result.stderr.splitlines()) == 1
+def test_a_repository_that_cannot_be_written_is_one_line_and_status_1_before_training(tmp_path: Path) -> None:
+    models, runs = tmp_path / "models", tmp_path / "runs"
+    models.write_text("a file, not a folder")
+    result = run_command("training", *QUICK, "--repository", str(models), "--runs-dir", str(runs))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"error: cannot write: {models}/mnist-simplecnn: Not a directory; choose another --repository\n"
+    )
+    assert not runs.exists()
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from training.atomic_files import write_atomically
 from training.errors import TrainingError
-from training.runs.files import CHECKPOINT, FACTS, METRICS, PREDICTIONS, RESULT, SETTINGS, read_metrics
+from training.runs.files import CHECKPOINT, FACTS, METRICS, PREDICTIONS, REPORT, RESULT, SETTINGS, read_metrics
 from training.settings import Settings
 from training.strict_json import to_json
 from training.trainer.checkpoint import CheckpointFile
@@ -106,13 +106,13 @@ def open_run_folder(settings: Settings, name: str) -> RunFolder:
     """The folder to resume, or a new one for the model `name`.
 
     Raises:
-        TrainingError: the run to resume has already published.
+        TrainingError: the run to resume has already published, and has its report.
     """
     if settings.resume is None:
         saved = settings.model_dump(mode="json", exclude={"resume", "list", "summary", "evaluate", "skip_if_published"})
         return create_run_folder(settings.runs_dir, name, saved)
     folder = RunFolder(settings.resume)
-    if folder.result:
+    if folder.result and (folder.path / REPORT).exists():
         raise TrainingError(f"{folder.path} has ended; it published {folder.result['published']}")
     return folder
 

@@ -14,7 +14,6 @@ from training.experiment import Experiment
 from training.networks.classifier import Classifier
 from training.trainer.progress import TrainingProgress
 
-
 SCALARS = {
     "loss", "accuracy", "learning_rate", "images_per_second", "validation_accuracy", "validation_loss", "test_accuracy",
     "test_loss",

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.core.errors import ConfigurationError, FilesError, FilesUnreadable
+from service.core.load_errors import ConfigurationError, FilesError, FilesUnreadable
 from service.models.repository.version_files import VERSION_NAME, ModelFolder, open_file
 from service.pb.model_config_pb2 import ModelConfig
 

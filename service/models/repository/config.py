@@ -2,8 +2,8 @@
 
 Owns the defaults for fields that the configuration leaves out, and the error messages, which name both sides of a
 contradiction. A byte order mark, which some editors write, is passed over. Not here: fields that the service does not
-act on (unsupported.py), labels (labels.py), the other files of a model (version_files.py), opening the graph
-(runtime/session.py).
+act on (unsupported.py), values of those that it acts on (engine_fields.py), labels (labels.py), the other files of a
+model (version_files.py), opening the graph (runtime/session.py).
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from typing import TypeVar
 from google.protobuf import text_format
 
 from service.core.datatypes import BY_CONFIG, BY_ONNX
-from service.core.errors import ConfigurationError
+from service.core.load_errors import ConfigurationError
+from service.core.signature import GraphSignature, GraphTensor
 from service.core.spec import ModelSpec, TensorSpec
 from service.models.repository.labels import with_labels
 from service.models.repository.unsupported import refused_fields
 from service.models.repository.version_files import BACKEND, CONFIG, PLATFORM, ModelFolder, read_optional
 from service.pb.model_config_pb2 import DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelOutput
-from service.runtime.session import Engine, GraphTensor
 
 Declared = TypeVar("Declared", ModelInput, ModelOutput)
 
@@ -35,10 +35,19 @@ def read_config(folder: ModelFolder) -> ModelConfig:
         ConfigurationError: the file is not a ModelConfig, names another model, or sets an unsupported field.
         FilesUnreadable: the file cannot be read.
     """
+    return parse_config(folder, read_optional(folder.path / CONFIG) or b"")
+
+
+def parse_config(folder: ModelFolder, content: bytes) -> ModelConfig:
+    """The configuration in the content of the model's config.pbtxt.
+
+    Raises:
+        ConfigurationError: as read_config().
+    """
     path = folder.path / CONFIG
     config = ModelConfig()
     try:
-        text_format.Parse((read_optional(path) or b"").decode("utf-8-sig"), config)
+        text_format.Parse(content.decode("utf-8-sig"), config)
     except (UnicodeDecodeError, text_format.ParseError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
     if config.name and config.name != folder.name:
@@ -66,7 +75,7 @@ def complete_spec(
     folder: ModelFolder,
     version: int,
     config: ModelConfig,
-    engine: Engine,
+    graph: GraphSignature,
     *,
     manifest_labels: tuple[str, ...] | None = None,
     derive_batching: bool = True,
@@ -82,8 +91,8 @@ def complete_spec(
     """
     name = folder.name
     names = {output.name for output in config.output}
-    served = [output for output in engine.outputs if output.name in names or not names]
-    free_first = all(tensor.shape and tensor.shape[0] is None for tensor in (*engine.inputs, *served))
+    served = [output for output in graph.outputs if output.name in names or not names]
+    free_first = all(tensor.shape and tensor.shape[0] is None for tensor in (*graph.inputs, *served))
     complete = ModelConfig()
     complete.CopyFrom(config)
     complete.name, complete.platform, complete.backend = name, PLATFORM, BACKEND
@@ -92,17 +101,17 @@ def complete_spec(
         if not config.HasField("dynamic_batching"):
             complete.dynamic_batching.CopyFrom(ModelDynamicBatching())
     batches = complete.max_batch_size > 0
-    _check_types(engine.inputs, served, batches=config.max_batch_size > 0)
+    _check_types(graph.inputs, served, batches=config.max_batch_size > 0)
     if batches and not free_first:
-        fixed = next(t for t in (*engine.inputs, *served) if not t.shape or t.shape[0] is not None)
-        leave_out = "" if fixed in engine.inputs else "leave it out of the outputs in config.pbtxt, "
+        fixed = next(t for t in (*graph.inputs, *served) if not t.shape or t.shape[0] is not None)
+        leave_out = "" if fixed in graph.inputs else "leave it out of the outputs in config.pbtxt, "
         raise ConfigurationError(
             f"max_batch_size is {complete.max_batch_size}, but the first axis of {fixed.name!r} is not free: "
             f"its shape is {_show(fixed.shape)}; {leave_out}set max_batch_size to 0 or export with a free batch axis"
         )
-    inputs = _match("input", list(config.input), engine.inputs, batches)
+    inputs = _match("input", list(config.input), graph.inputs, batches)
     outputs = with_labels(
-        _match("output", list(config.output), engine.outputs, batches), folder, version, complete, manifest_labels
+        _match("output", list(config.output), graph.outputs, batches), folder, complete, manifest_labels
     )
     _write_back(complete, inputs, outputs)
     return ModelSpec(name, version, inputs, outputs, complete.max_batch_size, complete)

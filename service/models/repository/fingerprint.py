@@ -18,8 +18,8 @@ from pathlib import Path
 
 from service.models.repository.checksums import shared_files
 from service.models.repository.graph_files import link_text, weight_paths
-from service.models.repository.version_files import GRAPH, ModelFolder, graph_path, has_own_labels, open_file
-from service.models.routing import CANARY, PERCENT, STABLE
+from service.models.repository.routing import CANARY, PERCENT, STABLE
+from service.models.repository.version_files import GRAPH, ModelFolder, graph_path, open_file, own_labels
 from service.pb.model_config_pb2 import ModelConfig
 
 # The coarsest clock of a file system in use: two seconds, on FAT.
@@ -76,7 +76,7 @@ def _engine_settings(config: ModelConfig) -> bytes:
 def _files(folder: ModelFolder, version: int, config: ModelConfig) -> Iterator[tuple[str, Path]]:
     """The files that a version depends on, with a name for each."""
     label_files = [output.label_filename for output in config.output if output.label_filename]
-    if label_files and not has_own_labels(folder, version):
+    if label_files and own_labels(folder, version) is None:
         for name in label_files:
             yield f"../{name}", folder.path / name
     for name in shared_files(config):

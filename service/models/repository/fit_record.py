@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from service.core.errors import FilesError
+from service.core.load_errors import FilesError
 from service.models.repository.manifest import Manifest
 from service.pictures.fit import Fit, UnknownFit
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.core.errors import FilesError
+from service.core.load_errors import FilesError
+from service.core.spec import ModelSpec
 from service.models.repository.manifest import Manifest
 
 LABELS = "labels"  # the array that repeats the manifest's labels
@@ -51,6 +52,30 @@ def parse_golden(
         raise FilesError(f"{path} has other labels than its manifest; publish it again")
     pictures = _pop_pictures(path, golden, manifest) if manifest.golden.pictures else None
     return golden, pictures
+
+
+def count_samples(golden: Mapping[str, NDArray[np.generic]], spec: ModelSpec) -> int:
+    """The number of golden samples, which have every input and output of the model, in the shapes that callers see.
+
+    Raises:
+        FilesError: a tensor is missing or has no samples, or an output has another shape.
+    """
+    missing = [tensor.name for tensor in (*spec.inputs, *spec.outputs) if tensor.name not in golden]
+    if missing:
+        raise FilesError(f"golden.npz holds {sorted(golden)}, but not {missing[0]!r}")
+    for tensor in (*spec.inputs, *spec.outputs):
+        if not golden[tensor.name].shape:
+            raise FilesError(f"golden.npz holds one value of {tensor.name!r} instead of samples")
+    samples = min(len(golden[tensor.name]) for tensor in (*spec.inputs, *spec.outputs))
+    if samples == 0:
+        raise FilesError("golden.npz holds no samples")
+    for output in spec.outputs:
+        found, shape = golden[output.name].shape[1:], output.shape if spec.batches else output.shape[1:]
+        if len(found) != len(shape) or any(axis not in (-1, size) for axis, size in zip(shape, found, strict=True)):
+            raise FilesError(
+                f"golden.npz holds samples of {output.name!r} with shape {list(found)}, the model answers {list(shape)}"
+            )
+    return samples
 
 
 def _check_sha256(path: Path, sha256: str, manifest: Manifest) -> None:

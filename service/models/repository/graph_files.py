@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from service.core.errors import FilesError, FilesUnreadable
+from service.core.load_errors import FilesError, FilesUnreadable
 from service.core.wire import fields
 
 # By name in the graph: the contents of each weight file, mapped into memory.

@@ -8,23 +8,18 @@ Not here: reading manifest.json (version_files.py), the other fields of config.p
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import structlog
-
-from service.core.errors import ConfigurationError, FilesError, FilesUnreadable
-from service.core.spec import TensorSpec
+from service.core.load_errors import ConfigurationError, FilesError, FilesUnreadable
+from service.core.spec import ModelSpec, TensorSpec
 from service.models.repository.version_files import ModelFolder, read_file
 from service.pb.model_config_pb2 import ModelConfig
-
-log = structlog.get_logger(__name__)
 
 
 def with_labels(
     outputs: Sequence[TensorSpec],
     folder: ModelFolder,
-    version: int,
     config: ModelConfig,
     manifest_labels: tuple[str, ...] | None,
 ) -> tuple[TensorSpec, ...]:
@@ -41,15 +36,23 @@ def with_labels(
         labels = {_class_output(outputs, files, batches=batches): manifest_labels}
     else:
         labels = {output.name: read_labels(folder, files[output.name]) for output in outputs if output.name in files}
-    for output in outputs:
-        classes, names = _classes(output, batches=batches), labels.get(output.name)
-        if names is None or classes in (len(names), None):
-            continue
-        if manifest_labels is not None:
-            raise FilesError(f"manifest.json has {len(names)} labels, but output {output.name!r} has {classes} classes")
-        facts = {"model": folder.name, "version": version, "output": output.name}
-        log.warning("label count mismatch", **facts, labels=len(names), classes=classes)
+    if manifest_labels is not None:
+        for output in outputs:
+            classes, names = _classes(output, batches=batches), labels.get(output.name)
+            if names is not None and classes not in (len(names), None):
+                raise FilesError(
+                    f"manifest.json has {len(names)} labels, but output {output.name!r} has {classes} classes"
+                )
     return tuple(replace(output, labels=labels.get(output.name, ())) for output in outputs)
+
+
+def miscounted(spec: ModelSpec) -> Iterator[tuple[TensorSpec, int]]:
+    """The outputs whose label file has another number of lines than they have classes, with that number of classes."""
+    files = {tensor.name for tensor in spec.config.output if tensor.label_filename}
+    for output in spec.outputs:
+        classes = _classes(output, batches=spec.batches)
+        if output.name in files and classes not in (len(output.labels), None):
+            yield output, classes
 
 
 def _class_output(outputs: Sequence[TensorSpec], files: dict[str, str], *, batches: bool) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from service.core.errors import FilesError
+from service.core.load_errors import FilesError
 
 
 class Golden(BaseModel):

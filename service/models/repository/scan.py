@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.core.errors import FilesError, FilesUnreadable, LoadError
+from service.core.load_errors import FilesError, FilesUnreadable, LoadError
 from service.models.repository.version_files import CONFIG, VERSION_NAME, ModelFolder, printable_name
 
 # Folders that file systems and tools put beside models.

@@ -17,15 +17,15 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from service.core.errors import FilesError, FilesUnreadable, LoadError
+from service.core.load_errors import FilesError, FilesUnreadable, LoadError
 from service.models.repository.golden_file import GoldenPictures, parse_golden
 from service.models.repository.graph_files import check_content, check_no_pointer, follow_link_text
 from service.models.repository.manifest import Manifest, parse_manifest
@@ -43,6 +43,7 @@ class ModelFolder:
     path: Path
     versions: Sequence[int]
     problem: LoadError | None = None
+    staged: Mapping[int, Path] = field(default_factory=dict)  # versions that are still in another folder
 
     @property
     def name(self) -> str:
@@ -51,7 +52,7 @@ class ModelFolder:
 
     def version_path(self, version: int) -> Path:
         """The folder of a version."""
-        return self.path / str(version)
+        return self.staged.get(version, self.path / str(version))
 
 
 @dataclass(frozen=True)
@@ -168,13 +169,13 @@ def graph_path(folder: ModelFolder, version: int, filename: str) -> Path:
     return path / filename if _is_folder(path) else path
 
 
-def has_own_labels(folder: ModelFolder, version: int) -> bool:
-    """Whether the version's manifest gives its labels, so that the model's label files do not concern it."""
+def own_labels(folder: ModelFolder, version: int) -> tuple[str, ...] | None:
+    """The labels in the version's manifest; None if it has none, so that the model's label files concern it."""
     try:
         manifest = _read_manifest(folder.version_path(version) / "manifest.json")
     except FilesError:
-        return False
-    return manifest is not None and manifest.labels is not None
+        return None
+    return manifest.labels if manifest else None
 
 
 def _is_folder(path: Path) -> bool:

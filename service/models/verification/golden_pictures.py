@@ -7,7 +7,7 @@ here: reading the files and their answers (repository/golden_file.py), decoding 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.core.errors import GoldenMismatch
+from service.core.load_errors import GoldenMismatch
 from service.core.spec import ModelSpec, Run
 from service.models.repository.golden_file import GoldenPictures
 from service.models.verification.verifier import trial_run

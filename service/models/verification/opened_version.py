@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from service.batching.scheduler import BatchingPolicy
-from service.core.errors import ConfigurationError, FilesError, GraphError
+from service.core.load_errors import ConfigurationError, FilesError, GraphError
 from service.core.spec import ModelSpec
 from service.models.repository.version_files import VersionFiles
 from service.models.verification.golden_pictures import takes_images, verify_pictures

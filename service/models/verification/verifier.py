@@ -15,8 +15,10 @@ import structlog
 from numpy.typing import NDArray
 
 from service.core.datatypes import BYTES
-from service.core.errors import ConfigurationError, EngineLost, FilesError, GoldenMismatch, GraphError
+from service.core.errors import EngineLost
+from service.core.load_errors import ConfigurationError, GoldenMismatch, GraphError
 from service.core.spec import Arrays, ModelSpec, Run
+from service.models.repository.golden_file import count_samples
 
 log = structlog.get_logger(__name__)
 
@@ -112,17 +114,7 @@ class Verifier:
 
     def _samples(self) -> int:
         """The number of golden samples."""
-        names = [tensor.name for tensor in (*self.spec.inputs, *self.spec.outputs)]
-        missing = [name for name in names if name not in self.golden]
-        if missing:
-            raise FilesError(f"golden.npz holds {sorted(self.golden)}, but not {missing[0]!r}")
-        scalars = [name for name in names if not self.golden[name].shape]
-        if scalars:
-            raise FilesError(f"golden.npz holds one value of {scalars[0]!r} instead of samples")
-        samples = min(len(self.golden[name]) for name in names)
-        if samples == 0:
-            raise FilesError("golden.npz holds no samples")
-        return samples
+        return count_samples(self.golden, self.spec)
 
     def _run_golden(self, run: Run, rows: NDArray[np.int64]) -> Sequence[NDArray[np.generic]]:
         """Run a batch of these golden samples, by index, and compare the answers."""

@@ -113,7 +113,7 @@ def test_every_kind_of_pooling_is_trained_and_drawn_and_nothing_is_published(
 
 def test_a_stopped_comparison_keeps_finished_runs_and_resumes_the_others(pictures: Path, tmp_path: Path) -> None:
     given = settings(pictures, tmp_path, seeds=3, publish=False)
-    steps = 5  # of one run
+    steps = 6  # of one run
     with pytest.raises(Interrupted, match="1 of 3 runs are finished and kept") as stopped:
         comparison.run(given, NoSignals(stop_at=steps + 3))
     finished, interrupted = read_runs(tmp_path / "runs")

@@ -23,7 +23,6 @@ from tests.support.training import SAMPLE
 from training.data.dataset import Split
 from training.errors import TrainingError
 from training.evaluate_version import evaluate_version, find_version
-from training.publishing.publish import Artifact, publish
 from training.settings import Settings
 
 
@@ -129,11 +128,21 @@ def test_evaluating_a_version_on_its_own_data_gives_the_manifests_figures(
     assert confused.startswith("most confused: ")
 
 
-def publish_brightness(repository: Path, labels: tuple[str, ...] = ("dark", "light"), fit: str = NONE) -> Path:
-    """Publish the toy classifier of images (4, 4, 1) with what `--evaluate` reads."""
-    manifest = {"network": {"image_shape": (4, 4, 1)}, "fit": Fit(fit).record(), "dataset": {"name": "folder:nowhere"}}
-    artifact = Artifact("toy", brightness_model(4), manifest, {}, labels, (4, 4, 1))
-    return publish(repository, artifact)
+def write_brightness(repository: Path, labels: tuple[str, ...] = ("dark", "light"), fit: str = NONE) -> Path:
+    """The toy classifier of images (4, 4, 1) as the next version, with what `--evaluate` reads.
+
+    The job itself would refuse versions of one model with other classes.
+    """
+    version = repository / "toy" / str(len(list(repository.glob("toy/*"))) + 1)
+    version.mkdir(parents=True)
+    model = brightness_model(4)
+    manifest = {
+        "model": "toy", "sha256": hashlib.sha256(model).hexdigest(), "labels": labels, "fit": Fit(fit).record(),
+        "network": {"image_shape": (4, 4, 1)}, "dataset": {"name": "folder:nowhere"},
+    }  # fmt: skip
+    (version / "model.onnx").write_bytes(model)
+    (version / "manifest.json").write_text(json.dumps(manifest))
+    return version
 
 
 def write_pictures(folder: Path, levels: dict[str, list[int]]) -> Path:
@@ -147,8 +156,8 @@ def write_pictures(folder: Path, levels: dict[str, list[int]]) -> Path:
 
 
 def test_a_version_is_evaluated_on_any_folder_with_its_classes_in_any_order(tmp_path: Path) -> None:
-    publish_brightness(tmp_path, ("light", "dark"))
-    version = publish_brightness(tmp_path, ("dark", "light"))
+    write_brightness(tmp_path, ("light", "dark"))
+    version = write_brightness(tmp_path, ("dark", "light"))
     pictures = write_pictures(tmp_path / "data", {"light": [250, 240, 30], "dark": [10, 20]})
     text = evaluate_version(settings(evaluate=str(version), dataset=f"folder:{pictures}"))
     assert "accuracy 80.00% ± 17.89 on 5 images" in text
@@ -160,7 +169,7 @@ def test_a_version_is_evaluated_on_any_folder_with_its_classes_in_any_order(tmp_
 def test_a_version_is_found_by_path_by_name_and_by_name_and_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = publish_brightness(tmp_path / "models"), publish_brightness(tmp_path / "models")
+    first, second = write_brightness(tmp_path / "models"), write_brightness(tmp_path / "models")
     assert find_version("toy", tmp_path / "models") == second
     assert find_version("toy/1", tmp_path / "models") == first
     monkeypatch.chdir(tmp_path)
@@ -170,7 +179,7 @@ def test_a_version_is_found_by_path_by_name_and_by_name_and_number(
 
 
 def test_other_classes_images_fits_and_graphs_are_refused_by_name(tmp_path: Path) -> None:
-    version = publish_brightness(tmp_path)
+    version = write_brightness(tmp_path)
     pictures = write_pictures(tmp_path / "data", {"light": [250], "dark": [10], "grey": [128]})
 
     def refusal(**given: Any) -> str:
@@ -181,7 +190,7 @@ def test_other_classes_images_fits_and_graphs_are_refused_by_name(tmp_path: Path
     assert "has classes that" in (text := refusal(dataset=f"folder:{pictures}"))
     assert "does not know: grey; it knows dark, light" in text
     assert f"--fit resize: {version} was trained with none" in refusal(dataset=f"folder:{pictures}", fit=RESIZE)
-    digits = publish_brightness(tmp_path / "digits", tuple("0123456789"))
+    digits = write_brightness(tmp_path / "digits", tuple("0123456789"))
     with pytest.raises(TrainingError, match="takes images of 4×4×1; those of mnist-sample are 28×28×1"):
         evaluate_version(settings(evaluate=str(digits), dataset="mnist-sample"))
     (version / "model.onnx").write_bytes(b"another graph")

@@ -9,7 +9,8 @@ from service.batching.batcher import Batcher
 from service.batching.queue import QueuePolicy
 from service.batching.scheduler import BatchingPolicy
 from service.batching.statistics import Statistics
-from service.core.errors import EngineFailed, LoadError, NotReady
+from service.core.errors import EngineFailed, NotReady
+from service.core.load_errors import LoadError
 from service.core.spec import Backend, Run
 from tests.support.batching import BlockingEngine, FakeRequest, occupy
 from tests.support.waiting import WAIT, wait_until

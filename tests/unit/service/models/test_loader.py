@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto
 
 from service.core.batch_sizes import batch_sizes
-from service.core.errors import DeviceUnavailable, LoadError
+from service.core.load_errors import DeviceUnavailable, LoadError
 from service.models.loader import load
 from service.models.repository.scan import scan
 from service.runtime.devices import choose_devices

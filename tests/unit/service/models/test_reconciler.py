@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from service.core.errors import FilesUnreadable, GraphError, NotFound, NotReady
+from service.core.errors import NotFound, NotReady
+from service.core.load_errors import FilesUnreadable, GraphError
 from service.models.engine_settings import EngineOptions
 from service.models.loader import LoadedModel, load
 from service.models.reconciler import Reconciler
@@ -588,7 +589,7 @@ def test_a_fault_in_one_model_does_not_stop_the_others(
 ) -> None:
     add_version(repository, "another", doubling_model())
     monkeypatch.setattr(
-        "service.models.selection.read_config",
+        "service.models.repository.selection.read_config",
         lambda folder: 1 / 0 if folder.name == "another" else read_config(folder),
     )
     registry = Registry(repository)

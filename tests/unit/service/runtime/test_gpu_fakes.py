@@ -16,7 +16,8 @@ from service.batching.scheduler import BatchingPolicy
 from service.batching.statistics import Statistics
 from service.core.batch_sizes import padded
 from service.core.datatypes import BY_NAME
-from service.core.errors import DeviceUnavailable, EngineFailed, EngineLost, LoadError, NotReady
+from service.core.errors import EngineFailed, EngineLost, NotReady
+from service.core.load_errors import DeviceUnavailable, LoadError
 from service.core.spec import Arrays, ModelSpec, TensorSpec
 from service.models.engine_settings import EngineOptions
 from service.models.loader import load

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.core.errors import ConfigurationError, FilesError, FilesUnreadable
+from service.core.load_errors import ConfigurationError, FilesError, FilesUnreadable
 from service.models.loader import LoadedModel
 from tests.support.loading import load_only, refusal
 from tests.support.models import BATCHING_CONFIG, add_version, doubling_model

@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from service.batching.queue import QueuePolicy
 from service.core.datatypes import BY_NAME
-from service.core.errors import FilesUnreadable, LoadError
+from service.core.load_errors import FilesUnreadable, LoadError
 from service.core.spec import ModelSpec, TensorSpec
 from service.models.engine_settings import EngineOptions
 from service.models.loader import LoadedModel, load

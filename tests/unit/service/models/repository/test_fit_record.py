@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from service.core.errors import FilesError
+from service.core.load_errors import FilesError
 from service.models.repository.fit_record import KEY, recorded_fit
 from service.models.repository.manifest import Manifest
 from service.pictures.fit import DRAWING, RESIZE, Fit

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
-from service.core.errors import FilesError
+from service.core.load_errors import FilesError
 from service.models.loader import load
 from service.models.repository.graph_files import external_locations, open_weights
 from service.models.repository.scan import read_model_folder
@@ -263,7 +263,7 @@ def test_large_weights_are_mapped_and_not_copied(tmp_path: Path) -> None:
         folder=folder,
         weights=open_weights(folder / "model.onnx", content, [tmp_path]),
     )
-    assert engine.inputs[0].shape == (None, 2**24)
+    assert engine.signature.inputs[0].shape == (None, 2**24)
     assert private_bytes() - before < 16 * 2**20
 
 

@@ -93,7 +93,7 @@ class RecordingLoader:
         return load(folder, version, CPU)
 
 
-def test_publishing_other_class_names_neither_renames_nor_reloads_an_older_version(tmp_path: Path) -> None:
+def test_a_version_with_other_class_names_neither_renames_nor_reloads_an_older_one(tmp_path: Path) -> None:
     publish_brightness(tmp_path, ("dark", "light"))
     config = tmp_path / "brightness" / "config.pbtxt"
     config.write_text(config.read_text() + ALL_VERSIONS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.core.errors import FilesError, FilesUnreadable
+from service.core.load_errors import FilesError, FilesUnreadable
 from service.models.repository.scan import find_model, read_model_folder, scan
 from service.models.repository.version_files import printable_name
 from tests.support.disk import deny

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.core.errors import MAX_LOAD_TEXT
+from service.core.load_errors import MAX_LOAD_TEXT
 from tests.support.graphs import weighted_model
 from tests.support.loading import refusal
 from tests.support.models import add_version, doubling_model

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from service.core.datatypes import BY_NAME
-from service.core.errors import EngineLost, GraphError
+from service.core.errors import EngineLost
+from service.core.load_errors import GraphError
 from service.core.spec import Arrays, ModelSpec, TensorSpec
 from service.models.loader import LoadedModel
 from service.models.verification.row_independence import Finding, compare_rows

@@ -15,7 +15,7 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-from service.core.errors import ConfigurationError
+from service.core.load_errors import ConfigurationError
 from service.models.repository.version_files import VERSION_NAME
 from service.pb.model_config_pb2 import ModelConfig
 

@@ -9,7 +9,7 @@ from service.models.engine_settings import EngineOptions
 from service.models.loader import load
 from service.models.reconciler import Reconciler
 from service.models.registry import Registry, State
-from service.models.routing import Routing
+from service.models.repository.routing import Routing
 from tests.support.models import BATCHING_CONFIG, routing_config
 
 

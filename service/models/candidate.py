@@ -1,35 +1,18 @@
-"""Selects the versions of a model that should answer, and knows which of them must be loaded.
+"""A version that should answer, and whether it must be loaded: its files compared with those of the last look.
 
-Owns the version policy, and the comparison of a version's files with those that were loaded or refused before. Not
-here: the labels (routing.py), the fingerprint (repository/), what follows from a selection (reconciler.py).
+Not here: the versions that should answer (repository/selection.py), what identifies a version's files
+(repository/fingerprint.py), what follows (reconciler.py).
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from service.core.errors import LoadError
+from service.core.load_errors import LoadError
 from service.models.loader import LoadedModel
 from service.models.registry import ModelEntry, State, VersionStatus
 from service.models.repository.config import read_config
 from service.models.repository.fingerprint import Fingerprint, fingerprint
 from service.models.repository.version_files import ModelFolder
-from service.models.routing import CANARY, Routing, read_routing
 from service.pb.model_config_pb2 import ModelConfig
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The versions that a configuration selects, in order of preference, and how many to load besides the canary."""
-
-    config: ModelConfig
-    candidates: list[int]
-    count: int
-    routing: Routing
-
-    def wants(self, version: int, loaded: Iterable[int]) -> bool:
-        """Whether to load the version, given the versions that are loaded."""
-        labels = self.routing.labels
-        return version in labels.values() or len(set(loaded) - {labels.get(CANARY)}) < self.count
 
 
 @dataclass(frozen=True)
@@ -58,30 +41,6 @@ class Candidate:
         except LoadError:
             return None
         return after if after.digest == self.current.digest else None
-
-
-def select(folder: ModelFolder) -> Selection:
-    """The versions that the model's configuration selects.
-
-    With `latest` every version is a candidate, newest first: the next older version replaces a refused one.
-
-    Raises:
-        LoadError: the configuration cannot be read or is refused.
-    """
-    config = read_config(folder)
-    routing = read_routing(config)
-    labelled = set(routing.labels.values())
-    newest_first = list(folder.versions)
-    policy = config.version_policy
-    match policy.WhichOneof("policy_choice"):
-        case "all":
-            selected, count = newest_first, len(newest_first)
-        case "specific":
-            selected, count = list(policy.specific.versions), len(policy.specific.versions)
-        case _:
-            selected, count = newest_first, policy.latest.num_versions or 1
-    rest = sorted(set(selected) - labelled, reverse=True)
-    return Selection(config, sorted(labelled, reverse=True) + rest, count, routing)
 
 
 def candidate_for(folder: ModelFolder, version: int, config: ModelConfig, entry: ModelEntry) -> Candidate:
