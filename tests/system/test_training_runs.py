@@ -120,7 +120,7 @@ def test_a_run_folder_holds_settings_metrics_checkpoint_predictions_report_and_r
 ) -> None:
     repository, folder = uninterrupted
     assert sorted(path.name for path in folder.iterdir()) == [
-        "checkpoint.pt", "metrics.jsonl", "report.html", "result.json", "settings.json", "test.npz",
+        "checkpoint.pt", "facts.json", "metrics.jsonl", "report.html", "result.json", "settings.json", "test.npz",
     ]  # fmt: skip
     assert json.loads((folder / "settings.json").read_text())["epochs"] == 3
     assert json.loads((folder / "result.json").read_text())["published"] == str(repository / "mnist-simplecnn" / "1")
