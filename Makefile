@@ -8,7 +8,7 @@ TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 
-.PHONY: help demo test test-unit coverage test-slow test-containers upgrade check-deploy lint train serve bench bench-classify bench-edge bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines soak-fleet attack stubs lock clean
+.PHONY: help demo test test-unit coverage test-slow test-containers upgrade check-deploy lint train serve bench bench-classify bench-edge bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines soak-fleet attack stubs lock clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -137,9 +137,19 @@ lock: .venv/installed ## resolve the lock files from pyproject.toml
 	$(LOCK_IMAGE) --extra service --extra gpu pyproject.toml -o deploy/locks/service-gpu.txt
 	$(LOCK_IMAGE) --extra training --extra cpu pyproject.toml -o deploy/locks/training.txt
 
-clean: ## remove the environment, published models, runs and caches
-	rm -rf .venv build models runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+clean: ## remove what make makes again in minutes: the environment, builds and caches; models and runs stay
+	rm -rf .venv build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# Trained models can be of data that is gone. A script says YES=1; a terminal is asked.
+clean-all: ## clean, and remove models/ and runs/ too, after a question
+	@du -sh models runs 2>/dev/null || true
+	@if [ "$(YES)" = 1 ]; then answer=y; \
+	elif [ -t 0 ]; then printf 'remove these trained models and runs? [y/N] '; read -r answer; \
+	else echo 'removes trained models and runs: without a terminal, say make clean-all YES=1' >&2; exit 1; fi; \
+	case $$answer in [yY] | [yY]es) ;; *) echo 'nothing removed' >&2; exit 1 ;; esac
+	@$(MAKE) --no-print-directory clean
+	rm -rf models runs
 
 # All packages of the lock file; installed again when the lock file or pyproject.toml changes.
 .venv/installed: deploy/locks/dev.txt pyproject.toml
