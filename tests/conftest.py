@@ -1,6 +1,7 @@
 """Fixtures that all tests share: a published model, its test images, toy models, tokens, gRPC servers, a gate, NVML."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,10 @@ from tests.support.models import add_version, doubling_model, lookup_model
 from tests.support.paths import GRPC_SERVERS, ROOT
 from tests.support.processes import RUNS, clean_environment, run_command
 from tests.support.tokens import CALLER, EXPIRED, LIMITED, OPERATOR, token_line
+
+# OpenMP's threads otherwise spin while they wait, which costs three times the processor time beside other processes.
+# PyTorch, which nothing above imports, and the processes that tests start read this once.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 @pytest.fixture(scope="session", autouse=True)
