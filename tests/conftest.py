@@ -1,12 +1,13 @@
-"""Fixtures that all tests share: a published model, its test images, toy models, tokens, gRPC servers, a gate, NVML."""
+"""Fixtures that all tests share: a training run and its model, test images, toy models, tokens, a gate, NVML."""
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ from tests.support.gpu import FakeNvml
 from tests.support.local_service import Gate
 from tests.support.models import add_version, doubling_model, lookup_model
 from tests.support.paths import GRPC_SERVERS, ROOT
-from tests.support.processes import RUNS, clean_environment, run_command
+from tests.support.processes import RUNS, clean_environment, printed_run_folder, run_command
 from tests.support.tokens import CALLER, EXPIRED, LIMITED, OPERATOR, token_line
+from training.__main__ import main
 
 # OpenMP's threads otherwise spin while they wait, which costs three times the processor time beside other processes.
 # PyTorch, which nothing above imports, and the processes that tests start read this once.
@@ -35,13 +37,42 @@ def delete_runs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with version 1 of mnist-simplecnn, trained for a few seconds through the command."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The repository and the run folder of a job of three epochs on the bundled digits, through the command."""
     repository = tmp_path_factory.mktemp("published") / "models"
-    flags = ["--dataset", "mnist-sample", "--epochs", "4", "--min-accuracy", "0.9", "--device", "cpu"]
+    flags = ["--dataset", "mnist-sample", "--epochs", "3", "--min-accuracy", "0.9", "--device", "cpu"]
     result = run_command("training", *flags, "--repository", str(repository))
     assert result.returncode == 0, result.stderr
-    return repository
+    return repository, printed_run_folder(result.stdout)
+
+
+@pytest.fixture(scope="session")
+def published(trained: tuple[Path, Path]) -> Path:
+    """A repository with version 1 of mnist-simplecnn."""
+    return trained[0]
+
+
+@pytest.fixture
+def job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., "subprocess.CompletedProcess[str]"]]:
+    """`python -m training` in this process, which imports torch once: for calls that do not train."""
+    for name in [name for name in os.environ if name.startswith("TRAINING_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TRAINING_RUNS_DIR", str(RUNS))
+    monkeypatch.chdir(ROOT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        monkeypatch.setattr(sys, "argv", ["training", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert isinstance(end.value.code, int)
+        return subprocess.CompletedProcess(arguments, end.value.code, *capsys.readouterr())
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -89,7 +90,7 @@ def service_process(repository: Path, *flags: str, ready: bool = True, until: st
         service.wait()
 
 
-def run_command(*arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+def run_command(*arguments: str, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
     """Run `python -m …` as a user does; returns its exit status and output."""
     return subprocess.run(
         [sys.executable, "-m", *arguments],
@@ -100,6 +101,13 @@ def run_command(*arguments: str, timeout: float = 120.0) -> subprocess.Completed
         timeout=timeout,
         check=False,
     )
+
+
+def printed_run_folder(output: str) -> Path:
+    """The run folder that a training job printed."""
+    found = re.search(r"^run (.*)$", output, re.MULTILINE)
+    assert found
+    return Path(found[1])
 
 
 def clean_environment() -> dict[str, str]:

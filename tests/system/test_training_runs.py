@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from tests.support.paths import ROOT
-from tests.support.processes import clean_environment, run_command
+from tests.support.processes import clean_environment, printed_run_folder, run_command
 
+Job = Callable[..., "subprocess.CompletedProcess[str]"]
 SHORT = ("--dataset", "mnist-sample", "--device", "cpu", "--min-accuracy", "0")
 
 
@@ -48,13 +49,6 @@ def wait_for(process: subprocess.Popen[str], text: str) -> str:
     return next(line for line in process.stdout if text in line)
 
 
-def printed_run_folder(output: str) -> Path:
-    """The run folder that a job printed."""
-    found = re.search(r"^run (.*)$", output, re.MULTILINE)
-    assert found
-    return Path(found[1])
-
-
 def logged_steps(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -63,13 +57,10 @@ def published_graph(repository: Path) -> bytes:
     return (repository / "mnist-simplecnn" / "1" / "model.onnx").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+@pytest.fixture
+def uninterrupted(trained: tuple[Path, Path]) -> tuple[Path, Path]:
     """The repository and the run folder of an uninterrupted run of 3 epochs."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    result = run_command("training", *SHORT, "--epochs", "3", *folder_flags(folder))
-    assert result.returncode == 0, result.stderr
-    return folder, printed_run_folder(result.stdout)
+    return trained
 
 
 @pytest.mark.parametrize(
@@ -126,16 +117,18 @@ def test_a_run_folder_holds_settings_metrics_checkpoint_predictions_report_and_r
     assert manifest["metrics"]["test_accuracy"] == pytest.approx(accuracy) and manifest["run"] == folder.name
 
 
-def test_a_resumed_run_refuses_other_settings(uninterrupted: tuple[Path, Path]) -> None:
-    result = run_command("training", "--resume", str(uninterrupted[1]), "--epochs", "9")
+def test_a_resumed_run_refuses_other_settings(uninterrupted: tuple[Path, Path], job: Job) -> None:
+    result = job("--resume", str(uninterrupted[1]), "--epochs", "9")
     assert result.returncode == 2
     assert result.stderr == "error: --epochs 9: the run has 3, and a resumed run keeps its settings\n"
 
 
-def test_a_damaged_checkpoint_is_one_line_and_status_1(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_one_line_and_status_1(
+    uninterrupted: tuple[Path, Path], tmp_path: Path, job: Job
+) -> None:
     (tmp_path / "settings.json").write_text((uninterrupted[1] / "settings.json").read_text())
     (tmp_path / "checkpoint.pt").write_bytes((uninterrupted[1] / "checkpoint.pt").read_bytes()[:-5000])
-    result = run_command("training", "--resume", str(tmp_path))
+    result = job("--resume", str(tmp_path))
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert "checkpoint.pt cannot be read" in line and "delete it to start the run from the first step" in line
