@@ -1,5 +1,6 @@
 """Fixtures that all tests share: a training run and its model, test images, toy models, tokens, a gate, NVML."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from tests.support.gpu import FakeNvml
 from tests.support.local_service import Gate
 from tests.support.models import add_version, doubling_model, lookup_model
 from tests.support.paths import GRPC_SERVERS, ROOT
-from tests.support.processes import RUNS, clean_environment, printed_run_folder, run_command
+from tests.support.processes import RUNS, clean_environment, run_command
 from tests.support.tokens import CALLER, EXPIRED, LIMITED, OPERATOR, token_line
 from training.__main__ import main
 
@@ -38,12 +39,22 @@ def delete_runs() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The repository and the run folder of a job of three epochs on the bundled digits, through the command."""
-    repository = tmp_path_factory.mktemp("published") / "models"
-    flags = ["--dataset", "mnist-sample", "--epochs", "3", "--min-accuracy", "0.9", "--device", "cpu"]
-    result = run_command("training", *flags, "--repository", str(repository))
-    assert result.returncode == 0, result.stderr
-    return repository, printed_run_folder(result.stdout)
+    """The repository and the run folder of a job of three epochs on the bundled digits, through the command.
+
+    The processes of `make test` share them: no test may change them.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    folder.mkdir(exist_ok=True)
+    repository, runs = folder / "models", folder / "runs"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first process trains, the others wait
+        if not repository.exists():
+            flags = ["--dataset", "mnist-sample", "--epochs", "3", "--min-accuracy", "0.9", "--device", "cpu"]
+            result = run_command("training", *flags, "--repository", str(repository), "--runs-dir", str(runs))
+            assert result.returncode == 0, result.stderr
+    (run,) = runs.glob("*-mnist-simplecnn-seed0")
+    return repository, run
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -101,13 +100,6 @@ def run_command(*arguments: str, timeout: float = 240.0) -> subprocess.Completed
         timeout=timeout,
         check=False,
     )
-
-
-def printed_run_folder(output: str) -> Path:
-    """The run folder that a training job printed."""
-    found = re.search(r"^run (.*)$", output, re.MULTILINE)
-    assert found
-    return Path(found[1])
 
 
 def clean_environment() -> dict[str, str]:

@@ -15,6 +15,7 @@ from service.models.engine_settings import EngineOptions
 from service.models.loader import load
 from service.models.repository.scan import scan
 from tests.support.data import MNIST, full
+from tests.support.models import copy_repository
 from tests.support.paths import ROOT
 from tests.support.processes import clean_environment, run_command
 from training.networks.registry import NETWORKS
@@ -202,18 +203,15 @@ def test_skip_if_published_trains_nothing_if_the_repository_has_a_version(
     published: Path, tmp_path: Path, job: Job
 ) -> None:
     flags = ("--dataset", "mnist-sample", "--data-dir", str(tmp_path / "none"), "--skip-if-published")
-    before = sorted(published.rglob("*"))
-    result = job(*flags, "--repository", str(published))
+    repository = copy_repository(published, tmp_path / "models")
+    before = sorted(repository.rglob("*"))
+    result = job(*flags, "--repository", str(repository))
     assert result.returncode == 0, result.stderr
-    assert result.stdout == f"{published}/mnist-simplecnn/1 exists; nothing to do (--skip-if-published)\n"
-    assert sorted(published.rglob("*")) == before
+    assert result.stdout == f"{repository}/mnist-simplecnn/1 exists; nothing to do (--skip-if-published)\n"
+    assert sorted(repository.rglob("*")) == before
     pictures = tmp_path / "my pictures"
-    missing = job("--dataset", f"folder:{pictures}", *flags[2:], "--repository", str(published))
+    missing = job("--dataset", f"folder:{pictures}", *flags[2:], "--repository", str(repository))
     assert missing.returncode == 1 and "is not a folder of images" in missing.stderr, "this model is not published"
-    (published / "mnist-simplecnn-my-pictures" / "3").mkdir(parents=True)
-    try:
-        exists = job("--dataset", f"folder:{pictures}", *flags[2:], "--repository", str(published))
-    finally:
-        (published / "mnist-simplecnn-my-pictures" / "3").rmdir()
-        (published / "mnist-simplecnn-my-pictures").rmdir()
+    (repository / "mnist-simplecnn-my-pictures" / "3").mkdir(parents=True)
+    exists = job("--dataset", f"folder:{pictures}", *flags[2:], "--repository", str(repository))
     assert exists.returncode == 0 and "mnist-simplecnn-my-pictures/3 exists" in exists.stdout

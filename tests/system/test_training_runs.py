@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.support.paths import ROOT
-from tests.support.processes import clean_environment, printed_run_folder, run_command
+from tests.support.processes import clean_environment, run_command
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
 SHORT = ("--dataset", "mnist-sample", "--device", "cpu", "--min-accuracy", "0")
@@ -47,6 +47,13 @@ def wait_for(process: subprocess.Popen[str], text: str) -> str:
     """The first line of output that contains the text."""
     assert process.stdout is not None
     return next(line for line in process.stdout if text in line)
+
+
+def printed_run_folder(output: str) -> Path:
+    """The run folder that a job printed."""
+    found = re.search(r"^run (.*)$", output, re.MULTILINE)
+    assert found
+    return Path(found[1])
 
 
 def logged_steps(folder: Path) -> list[int]:
