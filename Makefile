@@ -7,8 +7,10 @@ SERVICE_FLAGS ?=
 TRAINING_FLAGS ?=
 BENCH_FLAGS ?=
 SOAK_FLAGS ?=
+# Tests run in two processes; each file runs whole in one of them, and files start in the order of their names.
+TEST_PROCESSES ?= 2
 
-.PHONY: help demo test test-unit coverage test-slow test-containers upgrade check-deploy lint train serve bench bench-classify bench-edge bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines soak-fleet attack stubs lock clean
+.PHONY: help demo test test-unit coverage test-slow test-containers upgrade check-deploy lint train serve bench bench-classify bench-edge bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines soak-fleet attack stubs lock clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +24,7 @@ demo: .venv/installed ## train on bundled digits, serve, and classify held-out i
 	@echo "  $(BIN)/python -m service.client classify tests/pictures/*.jpg"
 
 test: .venv/installed ## run everything that CI runs, short of containers; 11 minutes
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-unit: .venv/installed ## run the unit tests; 20 s
 	$(BIN)/pytest tests/unit
@@ -138,14 +140,27 @@ lock: .venv/installed ## resolve the lock files from pyproject.toml
 	$(LOCK_IMAGE) --extra service --extra gpu pyproject.toml -o deploy/locks/service-gpu.txt
 	$(LOCK_IMAGE) --extra training --extra cpu pyproject.toml -o deploy/locks/training.txt
 
-clean: ## remove the environment, published models, runs and caches
-	rm -rf .venv build models runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+clean: ## remove what make makes again in minutes: the environment, builds and caches; models and runs stay
+	rm -rf .venv build data/.cache .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
+# Trained models can be of data that is gone. A script says YES=1; a terminal is asked.
+clean-all: ## clean, and remove models/ and runs/ too, after a question
+	@du -sh models runs 2>/dev/null || true
+	@if [ "$(YES)" = 1 ]; then answer=y; \
+	elif [ -t 0 ]; then printf 'remove these trained models and runs? [y/N] '; read -r answer; \
+	else echo 'removes trained models and runs: without a terminal, say make clean-all YES=1' >&2; exit 1; fi; \
+	case $$answer in [yY] | [yY]es) ;; *) echo 'nothing removed' >&2; exit 1 ;; esac
+	@$(MAKE) --no-print-directory clean
+	rm -rf models runs
+
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# Python compiles what is imported, a tenth of these packages; pip would compile all of them, one after the other.
 # All packages of the lock file; installed again when the lock file or pyproject.toml changes.
 .venv/installed: deploy/locks/dev.txt pyproject.toml
-	@echo "installing into .venv; PyTorch and its CUDA libraries are some gigabytes to download"
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps -r deploy/locks/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "installing $$(grep -c '^[a-z].*==' $<) packages into .venv: 3 GB to download, 6.4 GB on disk, mostly PyTorch with CUDA; 2 minutes"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) --no-compile --require-hashes --no-deps -r $<
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@

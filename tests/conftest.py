@@ -1,11 +1,14 @@
-"""Fixtures that all tests share: a published model, its test images, toy models, tokens, gRPC servers, a gate, NVML."""
+"""Fixtures that all tests share: a training run and its model, test images, toy models, tokens, a gate, NVML."""
 
+import fcntl
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +23,11 @@ from tests.support.models import add_version, doubling_model, lookup_model
 from tests.support.paths import GRPC_SERVERS, ROOT
 from tests.support.processes import RUNS, clean_environment, run_command
 from tests.support.tokens import CALLER, EXPIRED, LIMITED, OPERATOR, token_line
+from training.__main__ import main
 from training.processors import wait_passively
 
-wait_passively()  # before a test imports PyTorch
+# Before a test imports PyTorch, which nothing above does, and for the processes that tests start.
+wait_passively()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,13 +38,52 @@ def delete_runs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with version 1 of mnist-simplecnn, trained for a few seconds through the command."""
-    repository = tmp_path_factory.mktemp("published") / "models"
-    flags = ["--dataset", "mnist-sample", "--epochs", "4", "--min-accuracy", "0.9", "--device", "cpu"]
-    result = run_command("training", *flags, "--repository", str(repository))
-    assert result.returncode == 0, result.stderr
-    return repository
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The repository and the run folder of a job of three epochs on the bundled digits, through the command.
+
+    The processes of `make test` share them: no test may change them.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    folder.mkdir(exist_ok=True)
+    repository, runs = folder / "models", folder / "runs"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first process trains, the others wait
+        if not repository.exists():
+            flags = ["--dataset", "mnist-sample", "--epochs", "3", "--min-accuracy", "0.9", "--device", "cpu"]
+            result = run_command("training", *flags, "--repository", str(repository), "--runs-dir", str(runs))
+            assert result.returncode == 0, result.stderr
+    (run,) = runs.glob("*-mnist-simplecnn-seed0")
+    return repository, run
+
+
+@pytest.fixture(scope="session")
+def published(trained: tuple[Path, Path]) -> Path:
+    """A repository with version 1 of mnist-simplecnn."""
+    return trained[0]
+
+
+@pytest.fixture
+def job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., "subprocess.CompletedProcess[str]"]]:
+    """`python -m training` in this process, which imports torch once: for calls that do not train."""
+    for name in [name for name in os.environ if name.startswith("TRAINING_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TRAINING_RUNS_DIR", str(RUNS))
+    monkeypatch.chdir(ROOT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        monkeypatch.setattr(sys, "argv", ["training", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert isinstance(end.value.code, int)
+        return subprocess.CompletedProcess(arguments, end.value.code, *capsys.readouterr())
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,7 @@ def test_a_call_that_is_cancelled_or_expires_leaves_its_pictures_undecoded(
     decoder = service.server.decoder
     cancelled = begin(service, [good] * 100)
     wait_until(lambda: slow.began == 2, "the first pictures are decoded")
-    expires = begin(service, [good] * 50, timeout=0.5)
+    expires = begin(service, [good] * 50, timeout=2.0)
     wait_until(lambda: decoder.waiting == 148, "the others wait")
     assert expires.exception(WAIT).code() is grpc.StatusCode.DEADLINE_EXCEEDED
     wait_until(lambda: decoder.waiting == 98, "the call that expired is dropped")

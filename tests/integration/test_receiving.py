@@ -74,13 +74,14 @@ def test_strangers_cannot_compress_and_are_told(service: LocalService) -> None:
 
 @pytest.mark.parametrize("path", METHODS)
 def test_slow_messages_are_refused_while_memory_is_short(
-    service: LocalService, path: str, memory: dict[str, bool]
+    service: LocalService, path: str, memory: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with RawCall(service.address, path) as slow:
         slow.send_part(1000, of=60 * 2**20)
         memory["short"] = True
         code, text = slow.status()
     assert (code, "memory is short" in text) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+    monkeypatch.setattr(receiving, "SLOW_SECONDS", 10.0)
     assert_serves(service)
 
 

@@ -89,7 +89,7 @@ def service_process(repository: Path, *flags: str, ready: bool = True, until: st
         service.wait()
 
 
-def run_command(*arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+def run_command(*arguments: str, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
     """Run `python -m …` as a user does; returns its exit status and output."""
     return subprocess.run(
         [sys.executable, "-m", *arguments],

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from service.models.engine_settings import EngineOptions
 from service.models.loader import load
 from service.models.repository.scan import scan
 from tests.support.data import MNIST, full
+from tests.support.models import copy_repository
 from tests.support.paths import ROOT
 from tests.support.processes import clean_environment, run_command
 from training.networks.registry import NETWORKS
 
+Job = Callable[..., "subprocess.CompletedProcess[str]"]
 QUICK = ("--dataset", "mnist-sample", "--epochs", "1", "--device", "cpu")
 
 
@@ -40,7 +43,7 @@ def test_the_manifest_records_network_data_recipe_metrics_and_versions(published
     assert abs(np.trace(confusion) / 1000 - metrics["test_accuracy"]) < 1e-6
     assert 0 < metrics["calibration_error"] < 0.2 and len(metrics["precision"]) == len(metrics["recall"]) == 10
     assert found["opset"] == 20 and found["run"].endswith("-mnist-simplecnn-seed0")
-    assert (found["recipe"]["name"], found["recipe"]["seed"], found["recipe"]["epochs"]) == ("tuned", 0, 4)
+    assert (found["recipe"]["name"], found["recipe"]["seed"], found["recipe"]["epochs"]) == ("tuned", 0, 3)
     for check in ("parity", "batch_invariance"):
         assert 0 <= found[check]["max_abs_diff"] <= found[check]["tolerance"] == 1e-5
     assert {"python", "torch", "onnx", "onnxscript", "numpy"} <= found["versions"].keys()
@@ -97,22 +100,21 @@ def test_a_repository_that_cannot_be_written_is_one_line_and_status_1_before_tra
         (["--bogus"], "--bogus"),
     ],
 )
-def test_an_invalid_setting_exits_with_2_and_names_the_setting(flags: list[str], says: str) -> None:
-    result = run_command("training", *flags)
+def test_an_invalid_setting_exits_with_2_and_names_the_setting(flags: list[str], says: str, job: Job) -> None:
+    result = job(*flags)
     assert result.returncode == 2
     assert says in result.stderr.splitlines()[-1]
-    assert "Traceback" not in result.stderr
 
 
 @full
 @pytest.mark.full
-def test_a_truncated_mnist_file_is_one_line_and_status_1(tmp_path: Path) -> None:
+def test_a_truncated_mnist_file_is_one_line_and_status_1(tmp_path: Path, job: Job) -> None:
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     assert MNIST is not None
     for path in MNIST.glob("*ubyte.gz"):
         (raw / path.name).write_bytes(path.read_bytes()[:1000] if "t10k-images" in path.name else path.read_bytes())
-    result = run_command("training", "--dataset", "mnist", "--data-dir", str(tmp_path))
+    result = job("--dataset", "mnist", "--data-dir", str(tmp_path))
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert str(raw / "t10k-images-idx3-ubyte.gz") in line
@@ -152,8 +154,10 @@ def test_help_lists_the_flags_that_others_rely_on() -> None:
         assert f"--{flag}" in result.stdout
 
 
-def test_list_shows_each_network_with_its_reference_accuracy_and_that_in_the_repository(published: Path) -> None:
-    result = run_command("training", "--list", "--repository", str(published))
+def test_list_shows_each_network_with_its_reference_accuracy_and_that_in_the_repository(
+    published: Path, job: Job
+) -> None:
+    result = job("--list", "--repository", str(published))
     assert result.returncode == 0
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(NETWORKS)
@@ -161,14 +165,14 @@ def test_list_shows_each_network_with_its_reference_accuracy_and_that_in_the_rep
     assert "70.40%" in lines[3] and lines[3].endswith("–")
 
 
-def test_summary_shows_layers_output_shapes_and_parameters() -> None:
-    result = run_command("training", "--summary", "--model", "cifar10-cnn", "--pooling", "global")
+def test_summary_shows_layers_output_shapes_and_parameters(job: Job) -> None:
+    result = job("--summary", "--model", "cifar10-cnn", "--pooling", "global")
     assert result.returncode == 0
     assert "AdaptiveAvgPool" in result.stdout and "64×1×1" in result.stdout and "24,202" in result.stdout
 
 
-def test_a_data_set_of_another_image_shape_is_refused_with_both_shapes() -> None:
-    result = run_command("training", "--model", "cifar10-cnn", "--dataset", "mnist-sample")
+def test_a_data_set_of_another_image_shape_is_refused_with_both_shapes(job: Job) -> None:
+    result = job("--model", "cifar10-cnn", "--dataset", "mnist-sample")
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line == "error: cifar10-cnn takes images of 32×32×3; those of mnist-sample are 28×28×1"
@@ -201,22 +205,21 @@ def test_a_folder_of_images_is_published_under_a_name_of_its_own_and_can_be_serv
     model.batcher.close()
 
 
-def test_skip_if_published_trains_nothing_if_the_repository_has_a_version(published: Path, tmp_path: Path) -> None:
+def test_skip_if_published_trains_nothing_if_the_repository_has_a_version(
+    published: Path, tmp_path: Path, job: Job
+) -> None:
     flags = ("--dataset", "mnist-sample", "--data-dir", str(tmp_path / "none"), "--skip-if-published")
-    before = sorted(published.rglob("*"))
-    result = run_command("training", *flags, "--repository", str(published))
+    repository = copy_repository(published, tmp_path / "models")
+    before = sorted(repository.rglob("*"))
+    result = job(*flags, "--repository", str(repository))
     assert result.returncode == 0, result.stderr
-    assert result.stdout == f"{published}/mnist-simplecnn/1 exists; nothing to do (--skip-if-published)\n"
-    assert sorted(published.rglob("*")) == before
+    assert result.stdout == f"{repository}/mnist-simplecnn/1 exists; nothing to do (--skip-if-published)\n"
+    assert sorted(repository.rglob("*")) == before
     pictures = tmp_path / "my pictures"
-    missing = run_command("training", "--dataset", f"folder:{pictures}", *flags[2:], "--repository", str(published))
+    missing = job("--dataset", f"folder:{pictures}", *flags[2:], "--repository", str(repository))
     assert missing.returncode == 1 and "is not a folder of images" in missing.stderr, "this model is not published"
-    (published / "mnist-simplecnn-my-pictures" / "3").mkdir(parents=True)
-    try:
-        exists = run_command("training", "--dataset", f"folder:{pictures}", *flags[2:], "--repository", str(published))
-    finally:
-        (published / "mnist-simplecnn-my-pictures" / "3").rmdir()
-        (published / "mnist-simplecnn-my-pictures").rmdir()
+    (repository / "mnist-simplecnn-my-pictures" / "3").mkdir(parents=True)
+    exists = job("--dataset", f"folder:{pictures}", *flags[2:], "--repository", str(repository))
     assert exists.returncode == 0 and "mnist-simplecnn-my-pictures/3 exists" in exists.stdout
 
 

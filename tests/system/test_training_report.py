@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.processes import clean_environment, run_command
+from tests.support.processes import clean_environment
 from training.report.page import SECTIONS
 
 CHROMIUM = shutil.which("chromium")
@@ -45,16 +45,10 @@ class Page(HTMLParser):
             self.headings.append(data)
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a run of two epochs."""
-    folder = tmp_path_factory.mktemp("report")
-    flags = ["--dataset", "mnist-sample", "--epochs", "2", "--device", "cpu", "--min-accuracy", "0"]
-    flags += ["--pooling", "avg", "--repository", str(folder / "models"), "--runs-dir", str(folder)]
-    result = run_command("training", *flags)
-    assert result.returncode == 0, result.stderr
-    (report,) = re.findall(r"^report (.*)$", result.stdout, re.MULTILINE)
-    return Path(report)
+@pytest.fixture
+def page(trained: tuple[Path, Path]) -> Path:
+    """The report of a run of three epochs."""
+    return trained[1] / "report.html"
 
 
 def test_the_report_is_one_file_without_scripts_or_outside_links(page: Path) -> None:
@@ -71,8 +65,8 @@ def test_the_report_shows_images_curves_errors_layers_and_the_command_to_repeat_
     errors = int(re.search(r"(\d+) of 1,000 test images are misclassified", text)[1])  # type: ignore[index]
     assert len(parsed.figures) == 40 + 2 * 9 + 20 + min(20, errors) + 1
     assert parsed.figures.count("wrong") >= min(20, errors)
-    command = "python -m training --model mnist-simplecnn --dataset mnist-sample --pooling avg --epochs 2"
-    assert command in text and "Conv 32→64, 3×3" in text and "AvgPool" in text
+    command = "python -m training --model mnist-simplecnn --dataset mnist-sample --epochs 3"
+    assert command in text and "Conv 32→64, 3×3" in text and "MaxPool" in text
     assert text.count("<svg") == 5 and "#010203" not in text
     assert "mnist-simplecnn, version 1 · run " in text
 

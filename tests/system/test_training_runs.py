@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from tests.support.processes import clean_environment, run_command
 from tests.support.training import SAMPLE
 from training.networks.classifier import predict
 
+Job = Callable[..., "subprocess.CompletedProcess[str]"]
 SHORT = ("--dataset", "mnist-sample", "--device", "cpu", "--min-accuracy", "0")
 
 
@@ -71,13 +72,10 @@ def published_graph(repository: Path) -> tuple[str, bytes]:
     return json.loads((version / "manifest.json").read_text())["graph_sha256"], model.graph.SerializeToString()
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+@pytest.fixture
+def uninterrupted(trained: tuple[Path, Path]) -> tuple[Path, Path]:
     """The repository and the run folder of an uninterrupted run of 3 epochs."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    result = run_command("training", *SHORT, "--epochs", "3", *folder_flags(folder))
-    assert result.returncode == 0, result.stderr
-    return folder, printed_run_folder(result.stdout)
+    return trained
 
 
 @pytest.mark.parametrize(
@@ -135,16 +133,18 @@ def test_a_run_folder_holds_settings_metrics_checkpoint_predictions_report_and_r
     assert manifest["metrics"]["test_accuracy"] == pytest.approx(accuracy) and manifest["run"] == folder.name
 
 
-def test_a_resumed_run_refuses_other_settings(uninterrupted: tuple[Path, Path]) -> None:
-    result = run_command("training", "--resume", str(uninterrupted[1]), "--epochs", "9")
+def test_a_resumed_run_refuses_other_settings(uninterrupted: tuple[Path, Path], job: Job) -> None:
+    result = job("--resume", str(uninterrupted[1]), "--epochs", "9")
     assert result.returncode == 2
     assert result.stderr == "error: --epochs 9: the run has 3, and a resumed run keeps its settings\n"
 
 
-def test_a_damaged_checkpoint_is_one_line_and_status_1(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_one_line_and_status_1(
+    uninterrupted: tuple[Path, Path], tmp_path: Path, job: Job
+) -> None:
     (tmp_path / "settings.json").write_text((uninterrupted[1] / "settings.json").read_text())
     (tmp_path / "checkpoint.pt").write_bytes((uninterrupted[1] / "checkpoint.pt").read_bytes()[:-5000])
-    result = run_command("training", "--resume", str(tmp_path))
+    result = job("--resume", str(tmp_path))
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert "checkpoint.pt cannot be read" in line and "delete it to start the run from the first step" in line

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,28 @@ from training.data import dataset, datasets
 from training.errors import DataError
 
 
-@pytest.fixture
-def mnist_dir(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def mnist_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with MNIST's four files in torchvision's layout, two of them gzipped."""
-    raw = tmp_path / "MNIST" / "raw"
+    folder = tmp_path_factory.mktemp("data")
+    raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
     if MNIST is None:
         pytest.skip("the full MNIST is neither in data/ nor in ../shared/data")
     for index, name in enumerate(datasets.MNIST_FILES):
-        plain = MNIST / name
-        content = plain.read_bytes() if plain.exists() else gzip.decompress((MNIST / f"{name}.gz").read_bytes())
+        plain, zipped = MNIST / name, MNIST / f"{name}.gz"
         if index % 2:
-            (raw / name).write_bytes(content)
+            (raw / name).write_bytes(plain.read_bytes() if plain.exists() else gzip.decompress(zipped.read_bytes()))
         else:
-            (raw / f"{name}.gz").write_bytes(gzip.compress(content, 1))
+            content = zipped.read_bytes() if zipped.exists() else gzip.compress(plain.read_bytes(), 1)
+            (raw / f"{name}.gz").write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def mnist_dir(mnist_files: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, which a test may change."""
+    shutil.copytree(mnist_files, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
