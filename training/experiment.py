@@ -231,9 +231,10 @@ def reproducibility_settings(settings: Settings) -> dict[str, Any]:
 def repeat_command(settings: Settings) -> str:
     """The command that repeats the training."""
     flags = [
-        f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
+        f"--{name.replace('_', '-')}" + ("" if item is True else f" {shlex.quote(str(item))}")
         for name, value in reproducibility_settings(settings).items()
         if name != "model" and value != Settings.model_fields[name].default
+        for item in (value if isinstance(value, tuple) else (value,))
     ]
     return " ".join(["python -m training", f"--model {settings.model}", *flags])
 

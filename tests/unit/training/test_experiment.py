@@ -11,7 +11,7 @@ from service.pictures.fit import Fit
 from tests.support.training import NETWORK, SAMPLE, short_recipe
 from training.data.dataset import Dataset, Split
 from training.errors import GateError
-from training.experiment import Experiment, better_than_a_constant
+from training.experiment import Experiment, better_than_a_constant, repeat_command
 from training.networks.classifier import Normalization
 from training.settings import Settings
 
@@ -69,3 +69,11 @@ def test_under_its_own_name_a_network_has_its_own_gate_and_never_a_lower_one_tha
     assert own.gate().accuracy == NETWORK.min_accuracy == 0.9
     without = dataclasses.replace(own, network=dataclasses.replace(NETWORK, min_accuracy=0.0))
     assert without.gate() == experiment(*[10] * 10).gate()
+
+
+def test_the_command_that_repeats_a_run_gives_every_item_of_a_flag() -> None:
+    given = experiment(
+        6, 4, set=("ema_fraction=0.1", "augmentation.degrees=5"), class_weights=True, teacher=("runs/a b",)
+    )
+    command = repeat_command(given.settings)
+    assert command.endswith("--teacher 'runs/a b' --class-weights --set ema_fraction=0.1 --set augmentation.degrees=5")
