@@ -46,13 +46,6 @@ def test_the_normalization_of_the_source_is_kept(normalization: Normalization) -
     assert normalization_of(NETWORK.classifier(normalization=normalization).state_dict()) == normalization
 
 
-def test_a_published_version_gives_its_weights_and_normalization(published: Path) -> None:
-    weights = read(published / "mnist-simplecnn" / "1")
-    model = NETWORK.classifier()
-    assert not initialize(model, weights, SOURCE)
-    assert weights["body.0.weight"].shape == (32, 1, 3, 3) and 0.1 < normalization_of(weights).mean < 0.2
-
-
 def test_a_folder_that_is_neither_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="expected a run folder"):
         read(tmp_path)

@@ -9,7 +9,6 @@ from training.data.dataset import Split
 from training.evaluation.evaluate import figures
 from training.networks.classifier import Classifier, Normalization, predict
 from training.networks.registry import NETWORKS
-from training.publishing import export
 from training.trainer import calibration
 from training.trainer.calibration import apply_temperature, calibrate, fit_temperature
 
@@ -20,18 +19,6 @@ def sampled(count: int, true_temperature: float) -> tuple[torch.Tensor, torch.Te
     logits = 4 * torch.randn(count, 5, generator=random)
     labels = torch.multinomial(torch.softmax(logits / true_temperature, 1), 1, generator=random)[:, 0]
     return logits, labels
-
-
-class Scaled(nn.Module):
-    """A network that no change of its last layer's weights divides: its output is squared."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(28 * 28, 10)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.layer(images.flatten(1))
-        return output**2
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
@@ -59,17 +46,6 @@ def test_the_temperature_is_folded_into_the_last_layer_of_every_network(name: st
     assert model.temperature == 1
     expected = torch.softmax(before.log() / 0.5, 1)
     torch.testing.assert_close(predict(model, images), expected, rtol=1e-4, atol=1e-6)
-
-
-def test_a_network_that_cannot_fold_it_divides_its_logits_in_the_exported_graph_too() -> None:
-    torch.manual_seed(0)
-    model, images = Classifier(Scaled(), Normalization(0.5, 0.5)).eval(), random_images(NETWORKS["mnist-cnn"], 20)
-    weights, before = model.state_dict()["body.layer.weight"].clone(), predict(model, images)
-    apply_temperature(model, 3.0, (28, 28, 1))
-    assert model.temperature == 3 and torch.equal(model.state_dict()["body.layer.weight"], weights)
-    after = predict(model, images)
-    torch.testing.assert_close(after, torch.softmax(before.log() / 3, 1), rtol=1e-4, atol=1e-6)
-    export.check_parity(export.to_onnx(model, images[:2]), images, after)
 
 
 def test_calibration_lowers_the_calibration_error_and_keeps_every_label() -> None:
