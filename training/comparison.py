@@ -146,7 +146,7 @@ class ComparisonJob:
         print("\n".join(summary_lines(self.groups(), "pooling")))
         if self.settings.pooling == "all":
             print("published nothing: to publish one, python -m training --resume RUN --publish")
-        elif self.settings.publish:
+        elif (first := self.record(self.members[0])) and first.published:
             print(f"published the first seed's model, {self.settings.seed}, and not the best on the test split")
         print(f"comparison {self.folder.path / files.COMPARISON_PAGE}")
 

@@ -18,6 +18,7 @@ import torch
 from service.pictures.fit import Fit, UnknownFit
 from training.data import datasets
 from training.data.dataset import Dataset
+from training.data.folder.load import PREFIX
 from training.errors import TrainingError
 from training.evaluation.evaluate import Evaluation, figures
 from training.networks.layers import column_widths
@@ -54,7 +55,14 @@ def evaluate_version(settings: Settings) -> str:
             "evaluated with; leave --fit out"
         )
     name = version.dataset if settings.dataset == "auto" else settings.dataset
-    dataset = datasets.load(name, settings.data_dir, version.image_shape, version.fit)
+    if settings.dataset == "auto" and name.startswith(PREFIX):
+        raise TrainingError(
+            f"{version.folder} was trained on the folder {name.removeprefix(PREFIX)!r}, whose path is not recorded; "
+            "give --dataset folder:PATH"
+        )
+    dataset = datasets.load(
+        name, settings.data_dir, version.image_shape, version.fit, skip_unreadable=settings.skip_unreadable, say=print
+    )
     classes = _class_ids(version, dataset)
     if dataset.image_shape != version.image_shape:
         expected, found = ("×".join(map(str, shape)) for shape in (version.image_shape, dataset.image_shape))

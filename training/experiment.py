@@ -4,11 +4,11 @@ It holds the network, the data set and its splits, the fit of pictures, the reci
 publish under and the accuracy gate, and gives the command that repeats it.
 """
 
+import dataclasses
 import math
 import re
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from training.networks.classifier import Classifier, Normalization
 from training.networks.pooling import Pooling
 from training.networks.registry import Network, find_network
 from training.publishing.publish import newest_version
-from training.runs.initial_weights import initialize, normalization_of
+from training.runs.initial_weights import InitialWeights, initialize, normalization_of
 from training.runs.initial_weights import read as read_weights
 from training.runs.run_folder import RunFolder
 from training.settings import RESUME_OVERRIDES, Settings
@@ -49,7 +49,7 @@ class Experiment:
     validation: Split
     recipe: Recipe
     normalization: Normalization
-    initial_weights: Mapping[str, Tensor] = field(default_factory=dict)  # of --init-from; empty if random
+    initial: InitialWeights | None = None  # of --init-from; else they are random
 
     @property
     def pooling(self) -> Pooling:
@@ -64,8 +64,8 @@ class Experiment:
         """
         torch.manual_seed(self.settings.seed)
         model = self.network.classifier(self.pooling, len(self.dataset.label_names), self.normalization)
-        if self.initial_weights and self.settings.init_from:
-            initialize(model, self.initial_weights, self.settings.init_from)
+        if self.initial:
+            initialize(model, self.initial, self.dataset.label_names)
         return model
 
     def check_accuracy(self, accuracy: float) -> None:
@@ -140,7 +140,11 @@ def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
     fit = datasets.own_fit(dataset_name) if settings.fit == "auto" else Fit(settings.fit)
     dataset = _load_dataset(dataset_name, settings, network, fit, processes)
     recipe = recipe_for(settings.recipe, network, dataset, seed=settings.seed, changes=recipe_changes(settings))
+    if dataset.validation is not None and settings.validation_share is not None:
+        raise InvalidSetting("--validation-share: the data set has a validation split of its own; leave the flag out")
     training, validation = training_and_validation(dataset, fraction=recipe.validation_share, seed=SPLIT_SEED)
+    if not settings.batch_size:  # the split may leave fewer images than the recipe's batch
+        recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, len(training)))
     initial = _initial_weights(settings)
     return Experiment(
         settings=settings,
@@ -151,8 +155,8 @@ def prepare(settings: Settings, processes: ProcessGroup) -> Experiment:
         training=training,
         validation=validation,
         recipe=recipe,
-        normalization=normalization_of(initial) if initial else normalization_for(recipe, network, training),
-        initial_weights=initial,
+        normalization=normalization_of(initial.weights) if initial else normalization_for(recipe, network, training),
+        initial=initial,
     )
 
 
@@ -228,10 +232,19 @@ def reproducibility_settings(settings: Settings) -> dict[str, Any]:
     return settings.model_dump(exclude={*RESUME_OVERRIDES, "list", "summary", "evaluate"})
 
 
-def repeat_command(settings: Settings) -> str:
-    """The command that repeats the training."""
+def repeat_command(settings: Settings, *, public: bool = False) -> str:
+    """The command that repeats the training; a public one has the names of files and folders without their paths."""
+
+    def shown(item: Any) -> str:
+        if not public:
+            return shlex.quote(str(item))
+        if isinstance(item, Path):
+            return shlex.quote(item.name)
+        path = str(item).removeprefix(PREFIX)
+        return shlex.quote(str(item) if path == item else f"{PREFIX}{Path(path).resolve().name}")
+
     flags = [
-        f"--{name.replace('_', '-')}" + ("" if item is True else f" {shlex.quote(str(item))}")
+        f"--{name.replace('_', '-')}" + ("" if item is True else f" {shown(item)}")
         for name, value in reproducibility_settings(settings).items()
         if name != "model" and value != Settings.model_fields[name].default
         for item in (value if isinstance(value, tuple) else (value,))
@@ -239,10 +252,10 @@ def repeat_command(settings: Settings) -> str:
     return " ".join(["python -m training", f"--model {settings.model}", *flags])
 
 
-def _initial_weights(settings: Settings) -> Mapping[str, Tensor]:
+def _initial_weights(settings: Settings) -> InitialWeights | None:
     """The weights of `--init-from`; of a resumed run, its own, because the source may be gone."""
     if settings.init_from is None:
-        return {}
+        return None
     own = settings.resume and RunFolder(settings.resume).checkpoints.path.exists()
     return read_weights(settings.resume if own and settings.resume else settings.init_from)
 

@@ -82,9 +82,10 @@ def training_facts(
         "license": {part: name for part, name in licenses.items() if name},
         "fit": experiment.fit.record(),
         "recipe": dataclasses.asdict(recipe),
+        "teachers": [folder.name for folder in experiment.settings.teacher],
         "optimizer": _optimizer(recipe, model),
         "calibration": dataclasses.asdict(calibration) if calibration else None,
-        "command": repeat_command(experiment.settings),
+        "command": repeat_command(experiment.settings, public=True),
         "machine": {
             "device": str(device),
             "processor": processor_name(device),
@@ -93,7 +94,12 @@ def training_facts(
             "precision": str(computing_dtype(device, mixed_precision=recipe.mixed_precision)).removeprefix("torch."),
         },
         "metrics": evaluation.metrics()
-        | {"validation_accuracy": result.validation_accuracy, "training_seconds": round(result.seconds, 1)},
+        | {
+            "validation_accuracy": result.validation_accuracy,
+            "training_seconds": round(result.seconds, 1),
+            "teacher_seconds": round(result.teacher_seconds, 1),
+            "epochs": result.epochs,
+        },
         "opset": export.OPSET,
         "commit": code_commit(),
         "versions": {"python": platform.python_version(), "onnxruntime": onnxruntime.__version__}

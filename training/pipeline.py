@@ -97,8 +97,9 @@ def run(
             processes=processes.size,
         )
         version = Path(folder.result["published"]) if folder.result else None
+        failure: Exception | None = None
         try:
-            if version:  # a resumed run that lacks its report alone
+            if version:  # a resumed run that lacks its report or its 8-bit version
                 print(f"published {version} before")
             elif settings.publish:
                 experiment.check_accuracy(evaluation.accuracy)
@@ -107,12 +108,15 @@ def run(
                 evaluation, perturbed_accuracy=perturbed_accuracy(export.runner(graph), experiment.dataset.test)
             )
             facts["metrics"] |= evaluation.metrics()
-            if settings.publish and not version:
+            if settings.publish:
                 version = _publish_versions(experiment, graph, parity, folder, evaluation, facts)
-        finally:  # also of a run that published nothing
-            folder.write_facts(facts)
-            _write_report(experiment, model, folder, evaluation, facts)
-            _log_results(trackers, Results(model, evaluation, facts, version))
+        except Exception as error:  # noqa: BLE001 # a run that published nothing has a report too
+            failure = error
+        folder.write_facts(facts)
+        _write_report(experiment, model, folder, evaluation, facts)
+        _log_results(trackers, Results(model, evaluation, facts, version))
+        if failure:
+            raise failure
         return Outcome(folder.path, experiment, model, version)
 
 
@@ -124,17 +128,20 @@ def _publish_versions(
     evaluation: Evaluation,
     facts: dict[str, Any],
 ) -> Path:
-    """Publish the graph; then, if asked for, its 8-bit version."""
-    test = experiment.dataset.test
+    """Publish the graph and, if asked for, its 8-bit version; what a run published before it was stopped stays."""
+    test, result = experiment.dataset.test, folder.result or {}
     chosen = golden.choose(export.runner(graph), test, evaluation.probabilities, experiment.fit)
-    float32 = manifest.float32_manifest(facts, parity, chosen)
-    version = _publish(experiment, experiment.name, graph, float32, chosen, parity.probabilities)
-    folder.write_json(files.RESULT, {"published": str(version), "test_accuracy": evaluation.accuracy})
-    waits = acceptance.waits_for(version)
-    print(f"published {version}{f'; {waits}' if waits else ''}", flush=True)
-    if experiment.settings.quantize == "int8":
-        _publish_int8(experiment, graph, facts, chosen)
-    return version
+    if not result:
+        float32 = manifest.float32_manifest(facts, parity, chosen)
+        version = _publish(experiment, experiment.name, graph, float32, chosen, parity.probabilities)
+        result = {"published": str(version), "test_accuracy": evaluation.accuracy}
+        folder.write_json(files.RESULT, result)
+        waits = acceptance.waits_for(version)
+        print(f"published {version}{f'; {waits}' if waits else ''}", flush=True)
+    if experiment.settings.quantize == "int8" and "int8" not in result:
+        int8 = _publish_int8(experiment, graph, facts, chosen)
+        folder.write_json(files.RESULT, result | {"int8": str(int8) if int8 else None})
+    return Path(result["published"])
 
 
 def _pinned_checkpoints(
@@ -205,7 +212,7 @@ def _print_start(experiment: Experiment, folder: RunFolder, processes: ProcessGr
         f"epochs: {experiment.recipe.epochs}; device: {f'{processes.size} × ' if processes.size > 1 else ''}{device} "
         f"({processor_name(device)}), {str(dtype).removeprefix('torch.')}; threads: {torch.get_num_threads()}"
     )
-    if experiment.initial_weights:
+    if experiment.initial:
         print(f"starts from the weights of {experiment.settings.init_from}")
     print(f"run {folder.path}", flush=True)
 
@@ -306,7 +313,7 @@ def _publish(
     return publish(experiment.settings.repository, artifact)
 
 
-def _publish_int8(experiment: Experiment, graph: bytes, facts: dict[str, Any], chosen: Golden) -> None:
+def _publish_int8(experiment: Experiment, graph: bytes, facts: dict[str, Any], chosen: Golden) -> Path | None:
     """Quantize the graph, and publish it as a model of its own if it is good enough."""
     best = quantize.best_int8(graph, experiment.training, experiment.validation)
     outcome = (
@@ -315,7 +322,7 @@ def _publish_int8(experiment: Experiment, graph: bytes, facts: dict[str, Any], c
     )
     if best.reason_to_reject:
         print(f"{outcome}; not published: {best.reason_to_reject}")
-        return
+        return None
     test, run = experiment.dataset.test, export.runner(best.model)
     evaluation = figures(torch.from_numpy(run(test.images.numpy())), test.labels)
     evaluation = dataclasses.replace(evaluation, perturbed_accuracy=perturbed_accuracy(run, test))
@@ -324,3 +331,4 @@ def _publish_int8(experiment: Experiment, graph: bytes, facts: dict[str, Any], c
         experiment, int8_name(experiment.name), best.model, int8, chosen, evaluation.probabilities.numpy()
     )
     print(f"{outcome}; test accuracy {evaluation.accuracy_text}; published {version}")
+    return version

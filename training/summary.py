@@ -7,11 +7,11 @@ import torch
 
 from training.errors import TrainingError
 from training.networks.layers import column_widths, layer_summaries, layer_table
-from training.networks.pooling import Pooling
+from training.networks.pooling import MAX_POOLING, Pooling
 from training.networks.registry import NETWORKS, find_network
 
 
-def network_summary(name: str, pooling: Pooling) -> str:
+def network_summary(name: str, pooling: Pooling = MAX_POOLING) -> str:
     """The layer table of a network with this pooling.
 
     Raises:

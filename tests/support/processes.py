@@ -34,7 +34,8 @@ class ServiceProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            wait_until(lambda: self._settled or self.has(until), "the service has started")
+            started = (until, "metrics listening")
+            wait_until(lambda: self._settled or all(map(self.has, started)), "the service has started")
             assert until or not ready or self.has("ready"), self.events
         except BaseException:
             self.process.kill()  # the caller gets no object to stop

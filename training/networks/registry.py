@@ -60,6 +60,7 @@ NETWORKS = {
             normalization=Normalization(0.5, 0.5),
             reference=Hyperparameters(5, 64),
             tuned=Hyperparameters(25, 256, 4e-3, label_smoothing=0.05),
+            distilled=Hyperparameters(60, 256, 4e-3),
             min_accuracy=0.9,
             reference_accuracy=0.9923,
         ),
@@ -71,6 +72,7 @@ NETWORKS = {
             normalization=Normalization(0.1307, 0.3081),
             reference=Hyperparameters(4, 64),
             tuned=Hyperparameters(25, 256, 4e-3, label_smoothing=0.05),
+            distilled=Hyperparameters(60, 256, 4e-3),
             min_accuracy=0.9,
             reference_accuracy=0.9901,
         ),
@@ -82,6 +84,7 @@ NETWORKS = {
             normalization=Normalization(0.0, 1.0),
             reference=Hyperparameters(10, 32),
             tuned=Hyperparameters(40, 256, 8e-3),
+            distilled=Hyperparameters(120, 256, 8e-3),
             min_accuracy=0.6,
             reference_accuracy=0.7040,
         ),
@@ -93,6 +96,7 @@ NETWORKS = {
             normalization=Normalization(0.5, 0.5),
             reference=Hyperparameters(2, 100),  # the source names no optimizer
             tuned=Hyperparameters(40, 256, 8e-3),
+            distilled=Hyperparameters(200, 256, 8e-3),
             min_accuracy=0.45,
         ),
         Network(

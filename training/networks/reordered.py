@@ -9,9 +9,10 @@ from torch import nn
 
 def pool_before_relu(body: nn.Module) -> nn.Module:
     """The network with every pair of ReLU and max pooling in a Sequential swapped; it shares all layers with `body`."""
-    if type(body).forward is not nn.Sequential.forward:  # a module with a forward of its own calls its layers itself
+    # A module with a forward of its own calls its layers itself.
+    if not isinstance(body, nn.Sequential) or type(body).forward is not nn.Sequential.forward:
         return body
-    layers = [pool_before_relu(layer) for layer in body.children()]
+    layers = [pool_before_relu(layer) for layer in body]  # not children(), which has a layer that is used twice once
     for i in range(len(layers) - 1):
         if isinstance(layers[i], nn.ReLU) and isinstance(layers[i + 1], nn.MaxPool2d):
             layers[i], layers[i + 1] = layers[i + 1], layers[i]

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -66,6 +67,10 @@ class Comparison:
         return ""
 
 
+def _shuffled(split: Split) -> Split:
+    return split[torch.randperm(len(split), generator=torch.Generator().manual_seed(0))]
+
+
 class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc] # ONNX Runtime ships no types
     def __init__(self, images: NDArray[np.uint8]) -> None:
         self._batches: Iterator[NDArray[np.uint8]] = iter(np.split(images, range(64, len(images), 64)))
@@ -81,6 +86,7 @@ def best_int8(model: bytes, training: Split, validation: Split) -> Comparison:
     Its `reason_to_reject` says which it is. Ranges come from training images; accuracy is compared on validation
     images, or on other training images if those are fewer than MIN_VALIDATION_IMAGES.
     """
+    training, validation = _shuffled(training), _shuffled(validation)  # those of folders stand class by class
     images = training.images[:CALIBRATION_IMAGES].numpy()
     candidates = {kind: to_int8(model, images, first_convolution=kind) for kind in FIRST_CONVOLUTION}
     if len(validation) >= MIN_VALIDATION_IMAGES:

@@ -5,6 +5,7 @@ Not here: a run's whole classifier (load.py).
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -23,8 +24,17 @@ GRAPH, MANIFEST = "model.onnx", "manifest.json"
 DECIMALS = 4
 
 
-def read(path: Path) -> Mapping[str, Tensor]:
-    """The state dictionary of the Classifier in a run folder or a version's folder, by parameter.
+@dataclass(frozen=True)
+class InitialWeights:
+    """The state dictionary of a Classifier, the names of its classes, and the folder that it comes from."""
+
+    weights: Mapping[str, Tensor]
+    labels: tuple[str, ...]
+    source: Path
+
+
+def read(path: Path) -> InitialWeights:
+    """The weights in a run folder or a version's folder.
 
     Raises:
         TrainingError: there is no checkpoint and no graph with a manifest of ours, or a file is damaged.
@@ -33,22 +43,22 @@ def read(path: Path) -> Mapping[str, Tensor]:
         state = RunFolder(path).checkpoints.load()
         if state is None:
             raise TrainingError(f"--init-from {path}: the run has no checkpoint yet")
-        weights: Mapping[str, Tensor] = state["weights"]
-        return weights
+        return InitialWeights(state["weights"], tuple(state["pins"]["labels"]), path)
     if not (path / GRAPH).is_file():
         raise TrainingError(
             f"--init-from {path}: expected a run folder, such as runs/ID, or a version's folder, such as models/NAME/1"
         )
     try:
         graph = onnx.load(path / GRAPH).graph
-        normalization = Normalization(**json.loads((path / MANIFEST).read_text())["network"]["normalization"])
+        manifest = json.loads((path / MANIFEST).read_text())
+        normalization, labels = Normalization(**manifest["network"]["normalization"]), tuple(manifest["labels"])
     except (OSError, ValueError, KeyError, TypeError, DecodeError) as error:
         raise TrainingError(
             f"--init-from {path}: not a version that this job published ({type(error).__name__}: {error})"
         ) from error
     tensors = {tensor.name: torch.tensor(numpy_helper.to_array(tensor)) for tensor in graph.initializer}
     weights = {name: tensor for name, tensor in tensors.items() if name.startswith("body.")}
-    return weights | dict(Classifier(torch.nn.Identity(), normalization).named_buffers())
+    return InitialWeights(weights | dict(Classifier(torch.nn.Identity(), normalization).named_buffers()), labels, path)
 
 
 def normalization_of(weights: Mapping[str, Tensor]) -> Normalization:
@@ -57,22 +67,30 @@ def normalization_of(weights: Mapping[str, Tensor]) -> Normalization:
     return Normalization(round(-weights["shift"].item() * std, DECIMALS), round(std, DECIMALS))
 
 
-def initialize(model: Classifier, weights: Mapping[str, Tensor], source: Path) -> bool:
-    """Give the model these weights; whether its last layer, which has other classes, keeps its random ones.
+def initialize(model: Classifier, initial: InitialWeights, labels: tuple[str, ...]) -> bool:
+    """Give the model, whose classes have these labels, the weights; whether its last layer keeps its random ones.
+
+    It does if the classes are others.
 
     Raises:
         InvalidSetting: another layer differs, so that the weights are not of this network; the message names it.
     """
-    own = model.state_dict()
+    own, weights = model.state_dict(), initial.weights
     *_, last = (name for name, parameter in model.named_parameters() if parameter.ndim > 1)
     of_last_layer = {name for name in own if name.rpartition(".")[0] == last.rpartition(".")[0]}
     for name, tensor in own.items():
         if name not in weights and not name.endswith("num_batches_tracked"):
-            raise InvalidSetting(f"--init-from {source}: it has no {name}; it is of another network")
+            raise InvalidSetting(
+                f"--init-from {initial.source}: it has no {name}: it is of another network, or a published version "
+                "whose graph does not keep the weights as they were trained (batch normalization, 8 bits); "
+                "give its run folder"
+            )
         if name not in of_last_layer and name in weights and weights[name].shape != tensor.shape:
             expected, found = (list(shape) for shape in (tensor.shape, weights[name].shape))
-            raise InvalidSetting(f"--init-from {source}: {name} has shape {found}, this network's has {expected}")
-    other_classes = any(weights[name].shape != own[name].shape for name in of_last_layer)
+            raise InvalidSetting(
+                f"--init-from {initial.source}: {name} has shape {found}, this network's has {expected}"
+            )
+    other_classes = initial.labels != labels
     taken = {name: weights[name] for name in own if name in weights and not (other_classes and name in of_last_layer)}
     model.load_state_dict(own | taken)
     return other_classes

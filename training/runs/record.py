@@ -127,7 +127,7 @@ def _record(
         recipe=_text(settings, "recipe"),
         pooling=_text(settings, "pooling"),
         seed=_integer(settings, "seed"),
-        epochs=_integer(facts, "recipe", "epochs") or _integer(last, "epochs") or _integer(settings, "epochs") or None,
+        epochs=_integer(facts, "metrics", "epochs") or _integer(last, "epochs") or _integer(settings, "epochs") or None,
         step=_integer(last, "step") or 0,
         steps=_integer(last, "steps"),
         parameters=_integer(facts, "network", "parameters"),

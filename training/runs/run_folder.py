@@ -112,7 +112,8 @@ def open_run_folder(settings: Settings, name: str) -> RunFolder:
         saved = settings.model_dump(mode="json", exclude={"resume", "list", "summary", "evaluate", "skip_if_published"})
         return create_run_folder(settings.runs_dir, name, saved)
     folder = RunFolder(settings.resume)
-    if folder.result and (folder.path / REPORT).exists():
+    wants_int8 = settings.quantize == "int8" and "int8" not in (folder.result or {})
+    if folder.result and (folder.path / REPORT).exists() and not wants_int8:
         raise TrainingError(f"{folder.path} has ended; it published {folder.result['published']}")
     return folder
 

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from training.errors import TrainingError
 
-# How long a process waits for another in a collective operation.
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+# How long a process waits for another in a collective operation: as long as the main one may read a large folder. If a
+# process ends, torchrun ends the others at once.
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)

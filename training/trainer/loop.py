@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from training.data.augment import NO_AUGMENTATION
 from training.data.dataset import Split
 from training.errors import Interrupted, OutOfMemory, TrainingError
 from training.networks.classifier import Classifier, predict
@@ -123,7 +124,8 @@ class Trainer:
         self.body = body if processes.size == 1 else DistributedDataParallel(body)
         self.class_weights = _class_weights(training).to(device) if recipe.class_weights else None
         self.teachers = TeacherAnswers(teachers, temperature=recipe.teacher_temperature, device=device)
-        self.batches = Batches(self.training, recipe, views=recipe.teacher_views if teachers else None)
+        views = 1 if recipe.augmentation == NO_AUGMENTATION else recipe.teacher_views
+        self.batches = Batches(self.training, recipe, views=views if teachers else None)
         self.step = 0  # steps done
         self.kept_weights: dict[str, Tensor] = {}
         self.kept_accuracy: float | None = None  # of the kept weights on the validation split
@@ -140,6 +142,7 @@ class Trainer:
         should_stop: Callable[[], bool],
     ) -> TrainingResult:
         """Take all remaining steps."""
+        self.started = time.perf_counter()
         if checkpoints and (state := checkpoints.load()):
             self.load_state_dict(state)
         self.interval_start = self.step, time.perf_counter()
@@ -234,6 +237,7 @@ class Trainer:
             "recipe": dataclasses.asdict(self.recipe),
             "step": self.step,
             "steps": self.steps,
+            "ended": self.step == self.steps or self._out_of_patience(),
             "weights": self.kept_weights or self._copy_of_weights(),
             "validation_accuracy": self.kept_accuracy,
             "validation_losses": self.validation_losses,
@@ -241,6 +245,7 @@ class Trainer:
             "reported_sums": self.reported_sums,
             "reported_step": self.reported_step,
             "seconds": self.seconds(),
+            "teacher_seconds": self.teachers.seconds,
         } | {name: getattr(self, name).state_dict() for name in STATEFUL}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -260,6 +265,7 @@ class Trainer:
             self.step, self.seconds_before_resume = state["step"], state["seconds"]
             self.kept_weights, self.kept_accuracy = state["weights"], state["validation_accuracy"]
             self.validation_losses = state["validation_losses"]
+            self.teachers.seconds = state["teacher_seconds"]
             self.epoch_sums, self.reported_step = state["epoch_sums"].to(self.device), state["reported_step"]
             self.reported_sums = state["reported_sums"].to(self.device)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -342,3 +348,8 @@ def _changed_fields(before: dict[str, Any], now: dict[str, Any]) -> str:
     names = [*now, *(name for name in before if name not in now)]
     pairs = ((name, before.get(name), now.get(name)) for name in names)
     return "; ".join(f"{name} {was} before, {is_now} now" for name, was, is_now in pairs if was != is_now)
+
+
+def is_trained(state: dict[str, Any]) -> bool:
+    """Whether a checkpoint is that of a run that took its last step, or whose patience ended."""
+    return bool(state["ended"])

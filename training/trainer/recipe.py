@@ -31,7 +31,7 @@ from training.networks.registry import Network
 # Small data sets get smaller batches, so that an epoch has at least this number of steps; the batch size has a minimum.
 MIN_STEPS_PER_EPOCH, MIN_BATCH_SIZE = 50, 8
 # What the recipes change in the fields' own values; `tuned` changes nothing.
-DISTILLED: Mapping[str, Any] = {"label_smoothing": 0.0, "teacher_weight": 1.0, "teacher_views": 20}
+DISTILLED: Mapping[str, Any] = {"label_smoothing": 0.0, "teacher_weight": 1.0}
 REFERENCE: Mapping[str, Any] = {
     "one_cycle": False,
     "weight_decay": 0.0,
@@ -78,7 +78,7 @@ class Recipe:
     augmentation: Augmentation = NO_AUGMENTATION
     teacher_weight: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the teachers in the loss; the labels have the rest
     teacher_temperature: Annotated[float, Field(gt=0)] = 1.0  # divides logits: a higher one shows more of wrong classes
-    teacher_views: Annotated[int, Field(ge=1)] = 1  # augmentations of each image, which the epochs take in turn
+    teacher_views: Annotated[int, Field(ge=1)] = 20  # augmentations of each image, which the epochs take in turn
 
 
 def recipe_for(
@@ -118,10 +118,10 @@ def selects_best(recipe: Recipe, validation_images: int) -> bool:
     """Whether the epoch with the best validation accuracy is kept.
 
     Not under `reference`, which keeps the last weights as the sources do. Not under one cycle: the learning rate ends
-    near zero, so that the last epochs differ by chance alone. And not if there are too few validation images to tell
-    epochs apart.
+    near zero, so that the last epochs differ by chance alone, unless patience ends the run before. And not if there are
+    too few validation images to tell epochs apart.
     """
-    may_choose = recipe.name != "reference" and not recipe.one_cycle
+    may_choose = recipe.name != "reference" and (not recipe.one_cycle or recipe.patience > 0)
     return may_choose and validation_images >= MIN_IMAGES_TO_SELECT
 
 

@@ -77,3 +77,12 @@ def test_the_command_that_repeats_a_run_gives_every_item_of_a_flag() -> None:
     )
     command = repeat_command(given.settings)
     assert command.endswith("--teacher 'runs/a b' --class-weights --set ema_fraction=0.1 --set augmentation.degrees=5")
+
+
+def test_the_public_command_has_no_paths() -> None:
+    given = experiment(
+        6, 4, dataset="folder:/home/me/cats", init_from="/home/me/runs/one", teacher=("/home/me/runs/two",)
+    )
+    command = repeat_command(given.settings, public=True)
+    assert command.endswith("--dataset folder:cats --teacher two --init-from one")
+    assert "/home/me/cats" in repeat_command(given.settings)

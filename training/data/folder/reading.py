@@ -5,7 +5,6 @@ Not here: decoding and fitting, which are the service's (service/pictures); the 
 """
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from service.pictures.fitting import fit_file, min_side
 from training.data.content import image_digest
 from training.data.folder.cache import ImageCache, Key, file_key
 from training.data.folder.memory import size
+from training.processors import available_processors
 
 Say = Callable[[str], None]
 # More threads wait for the GIL, which they hold for a third of the time with small pictures.
@@ -116,8 +116,7 @@ class _Reader:
 
 def threads() -> int:
     """One for each processor that this process may use."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, MAX_THREADS)
+    return min(available_processors(), MAX_THREADS)
 
 
 def _in_threads(read: _Reader, indices: Sequence[int]) -> Iterator[bytes | str]:

@@ -46,3 +46,10 @@ def test_a_module_with_a_forward_of_its_own_is_left_as_it_is() -> None:
     assert pool_before_relu(body) is body
     (nested,) = pool_before_relu(nn.Sequential(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)))).children()
     assert [type(layer) for layer in nested.children()] == [nn.MaxPool2d, nn.ReLU]
+
+
+def test_a_layer_that_is_used_twice_runs_twice() -> None:
+    relu = nn.ReLU()
+    body = nn.Sequential(nn.Conv2d(1, 2, 3), relu, nn.MaxPool2d(2), nn.Conv2d(2, 2, 3), relu)
+    inputs = torch.randn(2, 1, 12, 12)
+    assert torch.equal(pool_before_relu(body)(inputs), body(inputs))
