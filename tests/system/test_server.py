@@ -199,7 +199,8 @@ def test_without_models_the_service_is_live_and_gets_ready_with_the_first_valid_
             add_version(tmp_path / ".staging", "double", b"not a graph")
             (tmp_path / ".staging" / "double").rename(tmp_path / "double")
             wait_until(lambda: service.has("model refused"), "the invalid version is refused")
-            assert "model.onnx cannot be opened" in get(service.metrics.replace("metrics", "readyz"))[1]
+            readyz = service.metrics.replace("metrics", "readyz")
+            wait_until(lambda: "model.onnx cannot be opened" in get(readyz)[1], "the model was refused")
             add_version(tmp_path, "double", doubling_model(), version=2)
             wait_until(lambda: stub.ServerReady(pb.ServerReadyRequest()).ready, "the valid version is ready")
             np.testing.assert_array_equal(outputs_of(stub.ModelInfer(infer_request("double", x=X)))["y"], 2 * X)
