@@ -39,7 +39,7 @@ def delete_runs() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The repository and the run folder of a job of three epochs on the bundled digits, through the command.
+    """The repository and the run folder of a job of four epochs on the bundled digits, through the command.
 
     The processes of `make test` share them: no test may change them.
     """
@@ -50,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the first process trains, the others wait
         if not repository.exists():
-            flags = ["--dataset", "mnist-sample", "--epochs", "3", "--min-accuracy", "0.9", "--device", "cpu"]
+            flags = ["--dataset", "mnist-sample", "--epochs", "4", "--min-accuracy", "0.9", "--device", "cpu"]
             result = run_command("training", *flags, "--repository", str(repository), "--runs-dir", str(runs))
             assert result.returncode == 0, result.stderr
     (run,) = runs.glob("*-mnist-simplecnn-seed0")

@@ -43,7 +43,7 @@ def test_the_manifest_records_network_data_recipe_metrics_and_versions(published
     assert abs(np.trace(confusion) / 1000 - metrics["test_accuracy"]) < 1e-6
     assert 0 < metrics["calibration_error"] < 0.2 and len(metrics["precision"]) == len(metrics["recall"]) == 10
     assert found["opset"] == 20 and found["run"].endswith("-mnist-simplecnn-seed0")
-    assert (found["recipe"]["name"], found["recipe"]["seed"], found["recipe"]["epochs"]) == ("tuned", 0, 3)
+    assert (found["recipe"]["name"], found["recipe"]["seed"], found["recipe"]["epochs"]) == ("tuned", 0, 4)
     for check in ("parity", "batch_invariance"):
         assert 0 <= found[check]["max_abs_diff"] <= found[check]["tolerance"] == 1e-5
     assert {"python", "torch", "onnx", "onnxscript", "numpy"} <= found["versions"].keys()
@@ -72,10 +72,10 @@ def test_an_accuracy_below_the_gate_publishes_nothing_and_exits_with_1(tmp_path:
     assert not (tmp_path / "models").exists()
 
 
-def test_a_repository_that_cannot_be_written_is_one_line_and_status_1_before_training(tmp_path: Path) -> None:
+def test_a_repository_that_cannot_be_written_is_one_line_and_status_1_before_training(tmp_path: Path, job: Job) -> None:
     models, runs = tmp_path / "models", tmp_path / "runs"
     models.write_text("a file, not a folder")
-    result = run_command("training", *QUICK, "--repository", str(models), "--runs-dir", str(runs))
+    result = job(*QUICK, "--repository", str(models), "--runs-dir", str(runs))
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
         f"error: cannot write: {models}/mnist-simplecnn: Not a directory; choose another --repository\n"
@@ -223,15 +223,15 @@ def test_skip_if_published_trains_nothing_if_the_repository_has_a_version(
     assert exists.returncode == 0 and "mnist-simplecnn-my-pictures/3 exists" in exists.stdout
 
 
-def test_evaluate_prints_the_figures_of_a_published_version_and_publishes_nothing(published: Path) -> None:
+def test_evaluate_prints_the_figures_of_a_published_version_and_publishes_nothing(published: Path, job: Job) -> None:
     versions = sorted((published / "mnist-simplecnn").iterdir())
-    result = run_command("training", "--evaluate", "mnist-simplecnn/1", "--repository", str(published))
+    result = job("--evaluate", "mnist-simplecnn/1", "--repository", str(published))
     assert result.returncode == 0, result.stderr
     assert "on mnist-sample, test split\naccuracy 9" in result.stdout and "most confused: " in result.stdout
     assert sorted((published / "mnist-simplecnn").iterdir()) == versions
 
 
-def test_evaluating_a_version_that_is_not_there_is_one_line_and_status_1(tmp_path: Path) -> None:
-    result = run_command("training", "--evaluate", "nothing", "--repository", str(tmp_path))
+def test_evaluating_a_version_that_is_not_there_is_one_line_and_status_1(tmp_path: Path, job: Job) -> None:
+    result = job("--evaluate", "nothing", "--repository", str(tmp_path))
     assert result.returncode == 1
     assert result.stderr.startswith("error: --evaluate nothing: no version there") and result.stderr.count("\n") == 1

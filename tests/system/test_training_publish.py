@@ -9,8 +9,10 @@ from tests.support.training import artifact
 from training.errors import NotAccepted
 from training.publishing import publish
 
-SPAWN = multiprocessing.get_context("spawn")
-# Seconds that processes take at most: each imports PyTorch, beside other tests.
+# Its server imports this module, and PyTorch with it, once for all jobs.
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload([__name__])
+# Seconds that processes take at most, beside other tests.
 PATIENCE = 200
 REFUSED = 3
 
@@ -27,8 +29,8 @@ def _publish_five(repository: Path, others: Barrier, label_names: tuple[str, ...
 
 def publish_at_once(repository: Path, *classes: tuple[str, ...]) -> list[int | None]:
     """The exit statuses of jobs that publish versions with these classes at the same time."""
-    others = SPAWN.Barrier(len(classes))
-    jobs = [SPAWN.Process(target=_publish_five, args=(repository, others, names)) for names in classes]
+    others = FORKSERVER.Barrier(len(classes))
+    jobs = [FORKSERVER.Process(target=_publish_five, args=(repository, others, names)) for names in classes]
     for job in jobs:
         job.start()
     for job in jobs:

@@ -47,7 +47,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def page(trained: tuple[Path, Path]) -> Path:
-    """The report of a run of three epochs."""
+    """The report of a run of four epochs."""
     return trained[1] / "report.html"
 
 
@@ -65,7 +65,7 @@ def test_the_report_shows_images_curves_errors_layers_and_the_command_to_repeat_
     errors = int(re.search(r"(\d+) of 1,000 test images are misclassified", text)[1])  # type: ignore[index]
     assert len(parsed.figures) == 40 + 2 * 9 + 20 + min(20, errors) + 1
     assert parsed.figures.count("wrong") >= min(20, errors)
-    command = "python -m training --model mnist-simplecnn --dataset mnist-sample --epochs 3"
+    command = "python -m training --model mnist-simplecnn --dataset mnist-sample --epochs 4"
     assert command in text and "Conv 32→64, 3×3" in text and "MaxPool" in text
     assert text.count("<svg") == 5 and "#010203" not in text
     assert "mnist-simplecnn, version 1 · run " in text

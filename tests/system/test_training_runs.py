@@ -74,7 +74,7 @@ def published_graph(repository: Path) -> tuple[str, bytes]:
 
 @pytest.fixture
 def uninterrupted(trained: tuple[Path, Path]) -> tuple[Path, Path]:
-    """The repository and the run folder of an uninterrupted run of 3 epochs."""
+    """The repository and the run folder of an uninterrupted run of 4 epochs."""
     return trained
 
 
@@ -89,14 +89,14 @@ def uninterrupted(trained: tuple[Path, Path]) -> tuple[Path, Path]:
 def test_a_run_that_a_signal_stopped_resumes_and_publishes_the_same_bits(
     number: signal.Signals, uninterrupted: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    with started(*SHORT, "--epochs", "3", *folder_flags(tmp_path)) as process:
+    with started(*SHORT, "--epochs", "4", *folder_flags(tmp_path)) as process:
         folder = printed_run_folder(wait_for(process, "run "))
-        wait_for(process, "epoch 2/3")  # the first epoch's checkpoint exists, the second's may be being written
+        wait_for(process, "epoch 2/4")  # the first epoch's checkpoint exists, the second's may be being written
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), errors
     if number != signal.SIGKILL:
-        stopped = re.search(r"stopped at step (\d+) of 141; nothing was published", errors)
+        stopped = re.search(r"stopped at step (\d+) of 188; nothing was published", errors)
         assert stopped, errors
         assert f"Resume with: python -m training --resume {folder}\n" in errors
         assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == int(stopped[1])
@@ -106,7 +106,7 @@ def test_a_run_that_a_signal_stopped_resumes_and_publishes_the_same_bits(
 
     result = run_command("training", "--resume", str(folder), "--repository", str(tmp_path))
     assert result.returncode == 0, result.stderr
-    assert re.search(r"^resuming at step \d+ of 141$", result.stdout, re.MULTILINE), result.stdout
+    assert re.search(r"^resuming at step \d+ of 188$", result.stdout, re.MULTILINE), result.stdout
     assert published_graph(tmp_path) == published_graph(uninterrupted[0])
     assert logged_steps(folder) == logged_steps(uninterrupted[1])
     again = run_command("training", "--resume", str(folder))
@@ -120,11 +120,11 @@ def test_a_run_folder_holds_settings_metrics_checkpoint_predictions_report_and_r
     assert sorted(path.name for path in folder.iterdir()) == [
         "checkpoint.pt", "facts.json", "metrics.jsonl", "report.html", "result.json", "settings.json", "test.npz",
     ]  # fmt: skip
-    assert json.loads((folder / "settings.json").read_text())["epochs"] == 3
+    assert json.loads((folder / "settings.json").read_text())["epochs"] == 4
     assert json.loads((folder / "result.json").read_text())["published"] == str(repository / "mnist-simplecnn" / "1")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert logged_steps(folder) == [25, 47, 72, 94, 119, 141]
-    assert [line["epoch"] for line in lines if line["epoch_ended"]] == [1, 2, 3]
+    assert logged_steps(folder) == [25, 47, 72, 94, 119, 141, 166, 188]
+    assert [line["epoch"] for line in lines if line["epoch_ended"]] == [1, 2, 3, 4]
     assert all(line["images_per_second"] > 0 for line in lines)
     with np.load(folder / "test.npz") as predictions:
         assert predictions["probabilities"].shape == (1000, 10)
@@ -136,7 +136,7 @@ def test_a_run_folder_holds_settings_metrics_checkpoint_predictions_report_and_r
 def test_a_resumed_run_refuses_other_settings(uninterrupted: tuple[Path, Path], job: Job) -> None:
     result = job("--resume", str(uninterrupted[1]), "--epochs", "9")
     assert result.returncode == 2
-    assert result.stderr == "error: --epochs 9: the run has 3, and a resumed run keeps its settings\n"
+    assert result.stderr == "error: --epochs 9: the run has 4, and a resumed run keeps its settings\n"
 
 
 def test_a_damaged_checkpoint_is_one_line_and_status_1(
@@ -198,10 +198,10 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
 
 @pytest.mark.slow
 def test_two_processes_reach_the_accuracy_of_one(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
-    with started(*SHORT, "--epochs", "3", *folder_flags(tmp_path), tool=TORCHRUN) as process:
+    with started(*SHORT, "--epochs", "4", *folder_flags(tmp_path), tool=TORCHRUN) as process:
         output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
-    assert "device: 2 × cpu" in output and output.count("published") == 1 and output.count("epoch 3/3") == 1
+    assert "device: 2 × cpu" in output and output.count("published") == 1 and output.count("epoch 4/4") == 1
     one, two = (
         json.loads((repository / "mnist-simplecnn" / "1" / "manifest.json").read_text())["metrics"]
         for repository in (uninterrupted[0], tmp_path)
@@ -212,16 +212,16 @@ def test_two_processes_reach_the_accuracy_of_one(uninterrupted: tuple[Path, Path
 
 @pytest.mark.slow
 def test_a_stopped_run_of_two_processes_can_be_resumed(tmp_path: Path) -> None:
-    with started(*SHORT, "--epochs", "3", *folder_flags(tmp_path), tool=TORCHRUN) as process:
+    with started(*SHORT, "--epochs", "4", *folder_flags(tmp_path), tool=TORCHRUN) as process:
         folder = printed_run_folder(wait_for(process, "run "))
-        wait_for(process, "epoch 1/3")
+        wait_for(process, "epoch 1/4")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
-    assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] < 141
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] < 188
     with started("--resume", str(folder), "--repository", str(tmp_path), tool=TORCHRUN) as process:
         output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
-    assert "epoch 3/3" in output and (tmp_path / "mnist-simplecnn" / "1").is_dir()
+    assert "epoch 4/4" in output and (tmp_path / "mnist-simplecnn" / "1").is_dir()
 
 
 # --- memory and signals ---
