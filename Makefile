@@ -9,6 +9,7 @@ BENCH_FLAGS ?=
 SOAK_FLAGS ?=
 # Tests run in two processes; each file runs whole in one of them, and files start in the order of their names.
 TEST_PROCESSES ?= 2
+IN_PROCESSES = --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-unit coverage test-slow test-containers upgrade check-deploy lint train serve bench bench-classify bench-edge bench-peers bench-gpu bench-workers bench-scaling bench-train bench-photos train-all report check-served soak soak-reload soak-restart soak-overload soak-deadlines soak-fleet attack stubs lock clean clean-all
 
@@ -24,10 +25,10 @@ demo: .venv/installed ## train on bundled digits, serve, and classify held-out i
 	@echo "  $(BIN)/python -m service.client classify tests/pictures/*.jpg"
 
 test: .venv/installed ## run everything that CI runs, short of containers; 11 minutes
-	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest $(IN_PROCESSES)
 
 test-unit: .venv/installed ## run the unit tests; 20 s
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest $(IN_PROCESSES) tests/unit
 
 coverage: .venv/installed ## measure what tests/unit and tests/integration execute of the service's core; 2 minutes
 	$(BIN)/pytest tests/unit/service tests/integration --ignore tests/integration/training --cov=service/batching --cov=service/models --cov=service/inference \
