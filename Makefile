@@ -34,7 +34,7 @@ coverage: .venv/installed ## measure what tests/unit and tests/integration execu
 	$(BIN)/pytest tests/unit/service tests/integration --ignore tests/integration/training --cov=service/batching --cov=service/models --cov=service/inference \
 	  --cov-branch --cov-report=term
 
-test-slow: .venv/installed ## run the tests that train several times or read hundreds of photographs; 4 minutes
+test-slow: .venv/installed ## run the tests that train several times or read hundreds of photographs; 8 minutes
 	$(BIN)/pytest -m slow
 
 test-containers: .venv/installed ## build the images and test the Compose stack in real containers; 5 minutes
