@@ -44,6 +44,7 @@ def test_new_versions_replace_old_ones_under_load_without_a_failed_call(toys: Pa
         for version in range(2, 7):
             add_version(toys, "double", doubling_model(), version=version)
             service.server.reconciler.reconcile()
+            wait_until(lambda: str(version) in versions or bool(failures), f"version {version} answers")  # noqa: B023
         stop.set()
         for thread in threads:
             thread.join()

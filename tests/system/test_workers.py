@@ -152,6 +152,7 @@ def test_a_supervisor_that_is_killed_while_workers_load_or_are_lame_ducks_leaves
             toys, "--workers", "2", "--lame-duck-seconds", "600", until="metrics listening"
         ) as service:
             wait_until(lambda: "loading" in page(service, "/readyz"), "the workers load")
+            wait_until(lambda: len(descendants(service)) >= 3, "both workers run")
             others = descendants(service)
             for number in signals:
                 service.process.send_signal(number)
