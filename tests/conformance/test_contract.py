@@ -40,6 +40,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
 TRITON = CACHE / "serving-bench" / "triton"
 
 
+@pytest.mark.slow
 def test_a_second_training_publishes_the_next_version_and_the_service_loads_it(published: Path, tmp_path: Path) -> None:
     repository = copy_repository(published, tmp_path / "models")
     flags = ["--dataset", "mnist-sample", "--epochs", "1", "--min-accuracy", "0", "--device", "cpu", "--seed", "9"]
@@ -93,7 +94,7 @@ def shape_picture(shape: str, kind: int, random: np.random.Generator) -> Image.I
     return cut_out if kind == 1 else page
 
 
-@pytest.mark.parametrize("model", ["mnist-simplecnn", "cifar10-lenet"])
+@pytest.mark.parametrize("model", ["mnist-simplecnn", pytest.param("cifar10-lenet", marks=pytest.mark.slow)])
 def test_a_folders_own_pictures_are_answered_by_default_as_in_the_job(tmp_path: Path, model: str) -> None:
     """Drawings on white pages, transparent cut-outs and 16-bit grey reach the network as they did in training."""
     random, folder = np.random.default_rng(0), tmp_path / "shapes"

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.support.processes import run_command
 
 
+@pytest.mark.slow
 def test_a_folder_with_three_splits_is_trained_on_without_the_files_that_cannot_be_read(tmp_path: Path) -> None:
     random, folder = np.random.default_rng(0), tmp_path / "sky"
     for split, count in (("Train", 12), ("valid", 3), ("TEST", 4)):

@@ -164,6 +164,7 @@ def of_pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "digits", printed_run_folder(result.stdout)
 
 
+@pytest.mark.slow
 def test_a_run_whose_data_changed_is_not_resumed_and_one_that_did_not_publish_can_be(
     of_pictures: tuple[Path, Path], tmp_path: Path
 ) -> None:

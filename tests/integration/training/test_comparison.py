@@ -57,6 +57,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_seeds_are_runs_of_their_own_with_one_published_and_mean_and_deviation(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +92,7 @@ def test_seeds_are_runs_of_their_own_with_one_published_and_mean_and_deviation(
     assert capsys.readouterr().err == f"{tmp_path / 'runs'} holds no runs that match avg\n"
 
 
+@pytest.mark.slow
 def test_every_kind_of_pooling_is_trained_and_drawn_and_nothing_is_published(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
