@@ -50,6 +50,7 @@ def worker(name: str, seconds: float, threads: int) -> None:
     split = Split(images, torch.randint(0, 10, (count,)))
     recipe = recipe_for("tuned", network, Dataset(network.dataset, split, split, ()), seed=0)
     trainer = Trainer(network.classifier(), split, split[:1], recipe, torch.device("cpu"), SINGLE_PROCESS)
+    trainer.batches.show_view(0)
     for _ in range(5):
         trainer.train_step(torch.randperm(count)[: recipe.batch_size])
     done, started, processor_started = 0, time.perf_counter(), time.process_time()
@@ -79,7 +80,7 @@ def measure(
     command += ["--seconds", str(seconds), "--threads", str(threads)]
     if group:
         command = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", *command]
-    output = subprocess.run(command, env=environment | wait, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, env=environment | wait, check=True, stdout=subprocess.PIPE, text=True).stdout
     result: dict[str, float] = json.loads(output)
     return result
 

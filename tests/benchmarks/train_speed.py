@@ -58,6 +58,8 @@ def rates(network: Network) -> tuple[float, float]:
     recipe = recipe_for("tuned", network, Dataset(network.dataset, split, split, ()), seed=0)
     trainer = Trainer(network.classifier(), split, split[:1], recipe, torch.device("cpu"), SINGLE_PROCESS)
 
+    trainer.batches.show_view(0)
+
     def input_pipeline(batch: torch.Tensor) -> None:
         numbers = torch.rand(len(batch), RANDOM_NUMBERS_PER_IMAGE)
         trainer.model.normalize(recipe.augmentation(split.images[batch], numbers))
