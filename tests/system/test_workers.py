@@ -155,7 +155,7 @@ def test_a_supervisor_that_is_killed_while_workers_load_or_are_lame_ducks_leaves
             others = descendants(service)
             for number in signals:
                 service.process.send_signal(number)
-                wait_until(lambda: service.count("draining") >= 1, "a worker is a lame duck")
+                wait_until(lambda: service.count("draining") == 2, "the workers are lame ducks")
             service.process.kill()
             assert not survivors(others)
 
@@ -225,7 +225,7 @@ def test_a_stop_waits_for_no_worker_that_loads(toys: Path, own_temporary_folder:
     with service_process(toys, "--workers", "2", until="metrics listening") as service:
         wait_until(lambda: "loading" in page(service, "/readyz"), "the workers load")
         assert service.stop() == 0
-        assert service.has("stopped") and service.events[-1]["event"] == "all workers stopped"
+        assert service.count("stopped") == 2 and service.events[-1]["event"] == "all workers stopped"
     assert not list(own_temporary_folder.glob("[!.]*"))
 
 
@@ -243,7 +243,7 @@ def test_a_second_signal_leaves_no_worker_and_no_file(toys: Path, own_temporary_
         wait_until(lambda: len(workers_of(service)) == 2, "both workers listen")
         others = descendants(service)
         service.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: service.count("draining") >= 1, "a worker is a lame duck")
+        wait_until(lambda: service.count("draining") == 2, "the workers are lame ducks")
         assert service.stop() == 128 + signal.SIGTERM
         assert not survivors(others)
     assert not list(own_temporary_folder.glob("[!.]*"))

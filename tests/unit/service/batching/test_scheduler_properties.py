@@ -18,7 +18,7 @@ from service.batching.scheduler import ESTIMATE_MARGIN, Batch, BatcherClosed, Ba
 from service.core.errors import DeadlineExceeded, QueueFull
 from tests.support.scheduling import Ticket
 
-EXAMPLES = int(os.environ.get("SCHEDULER_EXAMPLES", "60"))  # after a change of the scheduler, try thousands
+EXAMPLES = int(os.environ.get("SCHEDULER_EXAMPLES", "200"))
 STEPS = 50
 
 levels = st.builds(
